@@ -1,0 +1,2 @@
+//! `towline`.
+fn main() {}
