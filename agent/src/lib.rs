@@ -1,1 +1,3 @@
-//! Placeholder doc.
+//! Towline's remote end: carries out apply and sync on a local runtime, and tells the truth about what came of it.
+
+pub mod manifest;

@@ -1,0 +1,219 @@
+//! What a user writes: `App` manifests as YAML, read strictly.
+//!
+//! In: bytes with any number of documents, and the name of where they came from. Out: for each document its id, its
+//! bytes *verbatim* (digests and signatures cover what was submitted, never a re-rendering) and, from [`parse`], the
+//! checked definition. Or every complaint at once, each naming source, document, path, what was found and what is
+//! allowed.
+//!
+//! ```text
+//! bytes ── split ──► documents ── identify ──► (id, bytes)        for those who only pass it on
+//!                              └─ parse ─────► Manifest           for the runtime that applies it
+//! ```
+//!
+//! A value never appears in a complaint where it may be a secret (environment, file content).
+
+mod app;
+mod error;
+mod fields;
+mod name;
+mod quantity;
+mod rules;
+mod split;
+#[cfg(test)]
+mod tests;
+mod unsupported;
+mod yaml;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+pub use self::app::{
+    AppSpec, Condition, Drift, FileSpec, LogSpec, PortSpec, Protocol, Restart, Stop, StopSignal, Strategy, StrategyType,
+};
+pub use self::error::{ManifestError, ManifestErrors};
+pub use self::name::{Name, NameError};
+pub use self::quantity::{ByteSize, ParseQuantityError, Span};
+pub(crate) use self::rules::port_variable;
+pub use self::split::{Document, split};
+use self::{
+    error::Complaint,
+    fields::{Complaints, Field},
+};
+
+/// The `apiVersion` that this version of Towline reads.
+pub const API_VERSION: &str = "towline/v1";
+
+/// The namespace of a resource that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// Largest manifest input, in bytes: far above any real one, far below what would hurt.
+pub const MAX_INPUT: usize = 64 * 1024 * 1024;
+
+/// One checked `App`, with the bytes it was read from.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// `namespace/App/name`.
+    pub id: String,
+    /// Namespace; `default` when the document names none.
+    pub namespace: Name,
+    /// Name of the app within its namespace.
+    pub name: Name,
+    /// Labels, shown with the service.
+    pub labels: BTreeMap<String, String>,
+    /// The definition, defaults filled in, every rule checked.
+    pub spec: AppSpec,
+    /// The document, byte for byte as submitted.
+    pub bytes: Bytes,
+    /// Number of the document in its source, from 1.
+    pub document: usize,
+}
+
+/// Reads every document of `bytes` as far as its identity: `(id, document verbatim)`, in order of appearance.
+///
+/// For those who only pass resources on. Any `kind` is accepted. Two documents with one id are an error.
+///
+/// # Errors
+/// Every document that has no readable identity, and every id that occurs twice.
+pub fn identify(source: &str, bytes: &[u8]) -> Result<Vec<(String, Bytes)>, ManifestErrors> {
+    let mut found = Vec::new();
+    let mut errors = ManifestErrors::new(source);
+    let mut ids = Ids::default();
+    for document in documents(source, bytes)? {
+        match identity(&document) {
+            Ok(id) if ids.is_new(&id, document.number, &mut errors) => {
+                found.push((id, Bytes::copy_from_slice(document.bytes)));
+            }
+            Ok(_) => {}
+            Err(complaints) => errors.extend(document.number, complaints),
+        }
+    }
+    errors.into_result(found)
+}
+
+/// Reads and checks every document of `bytes` as an `App` for the process runtime, in order of appearance.
+///
+/// # Errors
+/// Every complaint about every document: at least one for each whose shape is wrong, and all that break a rule. A
+/// field that this runtime cannot honour is refused as unsupported, never ignored.
+pub fn parse(source: &str, bytes: &[u8]) -> Result<Vec<Manifest>, ManifestErrors> {
+    let mut found = Vec::new();
+    let mut errors = ManifestErrors::new(source);
+    let mut ids = Ids::default();
+    for document in documents(source, bytes)? {
+        match read(&document) {
+            Ok(manifest) if ids.is_new(&manifest.id, document.number, &mut errors) => found.push(manifest),
+            Ok(_) => {}
+            Err(complaints) => errors.extend(document.number, complaints),
+        }
+    }
+    errors.into_result(found)
+}
+
+fn documents<'a>(source: &str, bytes: &'a [u8]) -> Result<Vec<Document<'a>>, ManifestErrors> {
+    if bytes.len() > MAX_INPUT {
+        let mut errors = ManifestErrors::new(source);
+        errors.extend(
+            1,
+            vec![Complaint::new(
+                "",
+                format!("found {} bytes, allowed are at most {MAX_INPUT}: split the input", bytes.len()),
+            )],
+        );
+        return Err(errors);
+    }
+    Ok(split(bytes))
+}
+
+fn read(document: &Document<'_>) -> Result<Manifest, Vec<Complaint>> {
+    let tree = yaml::read(document.bytes).map_err(|complaint| vec![complaint])?;
+    let complaints = Complaints::default();
+    let head = head(&Field::root(&tree, &complaints));
+    if let Some(kind) = head.foreign() {
+        return Err(vec![kind]);
+    }
+    let spec = app::read(&head.spec);
+    rules::check(&spec, &complaints);
+    let Head { namespace, name: Some(name), labels, .. } = head else {
+        return Err(complaints.into_inner());
+    };
+    let manifest = Manifest {
+        id: format!("{namespace}/App/{name}"),
+        namespace,
+        name,
+        labels,
+        spec,
+        bytes: Bytes::copy_from_slice(document.bytes),
+        document: document.number,
+    };
+    let complaints = complaints.into_inner();
+    if complaints.is_empty() { Ok(manifest) } else { Err(complaints) }
+}
+
+fn identity(document: &Document<'_>) -> Result<String, Vec<Complaint>> {
+    let tree = yaml::read(document.bytes).map_err(|complaint| vec![complaint])?;
+    let complaints = Complaints::default();
+    let mut root = Field::root(&tree, &complaints).fields();
+    root.get("apiVersion").required().text();
+    let kind = root.get("kind").required().parsed::<name::Kind>();
+    let (namespace, name) = names(&mut root.get("metadata").required().fields());
+    match (kind, name, complaints.into_inner()) {
+        (Some(kind), Some(name), complaints) if complaints.is_empty() => Ok(format!("{namespace}/{kind}/{name}")),
+        (_, _, complaints) => Err(complaints),
+    }
+}
+
+/// What stands above `spec` in an `App`.
+struct Head<'a> {
+    api_version: Option<String>,
+    kind: Option<String>,
+    namespace: Name,
+    name: Option<Name>,
+    labels: BTreeMap<String, String>,
+    spec: Field<'a>,
+}
+
+impl Head<'_> {
+    /// The complaint when this is another kind of thing altogether: then the rest says nothing of use.
+    fn foreign(&self) -> Option<Complaint> {
+        if let Some(version) = self.api_version.as_ref().filter(|version| *version != API_VERSION) {
+            return Some(Complaint::new("apiVersion", format!("found {version:?}, allowed is {API_VERSION}")));
+        }
+        let kind = self.kind.as_ref().filter(|kind| *kind != "App")?;
+        Some(Complaint::new("kind", format!("found {kind:?}, allowed on the process runtime is App")))
+    }
+}
+
+fn head<'a>(root: &Field<'a>) -> Head<'a> {
+    let mut fields = root.fields();
+    let api_version = fields.get("apiVersion").required().text();
+    let kind = fields.get("kind").required().text();
+    let mut metadata = fields.get("metadata").required().fields();
+    let (namespace, name) = names(&mut metadata);
+    let labels = metadata.get("labels").text_map();
+    metadata.finish();
+    let spec = fields.get("spec");
+    fields.finish();
+    Head { api_version, kind, namespace, name, labels, spec }
+}
+
+fn names(metadata: &mut fields::Fields<'_>) -> (Name, Option<Name>) {
+    let name = metadata.get("name").required().parsed();
+    (metadata.get("namespace").parsed().unwrap_or_else(Name::default_namespace), name)
+}
+
+/// Which document defined an id first.
+#[derive(Default)]
+struct Ids(BTreeMap<String, usize>);
+
+impl Ids {
+    fn is_new(&mut self, id: &str, number: usize, errors: &mut ManifestErrors) -> bool {
+        if let Some(first) = self.0.get(id) {
+            let text = format!("found {id} again, which document {first} defines already; each id is allowed once");
+            errors.extend(number, vec![Complaint::new("metadata.name", text)]);
+            return false;
+        }
+        self.0.insert(id.to_owned(), number);
+        true
+    }
+}

@@ -1,0 +1,333 @@
+//! The `App`: its fields, their defaults (SURFACE), and how they are read from a tree.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use super::{
+    fields::{Field, Fields},
+    name::Name,
+    quantity::{ByteSize, Span},
+    unsupported,
+};
+
+/// An app as the process runtime carries it out. Fields that it cannot honour are not here: they were refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppSpec {
+    /// Program and first arguments; at least one.
+    pub command: Vec<String>,
+    /// Further arguments.
+    pub args: Vec<String>,
+    /// Environment, besides what Towline adds (`PATH`, `PORT_<NAME>`, `TOWLINE_*`).
+    pub env: BTreeMap<String, String>,
+    /// Absolute directory to run in; the unit's own `work` directory when absent.
+    pub working_dir: Option<PathBuf>,
+    /// `user` or `user:group`, by name or number; the agent's own when absent.
+    pub user: Option<String>,
+    /// File mode mask.
+    pub umask: u32,
+    /// How many replicas run.
+    pub units: u32,
+    /// When a unit that ended is started again.
+    pub restart: Restart,
+    /// How a unit is asked to end.
+    pub stop: Stop,
+    /// Ports that each unit listens on.
+    pub ports: Vec<PortSpec>,
+    /// Files written before a unit starts.
+    pub files: Vec<FileSpec>,
+    /// Bounds of the log that is kept of each unit.
+    pub logs: LogSpec,
+    /// How a changed definition replaces running units.
+    pub strategy: Strategy,
+    /// What is done about a unit that was lost behind our back.
+    pub drift: Drift,
+}
+
+/// When a unit that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restart {
+    /// After which endings.
+    pub condition: Condition,
+    /// Wait before the first restart; doubles with each further one.
+    pub delay: Span,
+    /// Longest wait.
+    pub max_delay: Span,
+    /// Restarts in a row before giving up; 0 is no end.
+    pub attempts: u32,
+}
+
+/// After which endings a unit is restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// After every one.
+    Always,
+    /// After one with another status than 0, or by a signal.
+    OnFailure,
+    /// After none.
+    Never,
+}
+
+/// How a unit is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// Sent to the unit's whole process group.
+    pub signal: StopSignal,
+    /// What is left after this long is killed.
+    pub grace_period: Span,
+}
+
+/// A signal that may be declared for stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "the names say it all")]
+pub enum StopSignal {
+    SigTerm,
+    SigInt,
+    SigQuit,
+    SigHup,
+    SigUsr1,
+    SigUsr2,
+    SigWinch,
+    SigKill,
+}
+
+/// A port that a unit listens on; it learns the number as `PORT_<NAME>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortSpec {
+    /// Name of the port, unique in the app.
+    pub name: Name,
+    /// The port within the app. A process has no port space of its own, so it listens on `PORT_<NAME>` instead.
+    pub port: u16,
+    /// The port on this host; 0 takes any free one.
+    pub host_port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Address on this host.
+    pub address: IpAddr,
+}
+
+/// Transport protocol of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it all")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// A file that is written before a unit starts.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileSpec {
+    /// Absolute, or relative to the unit's working directory.
+    pub path: PathBuf,
+    /// What it holds.
+    pub content: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner by name or number; the unit's user when absent.
+    pub owner: Option<String>,
+    /// Group by name or number; the unit's group when absent.
+    pub group: Option<String>,
+}
+
+impl std::fmt::Debug for FileSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Content may be a secret and must not reach a log.
+        let Self { path, content, mode, owner, group } = self;
+        let bytes = content.len();
+        write!(f, "FileSpec {{ path: {path:?}, bytes: {bytes}, mode: {mode:o}, owner: {owner:?}, group: {group:?} }}")
+    }
+}
+
+/// Bounds of the log that is kept of each unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSpec {
+    /// Size at which a file is full and the next one begins.
+    pub max_size: ByteSize,
+    /// How many files are kept.
+    pub max_files: u32,
+}
+
+/// How a changed definition replaces running units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strategy {
+    /// One by one, or all at once.
+    pub kind: StrategyType,
+    /// How many units may be missing meanwhile.
+    pub max_unavailable: u32,
+    /// How many units more than declared may run meanwhile.
+    pub max_surge: u32,
+}
+
+/// One by one, or all at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StrategyType {
+    /// Units are replaced in turn.
+    Rolling,
+    /// All old units stop, then the new ones start.
+    Recreate,
+}
+
+/// What is done about a unit that was lost behind our back (a killed supervisor, a reboot).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drift {
+    /// It is started again.
+    Repair,
+    /// It is shown, and left to the user.
+    Report,
+}
+
+const SIGNALS: [(&str, StopSignal); 8] = [
+    ("SIGTERM", StopSignal::SigTerm),
+    ("SIGINT", StopSignal::SigInt),
+    ("SIGQUIT", StopSignal::SigQuit),
+    ("SIGHUP", StopSignal::SigHup),
+    ("SIGUSR1", StopSignal::SigUsr1),
+    ("SIGUSR2", StopSignal::SigUsr2),
+    ("SIGWINCH", StopSignal::SigWinch),
+    ("SIGKILL", StopSignal::SigKill),
+];
+
+/// Reads `spec`. What cannot be read is complained about and replaced by its default, so that reading goes on.
+pub(super) fn read(spec: &Field<'_>) -> AppSpec {
+    let mut fields = spec.clone().required().fields();
+    unsupported::check(&mut fields);
+    let app = AppSpec {
+        command: command(&fields.get("command")),
+        args: fields.get("args").texts(),
+        env: fields.get("env").text_map(),
+        working_dir: fields.get("workingDir").text().map(PathBuf::from),
+        user: fields.get("user").text(),
+        umask: octal(&fields.get("umask"), 0o777).unwrap_or(0o022),
+        units: fields.get("units").number(0..=1000_u32).unwrap_or(1),
+        restart: restart(fields.get("restart").fields()),
+        stop: stop(fields.get("stop").fields()),
+        ports: fields.get("ports").items().into_iter().filter_map(port).collect(),
+        files: fields.get("files").items().into_iter().filter_map(file).collect(),
+        logs: logs(fields.get("logs").fields()),
+        strategy: strategy(fields.get("strategy").fields()),
+        drift: fields.get("drift").choice(&[("repair", Drift::Repair), ("report", Drift::Report)]).unwrap_or(Drift::Repair),
+    };
+    fields.finish();
+    app
+}
+
+fn command(field: &Field<'_>) -> Vec<String> {
+    let command = field.texts();
+    let given = field.value().is_some() && !field.items().is_empty();
+    if !given || command.first().is_some_and(String::is_empty) {
+        field.refuse("found no program, but the process runtime needs one: a list such as [/bin/sleep, \"10\"]");
+    }
+    command
+}
+
+fn octal(field: &Field<'_>, most: u32) -> Option<u32> {
+    let text = field.text()?;
+    let digits = !text.is_empty() && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let value = u32::from_str_radix(&text, 8).ok().filter(|value| digits && *value <= most);
+    if value.is_none() {
+        let found: String = text.chars().take(80).collect();
+        field.refuse(format!("found {found:?}, allowed are octal digits in quotes up to {most:04o}"));
+    }
+    value
+}
+
+fn restart(mut fields: Fields<'_>) -> Restart {
+    let conditions = [("always", Condition::Always), ("on-failure", Condition::OnFailure), ("never", Condition::Never)];
+    let condition = fields.get("condition").choice(&conditions).unwrap_or(Condition::Always);
+    let delay = fields.get("delay").parsed().unwrap_or(Span::from_secs(1));
+    let most = fields.get("maxDelay");
+    let max_delay = most.parsed().unwrap_or_else(|| Span::from_secs(60).max(delay));
+    if max_delay < delay {
+        most.refuse(format!("found {max_delay}, allowed is at least delay, which is {delay}"));
+    }
+    let attempts = fields.get("attempts").number(0..=1_000_000_u32).unwrap_or(0);
+    fields.finish();
+    Restart { condition, delay, max_delay, attempts }
+}
+
+fn stop(mut fields: Fields<'_>) -> Stop {
+    let stop = Stop {
+        signal: fields.get("signal").choice(&SIGNALS).unwrap_or(StopSignal::SigTerm),
+        grace_period: fields.get("gracePeriod").parsed().unwrap_or(Span::from_secs(10)),
+    };
+    fields.finish();
+    stop
+}
+
+fn port(field: Field<'_>) -> Option<PortSpec> {
+    let mut fields = field.required().fields();
+    let name = fields.get("name").required().parsed();
+    let port = fields.get("port").required().number(1..=u16::MAX);
+    let host_port = fields.get("hostPort").number(0..=u16::MAX).unwrap_or(0);
+    let protocol = fields.get("protocol").choice(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]).unwrap_or(Protocol::Tcp);
+    let address = fields.get("address");
+    let parsed = address.text().map_or(Some(IpAddr::from([127, 0, 0, 1])), |text| text.parse().ok());
+    if parsed.is_none() {
+        address.refuse("found no IP address, allowed is one such as 127.0.0.1 or ::1");
+    }
+    fields.finish();
+    Some(PortSpec { name: name?, port: port?, host_port, protocol, address: parsed? })
+}
+
+fn file(field: Field<'_>) -> Option<FileSpec> {
+    let mut fields = field.clone().required().fields();
+    let path = fields.get("path").required().text();
+    let text = fields.get("content");
+    let encoded = fields.get("base64");
+    let mode = octal(&fields.get("mode"), 0o7777).unwrap_or(0o600);
+    let owner = fields.get("owner").text();
+    let group = fields.get("group").text();
+    fields.finish();
+    let content = match (text.value().is_some(), encoded.value().is_some()) {
+        (true, false) => text.text().map(String::into_bytes),
+        (false, true) => decode(&encoded),
+        (true, true) => {
+            field.refuse("found both content and base64, allowed is one of them");
+            None
+        }
+        (false, false) => {
+            field.refuse("found neither content nor base64, one of them is required");
+            None
+        }
+    };
+    Some(FileSpec { path: PathBuf::from(path?), content: content?, mode, owner, group })
+}
+
+fn decode(field: &Field<'_>) -> Option<Vec<u8>> {
+    let mut text = field.text()?;
+    // Tools wrap base64 at 76 columns; YAML block scalars keep the line ends.
+    text.retain(|character| !character.is_ascii_whitespace());
+    let decoded = STANDARD.decode(text).ok();
+    if decoded.is_none() {
+        field.refuse("found no base64, allowed is the standard alphabet with padding");
+    }
+    decoded
+}
+
+fn logs(mut fields: Fields<'_>) -> LogSpec {
+    // One file holds at least a few of the longest lines.
+    const LEAST: u64 = 64 * 1024;
+    let size = fields.get("maxSize");
+    let max_size = size.parsed().unwrap_or(ByteSize::new(10 * 1024 * 1024));
+    if max_size.get() < LEAST {
+        size.refuse(format!("found {max_size}, allowed is at least {}", ByteSize::new(LEAST)));
+    }
+    let max_files = fields.get("maxFiles").number(1..=100_u32).unwrap_or(3);
+    fields.finish();
+    LogSpec { max_size, max_files }
+}
+
+fn strategy(mut fields: Fields<'_>) -> Strategy {
+    let kinds = [("rolling", StrategyType::Rolling), ("recreate", StrategyType::Recreate)];
+    let kind = fields.get("type").choice(&kinds).unwrap_or(StrategyType::Rolling);
+    let missing = fields.get("maxUnavailable");
+    let max_unavailable = missing.number(0..=1000_u32).unwrap_or(0);
+    let max_surge = fields.get("maxSurge").number(0..=1000_u32).unwrap_or(1);
+    if kind == StrategyType::Rolling && max_unavailable == 0 && max_surge == 0 {
+        missing.refuse("found 0 with maxSurge 0, allowed is at least 1 for one of them: nothing could ever be replaced");
+    }
+    fields.finish();
+    Strategy { kind, max_unavailable, max_surge }
+}

@@ -1,0 +1,256 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const HEAD: &str = "apiVersion: towline/v1\nkind: App\nmetadata: {name: web}\n";
+
+fn app(spec: &str) -> String {
+    format!("{HEAD}spec:\n  command: [/bin/true]\n{spec}")
+}
+
+fn complaints(yaml: &str) -> Vec<String> {
+    parse("a.yaml", yaml.as_bytes()).unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+fn one(yaml: &str) -> Manifest {
+    parse("a.yaml", yaml.as_bytes()).unwrap_or_else(|error| panic!("{error}")).remove(0)
+}
+
+#[test]
+fn defaults_are_those_of_surface() {
+    let manifest = one(&app(""));
+    assert_eq!(manifest.id, "default/App/web");
+    let spec = manifest.spec;
+    assert_eq!((spec.units, spec.umask, spec.restart.condition, spec.restart.attempts), (1, 0o022, Condition::Always, 0));
+    assert_eq!((spec.restart.delay, spec.restart.max_delay), (Span::from_secs(1), Span::from_secs(60)));
+    assert_eq!((spec.stop.signal, spec.stop.grace_period), (StopSignal::SigTerm, Span::from_secs(10)));
+    assert_eq!((spec.logs.max_size, spec.logs.max_files), (ByteSize::new(10 << 20), 3));
+    assert_eq!((spec.strategy.kind, spec.strategy.max_unavailable, spec.strategy.max_surge), (StrategyType::Rolling, 0, 1));
+    assert_eq!(spec.drift, Drift::Repair);
+}
+
+#[test]
+fn every_default_may_be_written_out() {
+    let written = r#"  image: null
+  args: []
+  env: {}
+  workingDir: null
+  user: null
+  umask: "022"
+  units: 1
+  host: null
+  restart: {condition: always, delay: 1s, maxDelay: 1m, attempts: 0}
+  stop: {signal: SIGTERM, gracePeriod: 10s}
+  health: null
+  ports: []
+  files: []
+  restartOnConfigChange: true
+  mounts: []
+  resources: {cpu: null, memory: null, swap: null, pids: null}
+  logs: {maxSize: 10Mi, maxFiles: 3}
+  hooks: {}
+  dependsOn: []
+  strategy: {type: rolling, maxUnavailable: 0, maxSurge: 1}
+  drift: repair
+  docker: {pullPolicy: IfNotPresent, networkMode: bridge, privileged: false, pidMode: null, ipcMode: null}
+"#;
+    assert_eq!(one(&app(written)).spec, one(&app("")).spec);
+}
+
+#[test]
+fn ports_and_files_are_read() {
+    let manifest = one(&app(
+        "  ports: [{name: http, port: 80}, {name: dns, port: 53, hostPort: 5353, protocol: udp, address: \"::1\"}]
+  files: [{path: a/b, content: hi}, {path: /etc/x, base64: aGk=, mode: \"0644\", owner: root, group: \"0\"}]
+",
+    ));
+    assert_eq!(manifest.spec.ports.len(), 2);
+    assert_eq!(manifest.spec.ports[1].host_port, 5353);
+    assert_eq!(manifest.spec.files[0].content, manifest.spec.files[1].content);
+    assert_eq!((manifest.spec.files[0].mode, manifest.spec.files[1].mode), (0o600, 0o644));
+    assert!(!format!("{:?}", manifest.spec).contains("hi"), "content must not show");
+}
+
+#[test]
+fn each_complaint_names_file_document_path_found_and_allowed() {
+    let table = [
+        ("  colour: red\n", "a.yaml: document 1: spec.colour: found an unknown field, allowed are image, "),
+        ("  units: two\n", "spec.units: found a text, allowed is a whole number from 0 to 1000"),
+        ("  units: 1001\n", "spec.units: found the number 1001, allowed is a whole number from 0 to 1000"),
+        ("  units: -1\n", "spec.units: found the number -1, allowed"),
+        ("  units: 1.5\n", "spec.units: found the number 1.5, allowed"),
+        ("  env: {A: 5}\n", "spec.env.A: found the number 5, allowed is a text (put it in quotes)"),
+        ("  env: {A: yes, B: true}\n", "spec.env.B: found the boolean true, allowed is a text (put it in quotes)"),
+        ("  env: []\n", "spec.env: found a list, allowed is a map"),
+        ("  env: {A: null}\n", "spec.env.A: found nothing, but it is required"),
+        ("  env: {TOWLINE_X: a}\n", "spec.env.TOWLINE_X: found a reserved name"),
+        ("  umask: 022\n", "spec.umask: found the number 22, allowed is a text (put it in quotes)"),
+        ("  umask: \"999\"\n", "spec.umask: found \"999\", allowed are octal digits"),
+        ("  ports: [{name: a, port: 1}, {name: b, port: 0}]\n", "spec.ports[1].port: found the number 0, allowed"),
+        ("  ports: [{name: a, port: 1}, {name: a, port: 2}]\n", "spec.ports[1].name: found \"a\" again"),
+        ("  ports: [{name: A, port: 1}]\n", "spec.ports[0].name: found \"A\", allowed are 1 to 63 of"),
+        ("  ports: [{port: 1}]\n", "spec.ports[0].name: found nothing, but it is required"),
+        ("  units: 2\n  ports: [{name: a, port: 1, hostPort: 80}]\n", "spec.ports[0].hostPort: found 80 with 2 units"),
+        ("  ports: [{name: a, port: 1, address: localhost}]\n", "spec.ports[0].address: found no IP address"),
+        ("  restart: {delay: 5}\n", "spec.restart.delay: found the number 5, allowed is a text"),
+        ("  restart: {delay: 5 parsecs}\n", "spec.restart.delay: found \"5 parsecs\", allowed is a duration"),
+        ("  restart: {condition: sometimes}\n", "found \"sometimes\", allowed is one of always, on-failure, never"),
+        ("  restart: {delay: 2s, maxDelay: 1s}\n", "spec.restart.maxDelay: found 1s, allowed is at least delay"),
+        ("  logs: {maxSize: 1}\n", "spec.logs.maxSize: found the number 1, allowed is a text"),
+        ("  logs: {maxSize: 1Ki}\n", "spec.logs.maxSize: found 1Ki, allowed is at least 64Ki"),
+        ("  logs: {maxSize: 10MiB}\n", "spec.logs.maxSize: found \"10MiB\", allowed is a size"),
+        ("  files: [{path: ../x, content: a}]\n", "spec.files[0].path: found ../x, allowed"),
+        ("  files: [{path: x}]\n", "spec.files[0]: found neither content nor base64"),
+        ("  files: [{path: x, base64: \"***\"}]\n", "spec.files[0].base64: found no base64"),
+        ("  stop: {signal: TERM}\n", "spec.stop.signal: found \"TERM\", allowed is one of SIGTERM"),
+        ("  image: nginx\n", "spec.image: found a value, but this field is unsupported"),
+        ("  health: {tcp: {port: 1}}\n", "spec.health: found a value, but this field is unsupported"),
+        ("  resources: {memory: 64Mi}\n", "spec.resources.memory: found a value, but this field is unsupported"),
+        ("  hooks: {preStart: [a]}\n", "spec.hooks.preStart: found a value, but this field is unsupported"),
+        ("  docker: {privileged: true}\n", "spec.docker.privileged: found a value, but this field is unsupported"),
+        ("  docker: {colour: red}\n", "spec.docker.colour: found an unknown field"),
+        ("  dependsOn: [App/db]\n", "spec.dependsOn: found a value, but this field is unsupported outside a bundle"),
+        ("  workingDir: here\n", "spec.workingDir: found \"here\", allowed is an absolute path"),
+        ("  user: \":\"\n", "spec.user: found \":\", allowed is user or user:group"),
+    ];
+    for (spec, expected) in table {
+        let found = complaints(&app(spec)).join("\n");
+        assert!(found.contains(expected), "{spec}\n{found}\nlacks {expected}");
+    }
+}
+
+#[test]
+fn all_complaints_of_all_documents_come_at_once() {
+    let input = format!(
+        "{}---\n# nothing here\n---\n{HEAD}spec: {{}}\n---\nfoo: [\n---\n{}",
+        app("  units: x\n  colour: y\n"),
+        app("  umask: \"9\"\n")
+    );
+    let found = complaints(&input);
+    assert_eq!(found.iter().filter(|line| line.contains("document 1: ")).count(), 2, "{found:?}");
+    assert_eq!(found.iter().filter(|line| line.contains("document 3: spec.command: ")).count(), 1, "{found:?}");
+    assert!(found.iter().any(|line| line.contains("document 4: line 1") || line.contains("document 4: line 2")), "{found:?}");
+    assert!(found.iter().any(|line| line.contains("document 5: spec.umask: ")), "{found:?}");
+}
+
+#[test]
+fn a_secret_is_never_repeated() {
+    for spec in ["  env: {TOKEN: [hunter2]}\n", "  files: [{path: x, content: hunter2, base64: hunter2}]\n", "  env: {hunter: 'hunter2\n"] {
+        let found = complaints(&app(spec)).join("\n");
+        assert!(!found.contains("hunter2"), "{found}");
+    }
+}
+
+#[test]
+fn a_key_twice_is_refused() {
+    let found = complaints(&app("  units: 1\n  units: 2\n")).join("\n");
+    assert!(found.contains("duplicate") && found.contains("units"), "{found}");
+}
+
+#[test]
+fn an_alias_bomb_is_refused() {
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+        bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+    }
+    assert!(parse("a.yaml", bomb.as_bytes()).is_err());
+    let deep = "[".repeat(100_000);
+    assert!(parse("a.yaml", deep.as_bytes()).is_err());
+}
+
+#[test]
+fn hostile_bytes_are_refused() {
+    for bytes in [&b"\xff\xfe\x00"[..], b"\0", b"- a\n- b\n", b"just text", b"apiVersion: {}\nkind: []\n", b"5"] {
+        assert!(parse("a.yaml", bytes).is_err(), "{bytes:?}");
+        assert!(identify("a.yaml", bytes).is_err(), "{bytes:?}");
+    }
+}
+
+#[test]
+fn another_kind_is_refused_by_the_runtime_and_passed_on_by_others() {
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: b}\ndata: {x: y}\n";
+    assert!(complaints(yaml)[0].contains("apiVersion: found \"v1\", allowed is towline/v1"));
+    let found = identify("a.yaml", yaml.as_bytes()).unwrap();
+    assert_eq!(found, [("b/ConfigMap/a".to_owned(), Bytes::from_static(yaml.as_bytes()))]);
+    let bundle = "apiVersion: towline/v1\nkind: Bundle\nmetadata: {name: shop}\n";
+    assert!(complaints(bundle)[0].contains("kind: found \"Bundle\", allowed on the process runtime is App"));
+}
+
+#[test]
+fn an_id_twice_is_refused() {
+    let input = format!("{}---\n{}", app(""), app("  units: 2\n"));
+    assert!(complaints(&input)[0].contains("document 2: metadata.name: found default/App/web again, which document 1"));
+    assert!(identify("a.yaml", input.as_bytes()).is_err());
+}
+
+#[test]
+fn documents_are_cut_and_kept_verbatim() {
+    let table: [(&str, &[(usize, &str)]); 12] = [
+        ("", &[]),
+        ("---\n", &[]),
+        ("# only a comment\n---\n# another\n", &[]),
+        ("a: 1\n", &[(1, "a: 1\n")]),
+        ("---\na: 1\n", &[(1, "a: 1\n")]),
+        ("a: 1\n---\n", &[(1, "a: 1\n")]),
+        ("a: 1\n---\n---\nb: 2\n---\n", &[(1, "a: 1\n"), (3, "b: 2\n")]),
+        ("a: 1\r\n---\r\nb: 2\r\n", &[(1, "a: 1\r\n"), (2, "b: 2\r\n")]),
+        ("\u{feff}a: 1\n---\n\u{feff}b: 2", &[(1, "a: 1\n"), (2, "b: 2")]),
+        ("\u{feff}---\na: 1", &[(1, "a: 1")]),
+        ("--- {a: 1}\n--- # note\nb: |\n  ---\n  x\n", &[(1, " {a: 1}\n"), (2, " # note\nb: |\n  ---\n  x\n")]),
+        ("%YAML 1.2\n---\na: ---x\n...\n", &[(1, "a: ---x\n...\n")]),
+    ];
+    for (input, expected) in table {
+        let found: Vec<(usize, &str)> =
+            split(input.as_bytes()).iter().map(|d| (d.number, std::str::from_utf8(d.bytes).unwrap())).collect();
+        assert_eq!(found, expected, "{input:?}");
+    }
+}
+
+#[test]
+fn crlf_and_a_final_marker_parse() {
+    let input = format!("\u{feff}{}...\n---\n", app("")).replace('\n', "\r\n");
+    let manifest = one(&input);
+    assert!(input.as_bytes().windows(manifest.bytes.len()).any(|window| window == manifest.bytes));
+}
+
+proptest! {
+    #[test]
+    fn pieces_cover_every_byte(lines in proptest::collection::vec("(---|--- x|---x|\u{feff}---|[a-z: ]{0,6}|%Y|\\.\\.\\.|#c)(\r)?", 0..20), end in any::<bool>()) {
+        let mut text = lines.join("\n");
+        if end { text.push('\n'); }
+        let mut at = 0;
+        for piece in split::pieces(text.as_bytes()) {
+            prop_assert_eq!(piece.range.start, at);
+            at = piece.range.end;
+        }
+        prop_assert_eq!(at, text.len());
+    }
+
+    #[test]
+    fn anything_at_all_is_split_and_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        split(&bytes);
+        let _ = parse("x", &bytes);
+        let _ = identify("x", &bytes);
+    }
+
+    #[test]
+    fn a_size_survives_printing(bytes in any::<u64>(), shift in 0_u32..50) {
+        let size = ByteSize::new(bytes >> shift << (shift / 2));
+        prop_assert_eq!(size.to_string().parse::<ByteSize>().unwrap(), size);
+    }
+
+    #[test]
+    fn a_span_survives_printing(nanos in 0..Span::MAX.as_nanos() as u64) {
+        let span: Span = format!("{nanos}ns").parse().unwrap();
+        prop_assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
+    }
+
+    #[test]
+    fn a_name_survives_printing(text in "[a-z0-9-]{0,66}") {
+        if let Ok(name) = text.parse::<Name>() {
+            prop_assert_eq!(name.to_string(), text.clone());
+            prop_assert!(!text.starts_with('-') && !text.ends_with('-') && (1..=63).contains(&text.len()));
+        }
+    }
+}

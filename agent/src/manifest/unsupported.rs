@@ -1,0 +1,74 @@
+//! Fields of SURFACE that the process runtime cannot honour. Their default is accepted; anything else is refused by
+//! name, for a field that is silently ignored is worse than one that is missing.
+
+use super::{
+    fields::{Field, Fields},
+    yaml::Value,
+};
+
+const NO_IMAGES: &str = "is unsupported by the process runtime, which runs programs of this host";
+const NOT_YET: &str = "is unsupported by this version of the process runtime";
+const DOCKER_ONLY: &str = "is unsupported by the process runtime: it concerns docker alone";
+
+/// Asks for every such field and complains where one is set.
+pub(super) fn check(fields: &mut Fields<'_>) {
+    unset(&fields.get("image"), NO_IMAGES);
+    unset(&fields.get("host"), DOCKER_ONLY);
+    unset(&fields.get("health"), NOT_YET);
+    empty_list(&fields.get("mounts"), "is unsupported by the process runtime, which shares the host's file system");
+    empty_list(&fields.get("dependsOn"), "is unsupported outside a bundle: it names resources of the same bundle");
+    hooks(fields.get("hooks").fields());
+    resources(fields.get("resources").fields());
+    docker(fields.get("docker").fields());
+    let restart = fields.get("restartOnConfigChange");
+    if restart.boolean() == Some(false) {
+        refuse(&restart, NOT_YET);
+    }
+}
+
+fn refuse(field: &Field<'_>, why: &str) {
+    field.refuse(format!("found a value, but this field {why}; remove it"));
+}
+
+fn unset(field: &Field<'_>, why: &str) {
+    if field.value().is_some() {
+        refuse(field, why);
+    }
+}
+
+fn empty_list(field: &Field<'_>, why: &str) {
+    if !field.items().is_empty() {
+        refuse(field, why);
+    }
+}
+
+fn hooks(mut fields: Fields<'_>) {
+    for hook in ["preStart", "postStart", "preStop", "postStop"] {
+        empty_list(&fields.get(hook), NOT_YET);
+    }
+    fields.finish();
+}
+
+fn resources(mut fields: Fields<'_>) {
+    for resource in ["cpu", "memory", "swap", "pids"] {
+        unset(&fields.get(resource), NOT_YET);
+    }
+    fields.finish();
+}
+
+fn docker(mut fields: Fields<'_>) {
+    let defaults = [
+        ("pullPolicy", Some(Value::String("IfNotPresent".to_owned()))),
+        ("networkMode", Some(Value::String("bridge".to_owned()))),
+        ("privileged", Some(Value::Bool(false))),
+        ("pidMode", None),
+        ("ipcMode", None),
+    ];
+    for (name, default) in defaults {
+        let field = fields.get(name);
+        if field.value().is_some() && field.value() != default.as_ref() {
+            refuse(&field, DOCKER_ONLY);
+        }
+    }
+    fields.finish();
+}
