@@ -1,0 +1,103 @@
+//! Every bound of the conversation, in one place, each with its reason.
+//!
+//! Sizes are bytes, times are [`Duration`]s. Bounds that belong to one side alone (queue lengths of the hub's API, say)
+//! stand in a `limits` module of that crate.
+
+use std::time::Duration;
+
+/// The largest message, before compression and chunking: 64 MiB. An export of a large cluster fits; two of them do not
+/// exhaust a small agent.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// The largest body of one frame: 128 KiB. Far below NATS' `max_payload` (1 MiB), and small enough that a heartbeat
+/// waits behind one for about a millisecond on a 1 Gbit/s link.
+pub const FRAME_BODY_BYTES_MAX: usize = 128 << 10;
+
+/// The largest header extension area: 1 KiB. Today's extensions take under 120 bytes; the rest is room for newer peers.
+pub const FRAME_EXTENSION_BYTES_MAX: usize = 1 << 10;
+
+/// Bodies below this are sent as they are: compressing 1 KiB saves less than the work costs.
+pub const COMPRESS_BYTES_MIN: usize = 1 << 10;
+
+/// Frames of one transfer that may be under way without a further credit. 16 × 128 KiB = 2 MiB keeps a 100 ms link at
+/// 20 MiB/s busy and bounds what a dead receiver leaves in the broker.
+pub const STREAM_WINDOW_FRAMES: u32 = 16;
+
+/// Bytes of incomplete transfers that one connection holds for all its senders together: four full messages.
+pub const REASSEMBLY_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
+
+/// A transfer whose next frame does not come for this long is given up: three keep-alives.
+pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// How often each side of an open stream says that it is still there.
+pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Nesting of a MessagePack body. Our deepest message has six levels.
+pub const BODY_DEPTH_MAX: usize = 32;
+
+/// Ids in one call: 100,000 resources are more than a cluster holds, and their errors still fit one message.
+pub const IDS_MAX: usize = 100_000;
+
+/// Definitions or actions in one call.
+pub const DEFINITIONS_MAX: usize = 10_000;
+
+/// A resource id in bytes: room for namespace, kind and name of 63 each, thrice over.
+pub const RESOURCE_ID_BYTES_MAX: usize = 512;
+
+/// A request id in characters: a UUID, a ULID or a hash fits.
+pub const REQUEST_ID_CHARS_MAX: usize = 64;
+
+/// A name (tenant, instance): a DNS label, so that it can become one.
+pub const NAME_CHARS_MAX: usize = 63;
+
+/// A free word in an open enum, or a version: longer ones are not words.
+pub const WORD_CHARS_MAX: usize = 128;
+
+/// A log line in one frame; longer lines arrive in pieces.
+pub const LOG_LINE_BYTES_MAX: usize = 16 << 10;
+
+/// Call names in one claim: the table has under forty.
+pub const CALLS_MAX: usize = 256;
+
+/// The largest epoch: 2^53, so that JSON readers keep it exact.
+pub const EPOCH_MAX: u64 = 1 << 53;
+
+/// The longest a call may take, whatever its caller asks: 20 minutes, as long as a slow roll-out.
+pub const CALL_TIME_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// How often an agent renews its lease.
+pub const RENEW_EVERY: Duration = Duration::from_secs(2);
+
+/// An agent begins no hub call later than this after *sending* its last answered renewal.
+pub const LEASE_AGENT: Duration = Duration::from_secs(5);
+
+/// How long the hub waits for a lease to end: the agent's time, plus one second for clocks that run apart.
+pub const LEASE_HUB: Duration = Duration::from_secs(6);
+
+/// A connected instance counts as unreachable after 2.5 missed renewals.
+pub const PRESENCE_LOST_AFTER: Duration = Duration::from_millis(5_000);
+
+/// A reservation that is not made ready in this time ends by itself.
+pub const RESERVATION_MAX: Duration = Duration::from_secs(10);
+
+/// How often an agent repeats a question that was not answered.
+pub const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// A standby asks this often at least and twice as often at most, at random between.
+pub const STANDBY_ASK_MIN: Duration = Duration::from_secs(2);
+
+/// Takeovers of one instance within [`TAKEOVER_WINDOW`] after which fresh claims are treated as a standby's.
+pub const TAKEOVERS_MAX: usize = 3;
+
+/// The window in which takeovers are counted.
+pub const TAKEOVER_WINDOW: Duration = Duration::from_secs(10 * 60);
+
+/// Calls that one agent works on at once; more are refused as `busy`. Pings are not counted.
+pub const AGENT_CALLS_MAX: usize = 1_024;
+
+/// Calls that one hub keeps under way at once, over all instances.
+pub const HUB_CALLS_MAX: usize = 16_384;
+
+/// Messages that wait in one subscription. At 128 KiB each a full queue of the largest frames would hold 512 MiB, which
+/// the credit window prevents: no sender has more than [`STREAM_WINDOW_FRAMES`] under way.
+pub const SUBSCRIPTION_MESSAGES_MAX: usize = 4_096;
