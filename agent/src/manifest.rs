@@ -29,7 +29,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 pub use self::app::{
-    AppSpec, Condition, Drift, FileSpec, LogSpec, PortSpec, Protocol, Restart, Stop, StopSignal, Strategy, StrategyType,
+    AppSpec, Condition, Drift, FileSpec, LogSpec, PortSpec, Protocol, Restart, Stop, StopSignal, Strategy,
+    StrategyType,
 };
 pub use self::error::{ManifestError, ManifestErrors};
 pub use self::name::{Name, NameError};
@@ -158,7 +159,9 @@ fn identity(document: &Document<'_>) -> Result<String, Vec<Complaint>> {
     let kind = root.get("kind").required().parsed::<name::Kind>();
     let (namespace, name) = names(&mut root.get("metadata").required().fields());
     match (kind, name, complaints.into_inner()) {
-        (Some(kind), Some(name), complaints) if complaints.is_empty() => Ok(format!("{namespace}/{kind}/{name}")),
+        (Some(kind), Some(name), complaints) if complaints.is_empty() => {
+            Ok(format!("{namespace}/{kind}/{name}"))
+        }
         (_, _, complaints) => Err(complaints),
     }
 }
@@ -177,7 +180,10 @@ impl Head<'_> {
     /// The complaint when this is another kind of thing altogether: then the rest says nothing of use.
     fn foreign(&self) -> Option<Complaint> {
         if let Some(version) = self.api_version.as_ref().filter(|version| *version != API_VERSION) {
-            return Some(Complaint::new("apiVersion", format!("found {version:?}, allowed is {API_VERSION}")));
+            return Some(Complaint::new(
+                "apiVersion",
+                format!("found {version:?}, allowed is {API_VERSION}"),
+            ));
         }
         let kind = self.kind.as_ref().filter(|kind| *kind != "App")?;
         Some(Complaint::new("kind", format!("found {kind:?}, allowed on the process runtime is App")))
@@ -209,7 +215,8 @@ struct Ids(BTreeMap<String, usize>);
 impl Ids {
     fn is_new(&mut self, id: &str, number: usize, errors: &mut ManifestErrors) -> bool {
         if let Some(first) = self.0.get(id) {
-            let text = format!("found {id} again, which document {first} defines already; each id is allowed once");
+            let text =
+                format!("found {id} again, which document {first} defines already; each id is allowed once");
             errors.extend(number, vec![Complaint::new("metadata.name", text)]);
             return false;
         }

@@ -58,7 +58,8 @@ pub struct Restart {
 }
 
 /// After which endings a unit is restarted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// After every one.
     Always,
@@ -136,7 +137,10 @@ impl std::fmt::Debug for FileSpec {
         // Content may be a secret and must not reach a log.
         let Self { path, content, mode, owner, group } = self;
         let bytes = content.len();
-        write!(f, "FileSpec {{ path: {path:?}, bytes: {bytes}, mode: {mode:o}, owner: {owner:?}, group: {group:?} }}")
+        write!(
+            f,
+            "FileSpec {{ path: {path:?}, bytes: {bytes}, mode: {mode:o}, owner: {owner:?}, group: {group:?} }}"
+        )
     }
 }
 
@@ -207,7 +211,10 @@ pub(super) fn read(spec: &Field<'_>) -> AppSpec {
         files: fields.get("files").items().into_iter().filter_map(file).collect(),
         logs: logs(fields.get("logs").fields()),
         strategy: strategy(fields.get("strategy").fields()),
-        drift: fields.get("drift").choice(&[("repair", Drift::Repair), ("report", Drift::Report)]).unwrap_or(Drift::Repair),
+        drift: fields
+            .get("drift")
+            .choice(&[("repair", Drift::Repair), ("report", Drift::Report)])
+            .unwrap_or(Drift::Repair),
     };
     fields.finish();
     app
@@ -217,7 +224,9 @@ fn command(field: &Field<'_>) -> Vec<String> {
     let command = field.texts();
     let given = field.value().is_some() && !field.items().is_empty();
     if !given || command.first().is_some_and(String::is_empty) {
-        field.refuse("found no program, but the process runtime needs one: a list such as [/bin/sleep, \"10\"]");
+        field.refuse(
+            "found no program, but the process runtime needs one: a list such as [/bin/sleep, \"10\"]",
+        );
     }
     command
 }
@@ -234,7 +243,8 @@ fn octal(field: &Field<'_>, most: u32) -> Option<u32> {
 }
 
 fn restart(mut fields: Fields<'_>) -> Restart {
-    let conditions = [("always", Condition::Always), ("on-failure", Condition::OnFailure), ("never", Condition::Never)];
+    let conditions =
+        [("always", Condition::Always), ("on-failure", Condition::OnFailure), ("never", Condition::Never)];
     let condition = fields.get("condition").choice(&conditions).unwrap_or(Condition::Always);
     let delay = fields.get("delay").parsed().unwrap_or(Span::from_secs(1));
     let most = fields.get("maxDelay");
@@ -261,7 +271,10 @@ fn port(field: Field<'_>) -> Option<PortSpec> {
     let name = fields.get("name").required().parsed();
     let port = fields.get("port").required().number(1..=u16::MAX);
     let host_port = fields.get("hostPort").number(0..=u16::MAX).unwrap_or(0);
-    let protocol = fields.get("protocol").choice(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]).unwrap_or(Protocol::Tcp);
+    let protocol = fields
+        .get("protocol")
+        .choice(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
+        .unwrap_or(Protocol::Tcp);
     let address = fields.get("address");
     let parsed = address.text().map_or(Some(IpAddr::from([127, 0, 0, 1])), |text| text.parse().ok());
     if parsed.is_none() {
@@ -326,7 +339,9 @@ fn strategy(mut fields: Fields<'_>) -> Strategy {
     let max_unavailable = missing.number(0..=1000_u32).unwrap_or(0);
     let max_surge = fields.get("maxSurge").number(0..=1000_u32).unwrap_or(1);
     if kind == StrategyType::Rolling && max_unavailable == 0 && max_surge == 0 {
-        missing.refuse("found 0 with maxSurge 0, allowed is at least 1 for one of them: nothing could ever be replaced");
+        missing.refuse(
+            "found 0 with maxSurge 0, allowed is at least 1 for one of them: nothing could ever be replaced",
+        );
     }
     fields.finish();
     Strategy { kind, max_unavailable, max_surge }

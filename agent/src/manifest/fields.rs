@@ -47,7 +47,9 @@ impl<'a> Field<'a> {
     fn mismatch(&self, found: &Value, allowed: &str) {
         // The commonest slip by far: a number where a text is meant.
         let hint = match found {
-            Value::Bool(_) | Value::Integer(_) | Value::Float(_) if allowed.starts_with("a text") => " (put it in quotes)",
+            Value::Bool(_) | Value::Integer(_) | Value::Float(_) if allowed.starts_with("a text") => {
+                " (put it in quotes)"
+            }
             _ => "",
         };
         self.refuse(format!("found {}, allowed is {allowed}{hint}", found.describe()));
@@ -85,7 +87,10 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(super) fn number<T: TryFrom<i128> + Display + Copy + Into<i128>>(&self, allowed: RangeInclusive<T>) -> Option<T> {
+    pub(super) fn number<T: TryFrom<i128> + Display + Copy + Into<i128>>(
+        &self,
+        allowed: RangeInclusive<T>,
+    ) -> Option<T> {
         let range = (*allowed.start()).into()..=(*allowed.end()).into();
         let expected = format!("a whole number from {} to {}", allowed.start(), allowed.end());
         match self.value()? {
@@ -154,7 +159,9 @@ impl<'a> Field<'a> {
     fn entries(&self) -> Vec<(String, Field<'a>)> {
         match self.value() {
             None => Vec::new(),
-            Some(Value::Map(map)) => map.iter().map(|(key, value)| (key.clone(), self.child(key, Some(value)))).collect(),
+            Some(Value::Map(map)) => {
+                map.iter().map(|(key, value)| (key.clone(), self.child(key, Some(value)))).collect()
+            }
             Some(other) => {
                 self.mismatch(other, "a map");
                 Vec::new()

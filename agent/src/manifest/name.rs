@@ -34,7 +34,9 @@ impl FromStr for Kind {
             return Ok(Self(text.to_owned()));
         }
         let found: String = text.chars().take(80).collect();
-        Err(format!("found {found:?}, allowed are 1 to 63 letters and digits, the first an upper-case letter"))
+        Err(format!(
+            "found {found:?}, allowed are 1 to 63 letters and digits, the first an upper-case letter"
+        ))
     }
 }
 
@@ -56,7 +58,8 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let edges = text.as_bytes().first().is_some_and(|b| *b != b'-') && text.as_bytes().last().is_some_and(|b| *b != b'-');
+        let edges = text.as_bytes().first().is_some_and(|b| *b != b'-')
+            && text.as_bytes().last().is_some_and(|b| *b != b'-');
         if edges && text.len() <= 63 && text.bytes().all(inner) {
             return Ok(Self(text.to_owned()));
         }

@@ -106,7 +106,9 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = UNITS.iter().find(|(suffix, factor)| suffix.len() == 2 && self.0 != 0 && self.0.is_multiple_of(*factor));
+        let fits = UNITS
+            .iter()
+            .find(|(suffix, factor)| suffix.len() == 2 && self.0 != 0 && self.0.is_multiple_of(*factor));
         match fits {
             Some((suffix, factor)) => write!(f, "{}{suffix}", self.0 / factor),
             None => write!(f, "{}", self.0),

@@ -80,6 +80,9 @@ fn marker(line: &[u8]) -> Option<usize> {
 
 fn is_empty(bytes: &[u8]) -> bool {
     bytes.split(|byte| *byte == b'\n').map(|line| (line, line.trim_ascii())).all(|(line, trimmed)| {
-        trimmed.is_empty() || trimmed.starts_with(b"#") || line.starts_with(b"%") || line.trim_ascii_end() == b"..."
+        trimmed.is_empty()
+            || trimmed.starts_with(b"#")
+            || line.starts_with(b"%")
+            || line.trim_ascii_end() == b"..."
     })
 }

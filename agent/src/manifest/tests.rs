@@ -21,11 +21,17 @@ fn defaults_are_those_of_surface() {
     let manifest = one(&app(""));
     assert_eq!(manifest.id, "default/App/web");
     let spec = manifest.spec;
-    assert_eq!((spec.units, spec.umask, spec.restart.condition, spec.restart.attempts), (1, 0o022, Condition::Always, 0));
+    assert_eq!(
+        (spec.units, spec.umask, spec.restart.condition, spec.restart.attempts),
+        (1, 0o022, Condition::Always, 0)
+    );
     assert_eq!((spec.restart.delay, spec.restart.max_delay), (Span::from_secs(1), Span::from_secs(60)));
     assert_eq!((spec.stop.signal, spec.stop.grace_period), (StopSignal::SigTerm, Span::from_secs(10)));
     assert_eq!((spec.logs.max_size, spec.logs.max_files), (ByteSize::new(10 << 20), 3));
-    assert_eq!((spec.strategy.kind, spec.strategy.max_unavailable, spec.strategy.max_surge), (StrategyType::Rolling, 0, 1));
+    assert_eq!(
+        (spec.strategy.kind, spec.strategy.max_unavailable, spec.strategy.max_surge),
+        (StrategyType::Rolling, 0, 1)
+    );
     assert_eq!(spec.drift, Drift::Repair);
 }
 
@@ -80,22 +86,37 @@ fn each_complaint_names_file_document_path_found_and_allowed() {
         ("  units: -1\n", "spec.units: found the number -1, allowed"),
         ("  units: 1.5\n", "spec.units: found the number 1.5, allowed"),
         ("  env: {A: 5}\n", "spec.env.A: found the number 5, allowed is a text (put it in quotes)"),
-        ("  env: {A: yes, B: true}\n", "spec.env.B: found the boolean true, allowed is a text (put it in quotes)"),
+        (
+            "  env: {A: yes, B: true}\n",
+            "spec.env.B: found the boolean true, allowed is a text (put it in quotes)",
+        ),
         ("  env: []\n", "spec.env: found a list, allowed is a map"),
         ("  env: {A: null}\n", "spec.env.A: found nothing, but it is required"),
         ("  env: {TOWLINE_X: a}\n", "spec.env.TOWLINE_X: found a reserved name"),
         ("  umask: 022\n", "spec.umask: found the number 22, allowed is a text (put it in quotes)"),
         ("  umask: \"999\"\n", "spec.umask: found \"999\", allowed are octal digits"),
-        ("  ports: [{name: a, port: 1}, {name: b, port: 0}]\n", "spec.ports[1].port: found the number 0, allowed"),
+        (
+            "  ports: [{name: a, port: 1}, {name: b, port: 0}]\n",
+            "spec.ports[1].port: found the number 0, allowed",
+        ),
         ("  ports: [{name: a, port: 1}, {name: a, port: 2}]\n", "spec.ports[1].name: found \"a\" again"),
         ("  ports: [{name: A, port: 1}]\n", "spec.ports[0].name: found \"A\", allowed are 1 to 63 of"),
         ("  ports: [{port: 1}]\n", "spec.ports[0].name: found nothing, but it is required"),
-        ("  units: 2\n  ports: [{name: a, port: 1, hostPort: 80}]\n", "spec.ports[0].hostPort: found 80 with 2 units"),
+        (
+            "  units: 2\n  ports: [{name: a, port: 1, hostPort: 80}]\n",
+            "spec.ports[0].hostPort: found 80 with 2 units",
+        ),
         ("  ports: [{name: a, port: 1, address: localhost}]\n", "spec.ports[0].address: found no IP address"),
         ("  restart: {delay: 5}\n", "spec.restart.delay: found the number 5, allowed is a text"),
         ("  restart: {delay: 5 parsecs}\n", "spec.restart.delay: found \"5 parsecs\", allowed is a duration"),
-        ("  restart: {condition: sometimes}\n", "found \"sometimes\", allowed is one of always, on-failure, never"),
-        ("  restart: {delay: 2s, maxDelay: 1s}\n", "spec.restart.maxDelay: found 1s, allowed is at least delay"),
+        (
+            "  restart: {condition: sometimes}\n",
+            "found \"sometimes\", allowed is one of always, on-failure, never",
+        ),
+        (
+            "  restart: {delay: 2s, maxDelay: 1s}\n",
+            "spec.restart.maxDelay: found 1s, allowed is at least delay",
+        ),
         ("  logs: {maxSize: 1}\n", "spec.logs.maxSize: found the number 1, allowed is a text"),
         ("  logs: {maxSize: 1Ki}\n", "spec.logs.maxSize: found 1Ki, allowed is at least 64Ki"),
         ("  logs: {maxSize: 10MiB}\n", "spec.logs.maxSize: found \"10MiB\", allowed is a size"),
@@ -105,11 +126,20 @@ fn each_complaint_names_file_document_path_found_and_allowed() {
         ("  stop: {signal: TERM}\n", "spec.stop.signal: found \"TERM\", allowed is one of SIGTERM"),
         ("  image: nginx\n", "spec.image: found a value, but this field is unsupported"),
         ("  health: {tcp: {port: 1}}\n", "spec.health: found a value, but this field is unsupported"),
-        ("  resources: {memory: 64Mi}\n", "spec.resources.memory: found a value, but this field is unsupported"),
+        (
+            "  resources: {memory: 64Mi}\n",
+            "spec.resources.memory: found a value, but this field is unsupported",
+        ),
         ("  hooks: {preStart: [a]}\n", "spec.hooks.preStart: found a value, but this field is unsupported"),
-        ("  docker: {privileged: true}\n", "spec.docker.privileged: found a value, but this field is unsupported"),
+        (
+            "  docker: {privileged: true}\n",
+            "spec.docker.privileged: found a value, but this field is unsupported",
+        ),
         ("  docker: {colour: red}\n", "spec.docker.colour: found an unknown field"),
-        ("  dependsOn: [App/db]\n", "spec.dependsOn: found a value, but this field is unsupported outside a bundle"),
+        (
+            "  dependsOn: [App/db]\n",
+            "spec.dependsOn: found a value, but this field is unsupported outside a bundle",
+        ),
         ("  workingDir: here\n", "spec.workingDir: found \"here\", allowed is an absolute path"),
         ("  user: \":\"\n", "spec.user: found \":\", allowed is user or user:group"),
     ];
@@ -128,14 +158,25 @@ fn all_complaints_of_all_documents_come_at_once() {
     );
     let found = complaints(&input);
     assert_eq!(found.iter().filter(|line| line.contains("document 1: ")).count(), 2, "{found:?}");
-    assert_eq!(found.iter().filter(|line| line.contains("document 3: spec.command: ")).count(), 1, "{found:?}");
-    assert!(found.iter().any(|line| line.contains("document 4: line 1") || line.contains("document 4: line 2")), "{found:?}");
+    assert_eq!(
+        found.iter().filter(|line| line.contains("document 3: spec.command: ")).count(),
+        1,
+        "{found:?}"
+    );
+    assert!(
+        found.iter().any(|line| line.contains("document 4: line 1") || line.contains("document 4: line 2")),
+        "{found:?}"
+    );
     assert!(found.iter().any(|line| line.contains("document 5: spec.umask: ")), "{found:?}");
 }
 
 #[test]
 fn a_secret_is_never_repeated() {
-    for spec in ["  env: {TOKEN: [hunter2]}\n", "  files: [{path: x, content: hunter2, base64: hunter2}]\n", "  env: {hunter: 'hunter2\n"] {
+    for spec in [
+        "  env: {TOKEN: [hunter2]}\n",
+        "  files: [{path: x, content: hunter2, base64: hunter2}]\n",
+        "  env: {hunter: 'hunter2\n",
+    ] {
         let found = complaints(&app(spec)).join("\n");
         assert!(!found.contains("hunter2"), "{found}");
     }
@@ -161,7 +202,9 @@ fn an_alias_bomb_is_refused() {
 
 #[test]
 fn hostile_bytes_are_refused() {
-    for bytes in [&b"\xff\xfe\x00"[..], b"\0", b"- a\n- b\n", b"just text", b"apiVersion: {}\nkind: []\n", b"5"] {
+    for bytes in
+        [&b"\xff\xfe\x00"[..], b"\0", b"- a\n- b\n", b"just text", b"apiVersion: {}\nkind: []\n", b"5"]
+    {
         assert!(parse("a.yaml", bytes).is_err(), "{bytes:?}");
         assert!(identify("a.yaml", bytes).is_err(), "{bytes:?}");
     }
@@ -180,7 +223,10 @@ fn another_kind_is_refused_by_the_runtime_and_passed_on_by_others() {
 #[test]
 fn an_id_twice_is_refused() {
     let input = format!("{}---\n{}", app(""), app("  units: 2\n"));
-    assert!(complaints(&input)[0].contains("document 2: metadata.name: found default/App/web again, which document 1"));
+    assert!(
+        complaints(&input)[0]
+            .contains("document 2: metadata.name: found default/App/web again, which document 1")
+    );
     assert!(identify("a.yaml", input.as_bytes()).is_err());
 }
 
@@ -197,12 +243,17 @@ fn documents_are_cut_and_kept_verbatim() {
         ("a: 1\r\n---\r\nb: 2\r\n", &[(1, "a: 1\r\n"), (2, "b: 2\r\n")]),
         ("\u{feff}a: 1\n---\n\u{feff}b: 2", &[(1, "a: 1\n"), (2, "b: 2")]),
         ("\u{feff}---\na: 1", &[(1, "a: 1")]),
-        ("--- {a: 1}\n--- # note\nb: |\n  ---\n  x\n", &[(1, " {a: 1}\n"), (2, " # note\nb: |\n  ---\n  x\n")]),
+        (
+            "--- {a: 1}\n--- # note\nb: |\n  ---\n  x\n",
+            &[(1, " {a: 1}\n"), (2, " # note\nb: |\n  ---\n  x\n")],
+        ),
         ("%YAML 1.2\n---\na: ---x\n...\n", &[(1, "a: ---x\n...\n")]),
     ];
     for (input, expected) in table {
-        let found: Vec<(usize, &str)> =
-            split(input.as_bytes()).iter().map(|d| (d.number, std::str::from_utf8(d.bytes).unwrap())).collect();
+        let found: Vec<(usize, &str)> = split(input.as_bytes())
+            .iter()
+            .map(|d| (d.number, std::str::from_utf8(d.bytes).unwrap()))
+            .collect();
         assert_eq!(found, expected, "{input:?}");
     }
 }

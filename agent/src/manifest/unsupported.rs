@@ -15,8 +15,14 @@ pub(super) fn check(fields: &mut Fields<'_>) {
     unset(&fields.get("image"), NO_IMAGES);
     unset(&fields.get("host"), DOCKER_ONLY);
     unset(&fields.get("health"), NOT_YET);
-    empty_list(&fields.get("mounts"), "is unsupported by the process runtime, which shares the host's file system");
-    empty_list(&fields.get("dependsOn"), "is unsupported outside a bundle: it names resources of the same bundle");
+    empty_list(
+        &fields.get("mounts"),
+        "is unsupported by the process runtime, which shares the host's file system",
+    );
+    empty_list(
+        &fields.get("dependsOn"),
+        "is unsupported outside a bundle: it names resources of the same bundle",
+    );
     hooks(fields.get("hooks").fields());
     resources(fields.get("resources").fields());
     docker(fields.get("docker").fields());

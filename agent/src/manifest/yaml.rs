@@ -56,7 +56,9 @@ pub(super) fn read(document: &[u8]) -> Result<Value, Complaint> {
         with_snippet: false,
     };
     serde_saphyr::from_slice_with_options(document, options).map_err(|error| {
-        let place = error.location().map_or_else(String::new, |at| format!("line {}, column {}: ", at.line(), at.column()));
+        let place = error
+            .location()
+            .map_or_else(String::new, |at| format!("line {}, column {}: ", at.line(), at.column()));
         let text = error.without_snippet().to_string();
         let text = text.lines().next().unwrap_or("unreadable").chars().take(300).collect::<String>();
         Complaint::new("", format!("{place}not readable as YAML: {text}"))

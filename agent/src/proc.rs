@@ -1,0 +1,92 @@
+//! Reading `/proc`, and killing exactly whom we mean.
+//!
+//! A pid alone names nobody: it is reused. A process is identified by pid and start time, and belongs to a unit by its
+//! ancestry (below the unit's shim) or by the environment mark that every process of a unit inherits.
+
+use std::{fs, io, str::FromStr};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Environment variable that names the unit a process belongs to.
+pub(crate) const UNIT_MARK: &str = "TOWLINE_UNIT";
+/// Environment variable that names the instance whose agent started a process.
+pub(crate) const INSTANCE_MARK: &str = "TOWLINE_INSTANCE";
+
+/// A process that was seen: pid and start time, which together are unique until the next boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    pub(crate) parent: i32,
+    /// Clock ticks since boot.
+    pub(crate) start_time: u64,
+    /// Ended, and only waits for its parent to notice.
+    pub(crate) zombie: bool,
+}
+
+/// The process `pid` as it is now, if there is one.
+pub(crate) fn inspect(pid: Pid) -> Option<Process> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // The name stands in parentheses and may hold anything, so fields count from the last one.
+    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+    let number = |index: usize| fields.get(index).copied();
+    Some(Process {
+        pid,
+        parent: i32::from_str(number(1)?).ok()?,
+        start_time: u64::from_str(number(19)?).ok()?,
+        zombie: matches!(number(0)?, "Z" | "X"),
+    })
+}
+
+/// Whether the process with this pid and start time lives.
+pub(crate) fn lives((pid, start_time): (i32, u64)) -> bool {
+    let found = Pid::from_raw(pid).and_then(inspect);
+    found.is_some_and(|process| process.start_time == start_time && !process.zombie)
+}
+
+/// All processes that can be seen.
+pub(crate) fn all() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
+        .filter_map(inspect)
+        .collect()
+}
+
+/// Living processes that carry both marks in the environment they were started with.
+pub(crate) fn marked(instance: &str, unit: &str) -> Vec<Process> {
+    let instance = format!("{INSTANCE_MARK}={instance}");
+    let unit = format!("{UNIT_MARK}={unit}");
+    all().into_iter().filter(|process| !process.zombie && carries(process.pid, &[&instance, &unit])).collect()
+}
+
+fn carries(pid: Pid, marks: &[&str]) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) else { return false };
+    marks.iter().all(|mark| environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))
+}
+
+/// Living children of `parent`.
+pub(crate) fn children(parent: Pid) -> Vec<Process> {
+    let parent = parent.as_raw_nonzero().get();
+    all().into_iter().filter(|process| !process.zombie && process.parent == parent).collect()
+}
+
+/// Sends SIGKILL to `process`, never to another that was given its pid since.
+///
+/// # Errors
+/// Those of the system; a process that has gone already is none.
+pub(crate) fn kill(process: Process) -> io::Result<()> {
+    let gone = |error: rustix::io::Errno| match error {
+        rustix::io::Errno::SRCH => Ok(()),
+        other => Err(io::Error::from(other)),
+    };
+    let handle = match pidfd_open(process.pid, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        Err(error) => return gone(error),
+    };
+    // The handle pins whoever has the pid now; only then is the start time worth comparing.
+    if inspect(process.pid).is_none_or(|now| now.start_time != process.start_time) {
+        return Ok(());
+    }
+    pidfd_send_signal(&handle, Signal::KILL).or_else(gone)
+}

@@ -1,0 +1,262 @@
+//! Apps as plain processes of this host, each unit under a shim that outlives the agent.
+//!
+//! ```text
+//! <data dir>/units/<unit>/   unit.json  what the unit is: app, generation, ports, files elsewhere (the label)
+//!                            spec.json  what its shim is told       state.json  how it stands
+//!                            shim.sock  where its shim answers      shim.err    what its shim complained about
+//!                            work/      where it runs               logs/       what it wrote
+//! ```
+//!
+//! Units are found again by these directories and reconnected by their sockets. What carries no such directory is not
+//! ours and never touched. A shim that died takes its unit along: what it left is killed by mark, and the unit is
+//! shown as an error.
+
+mod error;
+mod files;
+mod launch;
+mod logs;
+mod ports;
+mod tail;
+mod unit;
+mod users;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt as _, stream};
+use tokio::sync::mpsc;
+
+pub use self::error::RuntimeError;
+pub use self::logs::{LogQuery, UnitLogLine};
+pub use self::unit::{PortBinding, UnitStatus};
+use self::{
+    ports::Ports,
+    unit::{Unit, UnitRecord},
+};
+use crate::{manifest::Manifest, tasks::Tasks};
+
+/// `PATH` of units unless configured otherwise.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Units stopped at the same time by [`ProcessRuntime::stop_all`].
+const STOPS_AT_ONCE: usize = 64;
+
+/// How long tasks may take to end when the runtime closes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a process runtime is told.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// Where units live, below `units`. Made when absent, for its owner alone.
+    pub data_dir: PathBuf,
+    /// The instance: part of every unit's mark. Two agents of one host must not share it.
+    pub instance: String,
+    /// The words that start a shim; the unit's directory follows. For example `[/proc/self/exe, "shim"]`.
+    pub shim: Vec<OsString>,
+    /// `PATH` of units that declare none.
+    pub path: String,
+    /// A directory put before `path`, so that units find a program that ships with Towline.
+    pub extra_path: Option<PathBuf>,
+}
+
+/// A replica to start.
+#[derive(Debug, Clone)]
+pub struct UnitSpec {
+    /// The app as defined.
+    pub manifest: Arc<Manifest>,
+    /// Digest of the definition; tells old units from new.
+    pub generation: String,
+}
+
+/// Runs apps as processes. Cheap to clone; all clones are one runtime.
+#[derive(Debug, Clone)]
+pub struct ProcessRuntime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: ProcessConfig,
+    units_dir: PathBuf,
+    units: Mutex<BTreeMap<String, Arc<Unit>>>,
+    ports: Mutex<Ports>,
+    tasks: Tasks,
+}
+
+impl ProcessRuntime {
+    /// Opens the runtime and finds the units of an earlier agent again: running ones with the same pids, those whose
+    /// shim died meanwhile as errors, with nothing left of them.
+    ///
+    /// # Errors
+    /// When the data directory cannot be made or read.
+    pub async fn open(config: ProcessConfig) -> Result<Self, RuntimeError> {
+        let units_dir = config.data_dir.join("units");
+        let failed = |source| RuntimeError::io(format!("cannot use {}", units_dir.display()), source);
+        DirBuilder::new().recursive(true).mode(0o700).create(&units_dir).map_err(failed)?;
+        // Shims get this path and run in another directory.
+        let units_dir = fs::canonicalize(&units_dir).map_err(failed)?;
+        let records = records(&units_dir).map_err(failed)?;
+        let inner = Inner {
+            config,
+            units_dir,
+            units: Mutex::default(),
+            ports: Mutex::default(),
+            tasks: Tasks::default(),
+        };
+        let runtime = Self { inner: Arc::new(inner) };
+        for record in records {
+            runtime.adopt(record).await;
+        }
+        Ok(runtime)
+    }
+
+    /// Starts a new unit; returns when its command was executed.
+    ///
+    /// Not cancel safe: a unit whose start was abandoned exists and is listed.
+    ///
+    /// # Errors
+    /// Why it does not run: a port in use, a file in the way, a user or program that does not exist. Nothing is left of
+    /// it then.
+    pub async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
+        let unit = self.create(spec)?;
+        match self.launch(&unit).await {
+            Ok(()) => Ok(unit.status()),
+            Err(error) => {
+                // The first error is the one worth telling; what cannot be removed stays listed.
+                if let Err(second) = self.delete(unit.id()).await {
+                    tracing::warn!(unit = unit.id(), error = %second, "a unit that did not start cannot be removed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts a unit again that has ended, with its ports and files; returns when its command was executed. One that
+    /// runs stays as it is.
+    ///
+    /// # Errors
+    /// As [`ProcessRuntime::start`], or that there is no such unit. The unit stays, as it was.
+    pub async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
+        let unit = self.find(unit)?;
+        self.launch(&unit).await?;
+        Ok(unit.status())
+    }
+
+    /// Ends a unit: its stop signal, its grace period, then SIGKILL. Returns when its whole group has gone. One that
+    /// has ended already stays as it is.
+    ///
+    /// # Errors
+    /// That there is no such unit, or that something of it cannot be killed.
+    pub async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
+        self.find(unit)?.stop().await
+    }
+
+    /// Stops a unit, and removes its directory, its ports and the files that were written for it.
+    ///
+    /// # Errors
+    /// As [`ProcessRuntime::stop`], or what cannot be removed; the unit stays listed then.
+    pub async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
+        let unit = self.find(unit)?;
+        unit.stop().await?;
+        files::remove(&unit.record, &self.others_files(&unit))?;
+        fs::remove_dir_all(&unit.dir)
+            .map_err(|source| RuntimeError::io(format!("cannot remove {}", unit.dir.display()), source))?;
+        self.ports().release(unit.id());
+        self.units().remove(unit.id());
+        Ok(())
+    }
+
+    /// All units, by id.
+    pub fn list(&self) -> Vec<UnitStatus> {
+        self.units().values().map(|unit| unit.status()).collect()
+    }
+
+    /// Stops every unit, many at a time. Returns when all are gone.
+    ///
+    /// # Errors
+    /// The first that could not be stopped; the others are, none the less.
+    pub async fn stop_all(&self) -> Result<(), RuntimeError> {
+        let units: Vec<Arc<Unit>> = self.units().values().cloned().collect();
+        let stops =
+            stream::iter(units).map(|unit| async move { unit.stop().await }).buffer_unordered(STOPS_AT_ONCE);
+        let results: Vec<Result<(), RuntimeError>> = stops.collect().await;
+        results.into_iter().collect()
+    }
+
+    /// The log lines of an app's units, ordered by time, through a bounded queue. The stream ends after the last line
+    /// or, when following, with the receiver or the runtime. A unit that starts meanwhile joins in.
+    pub fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine> {
+        let (sender, receiver) = mpsc::channel(logs::QUEUE);
+        let inner = Arc::downgrade(&self.inner);
+        self.inner.tasks.spawn("log-reader", logs::run(inner, query, sender, self.inner.tasks.token()));
+        receiver
+    }
+
+    /// Lets go of all units, which run on, and ends the runtime's tasks. For the end of an agent.
+    pub async fn close(&self) {
+        self.inner.tasks.close(PATIENCE).await;
+    }
+
+    fn find(&self, unit: &str) -> Result<Arc<Unit>, RuntimeError> {
+        self.units().get(unit).cloned().ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
+    }
+
+    fn units(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Unit>>> {
+        self.inner.units.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files elsewhere that other units than `unit` have, with the app that owns them.
+    fn others_files(&self, unit: &Unit) -> BTreeMap<PathBuf, String> {
+        let units = self.units();
+        let others = units.values().filter(|other| other.id() != unit.id());
+        others
+            .flat_map(|other| other.record.files.iter().map(|path| (path.clone(), other.record.app.clone())))
+            .collect()
+    }
+}
+
+impl Inner {
+    /// Log directories of the units of `app`, by unit id.
+    fn log_dirs(&self, app: &str, only: Option<&str>) -> Vec<(String, PathBuf)> {
+        let units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |unit: &&Arc<Unit>| unit.record.app == app && only.is_none_or(|only| only == unit.id());
+        units
+            .values()
+            .filter(wanted)
+            .map(|unit| (unit.id().to_owned(), unit.dir.join(crate::shim::LOG_DIR)))
+            .collect()
+    }
+}
+
+/// What stands in the unit directories. One without a readable label was being made or removed when an agent died:
+/// nothing runs in it, since the label is written before and removed after everything else.
+fn records(units_dir: &std::path::Path) -> io::Result<Vec<UnitRecord>> {
+    let mut records = Vec::new();
+    for entry in fs::read_dir(units_dir)? {
+        let dir = entry?.path();
+        match UnitRecord::read(&dir) {
+            Ok(record) if dir.file_name().is_some_and(|name| name.to_str() == Some(record.unit.as_str())) => {
+                records.push(record);
+            }
+            Ok(_) => {
+                tracing::warn!(dir = %dir.display(), "a unit directory bears another unit's label; left alone")
+            }
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), %error, "a unit directory without a readable label; left alone")
+            }
+        }
+    }
+    Ok(records)
+}

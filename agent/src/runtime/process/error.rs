@@ -1,0 +1,76 @@
+//! What a process runtime may refuse or fail at.
+
+use std::{io, path::PathBuf};
+
+/// Why a runtime did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// No such unit.
+    #[error("there is no unit {unit}")]
+    NotFound {
+        /// The unit that was asked for.
+        unit: String,
+    },
+    /// A port that the app fixes is taken.
+    #[error(
+        "spec.ports: port {port} ({protocol} on {address}) of {name:?} is in use{by}; free it, or set hostPort to 0 for any free one"
+    )]
+    PortInUse {
+        /// Name of the port in the app.
+        name: String,
+        /// Number on this host.
+        port: u16,
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// Address on this host.
+        address: std::net::IpAddr,
+        /// Who has it, if we know: ` by unit …`.
+        by: String,
+    },
+    /// A file stands in the way that we did not write.
+    #[error("spec.files: {path} exists and is not of this app ({owner}); remove it, or choose another path")]
+    FileConflict {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+    },
+    /// A user or group that does not exist.
+    #[error("{field}: there is no {what} {name:?} on this host")]
+    NoSuchUser {
+        /// The field that names it.
+        field: String,
+        /// `user` or `group`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The command did not come to run.
+    #[error("{reason}")]
+    NotStarted {
+        /// Why.
+        reason: String,
+    },
+    /// Something of the unit would not die.
+    #[error("unit {unit} could not be stopped: {reason}")]
+    NotStopped {
+        /// The unit.
+        unit: String,
+        /// Why.
+        reason: String,
+    },
+    /// The system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried, and with which file.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl RuntimeError {
+    pub(super) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Io { what: what.into(), source: source.into() }
+    }
+}

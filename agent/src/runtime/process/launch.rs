@@ -1,0 +1,338 @@
+//! Making units, starting their shims, and staying connected to them.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt as _, OpenOptionsExt as _, chown},
+            net::UnixStream as StdStream,
+        },
+    },
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ProcessRuntime, UnitSpec,
+    error::RuntimeError,
+    files, ports,
+    unit::{Unit, UnitRecord, lost},
+    users::{self, Account},
+};
+use crate::{
+    proc,
+    shim::{self, Command, Ended, RestartRule, SOCKET, ShimSpec, Status, UnitState},
+};
+
+/// How long a unit may take from the start of its shim to the start of its command.
+const START: Duration = Duration::from_secs(30);
+/// Name of the default working directory in a unit directory.
+const WORK: &str = "work";
+/// What the shim complains about goes here.
+const COMPLAINTS: &str = "shim.err";
+
+impl ProcessRuntime {
+    /// Makes the unit's directory, label, files and specification.
+    pub(super) fn create(&self, spec: &UnitSpec) -> Result<Arc<Unit>, RuntimeError> {
+        let app = &spec.manifest.spec;
+        let account = app.user.as_deref().map(users::account).transpose()?;
+        let (id, dir) = self.new_id(spec.manifest.name.as_str());
+        let working_dir = app.working_dir.clone().unwrap_or_else(|| dir.join(WORK));
+        let placed = files::place(&app.files, &working_dir);
+        let record = UnitRecord {
+            unit: id.clone(),
+            app: spec.manifest.id.clone(),
+            generation: spec.generation.clone(),
+            ports: self.ports().assign(&id, &app.ports)?,
+            files: placed
+                .iter()
+                .map(|file| file.path.clone())
+                .filter(|path| !path.starts_with(&dir))
+                .collect(),
+            created: Timestamp::now(),
+        };
+        let shim_spec = self.shim_spec(spec, &record, working_dir, account.as_ref());
+        let unit = Arc::new(Unit::new(record, dir, UnitState::new(Status::Building, Timestamp::now())));
+        let others = self.others_files(&unit);
+        let run_as = account.as_ref().map(|account| &account.run_as);
+        let made = files::check(&placed, &spec.manifest.id, &unit.dir, &others).and_then(|()| {
+            // From here on the files are ours by label, and a second app that wants them sees that.
+            self.units().insert(id.clone(), Arc::clone(&unit));
+            make_dir(&unit, run_as)
+                .and_then(|()| shim_spec.write(&unit.dir))
+                .map_err(|source| RuntimeError::io(format!("cannot make {}", unit.dir.display()), source))?;
+            files::write(&placed, &unit.dir, run_as)
+        });
+        if let Err(error) = made {
+            self.undo(&unit, &others);
+            return Err(error);
+        }
+        Ok(unit)
+    }
+
+    /// Removes what [`Self::create`] made before it failed.
+    fn undo(&self, unit: &Unit, others: &BTreeMap<PathBuf, String>) {
+        // A conflict is found before anything is written or listed: then nothing elsewhere is ours to remove.
+        if self.units().remove(unit.id()).is_some() {
+            files::remove(&unit.record, others).ok();
+            fs::remove_dir_all(&unit.dir).ok();
+        }
+        self.ports().release(unit.id());
+    }
+
+    fn new_id(&self, name: &str) -> (String, PathBuf) {
+        loop {
+            let random = uuid::Uuid::new_v4().simple().to_string();
+            let id = format!("{name}-{}", random.get(..8).unwrap_or(&random));
+            let dir = self.inner.units_dir.join(&id);
+            if !dir.exists() && !self.units().contains_key(&id) {
+                return (id, dir);
+            }
+        }
+    }
+
+    fn shim_spec(
+        &self,
+        spec: &UnitSpec,
+        record: &UnitRecord,
+        dir: PathBuf,
+        account: Option<&Account>,
+    ) -> ShimSpec {
+        let app = &spec.manifest.spec;
+        let config = &self.inner.config;
+        let home = account.and_then(|account| account.home.as_deref()).unwrap_or(&dir);
+        let path = config
+            .extra_path
+            .as_ref()
+            .map_or_else(|| config.path.clone(), |extra| format!("{}:{}", extra.display(), config.path));
+        let mut env =
+            BTreeMap::from([("PATH".to_owned(), path), ("HOME".to_owned(), home.display().to_string())]);
+        env.extend(app.env.clone());
+        env.extend(record.port_variables());
+        let marks = [
+            (proc::INSTANCE_MARK, &config.instance),
+            ("TOWLINE_APP", &record.app),
+            (proc::UNIT_MARK, &record.unit),
+            ("TOWLINE_GENERATION", &record.generation),
+        ];
+        env.extend(marks.map(|(name, value)| (name.to_owned(), value.clone())));
+        ShimSpec {
+            instance: config.instance.clone(),
+            unit: record.unit.clone(),
+            argv: app.command.iter().chain(&app.args).cloned().collect(),
+            env,
+            dir,
+            umask: app.umask,
+            run_as: account.map(|account| account.run_as.clone()),
+            restart: RestartRule {
+                condition: app.restart.condition,
+                delay: app.restart.delay.get(),
+                max_delay: app.restart.max_delay.get(),
+                attempts: app.restart.attempts,
+            },
+            stop_signal: app.stop.signal,
+            grace: app.stop.grace_period.get(),
+            log_max_size: app.logs.max_size.get(),
+            log_max_files: app.logs.max_files,
+        }
+    }
+
+    /// Starts a shim for `unit`, unless one stands over it, and waits until the command runs.
+    pub(super) async fn launch(&self, unit: &Arc<Unit>) -> Result<(), RuntimeError> {
+        let _gate = unit.gate.lock().await;
+        let before = unit.state.borrow().clone();
+        if before.status != Status::Building && !before.final_state {
+            return Ok(());
+        }
+        unit.record.ports.iter().try_for_each(ports::check_free)?;
+        unit.state.send_replace(UnitState::new(Status::Starting, Timestamp::now()));
+        let stream = match self.spawn_shim(unit) {
+            Ok(stream) => stream,
+            Err(error) => {
+                let reason = format!("cannot start a supervisor: {error}");
+                unit.state.send_replace(lost(before, &reason, Timestamp::now()));
+                return Err(RuntimeError::NotStarted { reason });
+            }
+        };
+        self.attach(unit, stream);
+        let mut states = unit.state.subscribe();
+        let settled = states.wait_for(|state| state.status == Status::Started || state.final_state);
+        let state = match timeout(START, settled).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) | Err(_) => {
+                return Err(RuntimeError::NotStarted {
+                    reason: format!("not started within {}", humantime::format_duration(START)),
+                });
+            }
+        };
+        match (state.final_state, state.last_end) {
+            (true, Some(Ended::NotStarted(reason))) => Err(RuntimeError::NotStarted { reason }),
+            (true, Some(Ended::Lost)) => {
+                Err(RuntimeError::NotStarted { reason: state.reason.unwrap_or_default() })
+            }
+            // A command that is done already did run.
+            _ => Ok(()),
+        }
+    }
+
+    fn spawn_shim(&self, unit: &Arc<Unit>) -> io::Result<UnixStream> {
+        // The socket is ours to bind, so that connecting needs no waiting and a refusal proves a dead shim.
+        let listener = shim::bind(&unit.dir)?;
+        let complaints =
+            OpenOptions::new().append(true).create(true).mode(0o600).open(unit.dir.join(COMPLAINTS))?;
+        let no_words = || io::Error::other("no command for shims is configured");
+        let (program, words) = self.inner.config.shim.split_first().ok_or_else(no_words)?;
+        let mut child = tokio::process::Command::new(program)
+            .args(words)
+            .arg(&unit.dir)
+            .env_clear()
+            .current_dir("/")
+            .stdin(OwnedFd::from(listener))
+            .stdout(Stdio::null())
+            .stderr(complaints)
+            .kill_on_drop(false)
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
+        let token = self.inner.tasks.token();
+        self.inner.tasks.spawn("shim-reaper", async move {
+            // When the agent ends first, the shim goes to whoever adopts orphans.
+            token.run_until_cancelled(child.wait()).await;
+        });
+        connect(&unit.dir)
+    }
+
+    /// Follows the shim at the other end of `stream` until it or the runtime ends.
+    fn attach(&self, unit: &Arc<Unit>, stream: UnixStream) {
+        let (sender, commands) = mpsc::channel(1);
+        unit.connect_commands(Some(sender));
+        let follower = Follower {
+            unit: Arc::clone(unit),
+            instance: self.inner.config.instance.clone(),
+            token: self.inner.tasks.token(),
+        };
+        self.inner.tasks.spawn("shim-link", follower.run(stream, commands));
+    }
+
+    /// Takes over a unit that an earlier agent made.
+    pub(super) async fn adopt(&self, record: UnitRecord) {
+        for binding in &record.ports {
+            self.ports().reserve(&record.unit, binding);
+        }
+        let dir = self.inner.units_dir.join(&record.unit);
+        let state =
+            UnitState::read(&dir).unwrap_or_else(|_| UnitState::new(Status::Building, record.created));
+        let ended = state.final_state;
+        let unit = Arc::new(Unit::new(record, dir, state));
+        self.units().insert(unit.id().to_owned(), Arc::clone(&unit));
+        match connect(&unit.dir) {
+            Ok(stream) => self.attach(&unit, stream),
+            // It ended properly while nobody looked. Anything it could leave, its shim has killed.
+            Err(_) if ended => {}
+            Err(_) => settle(&unit, &self.inner.config.instance).await,
+        }
+    }
+}
+
+fn make_dir(unit: &Unit, run_as: Option<&shim::RunAs>) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(&unit.dir)?;
+    unit.record.write(&unit.dir)?;
+    let work = unit.dir.join(WORK);
+    DirBuilder::new().mode(0o700).create(&work)?;
+    run_as.map_or(Ok(()), |run_as| chown(&work, Some(run_as.uid), Some(run_as.gid)))
+}
+
+fn connect(dir: &Path) -> io::Result<UnixStream> {
+    let stream = StdStream::connect(shim::short_path(&File::open(dir)?, SOCKET))?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// Finds out how a unit stands whose shim does not answer, and sees to it that nothing of it is left.
+async fn settle(unit: &Unit, instance: &str) {
+    let written = UnitState::read(&unit.dir);
+    if let Ok(state) = written
+        && state.final_state
+    {
+        unit.state.send_replace(state);
+        return;
+    }
+    let complaint = fs::read_to_string(unit.dir.join(COMPLAINTS)).unwrap_or_default();
+    let complaint = complaint.lines().rev().find(|line| !line.trim().is_empty());
+    let why = complaint.map_or_else(
+        || "its supervisor was lost".to_owned(),
+        |line| format!("its supervisor was lost: {line}"),
+    );
+    let why = match shim::sweep_marked(instance, unit.id()).await {
+        Ok(()) => why,
+        Err(left) => format!("{left} after its supervisor was lost"),
+    };
+    let state = lost(unit.state.borrow().clone(), &why, Timestamp::now());
+    // If it cannot be written, the next agent comes to the same conclusion.
+    state.write(&unit.dir).ok();
+    unit.state.send_replace(state);
+}
+
+/// One connection to one shim.
+struct Follower {
+    unit: Arc<Unit>,
+    instance: String,
+    token: CancellationToken,
+}
+
+impl Follower {
+    async fn run(self, mut stream: UnixStream, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            let over =
+                self.token.clone().run_until_cancelled(self.follow(stream, &mut commands)).await.is_none();
+            if over || self.unit.state.borrow().final_state {
+                break;
+            }
+            // A connection may end without its shim; the shim itself never does without closing the socket.
+            match connect(&self.unit.dir) {
+                Ok(again) => stream = again,
+                Err(_) => {
+                    settle(&self.unit, &self.instance).await;
+                    break;
+                }
+            }
+        }
+        self.unit.connect_commands(None);
+    }
+
+    async fn follow(&self, stream: UnixStream, commands: &mut mpsc::Receiver<Command>) {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read).lines();
+        loop {
+            tokio::select! {
+                line = lines.next_line() => {
+                    let Ok(Some(line)) = line else { return };
+                    match serde_json::from_str::<UnitState>(&line) {
+                        Ok(state) => drop(self.unit.state.send_replace(state)),
+                        Err(error) => tracing::warn!(unit = self.unit.id(), %error, "a shim said what nobody understands"),
+                    }
+                }
+                Some(command) = commands.recv() => {
+                    let Ok(mut line) = serde_json::to_vec(&command) else { return };
+                    line.push(b'\n');
+                    if write.write_all(&line).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! One unit: its label on disk, its state as last heard, and the way to its shim.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+use super::error::RuntimeError;
+use crate::{
+    manifest::Protocol,
+    proc,
+    shim::{Command, Ended, Status, UnitState, write_atomically},
+};
+
+/// Name of the label in a unit directory.
+const FILE: &str = "unit.json";
+/// Between two looks whether a shim has ended.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How long a shim may take to end after it said its last word, before that is an error.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A unit as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitStatus {
+    /// Id of the unit, unique on this agent: `<app name>-<random>`.
+    pub unit: String,
+    /// Id of the app: `namespace/App/name`.
+    pub app: String,
+    /// Digest of the definition it was made from.
+    pub generation: String,
+    /// Observed state, its reason, pid, restarts, last end.
+    pub state: UnitState,
+    /// Its ports.
+    pub ports: Vec<PortBinding>,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// A port that a unit has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortBinding {
+    /// Name in the app.
+    pub name: String,
+    /// Number within the app, as declared.
+    pub port: u16,
+    /// Number on this host, which the unit listens on.
+    pub host_port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Address on this host.
+    pub address: IpAddr,
+    /// The app fixes the number.
+    pub fixed: bool,
+}
+
+/// The label of a unit: what makes its directory ours, and what it was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct UnitRecord {
+    pub(super) unit: String,
+    pub(super) app: String,
+    pub(super) generation: String,
+    pub(super) ports: Vec<PortBinding>,
+    /// Files outside the unit's directory that were written for it.
+    pub(super) files: Vec<PathBuf>,
+    pub(super) created: Timestamp,
+}
+
+impl UnitRecord {
+    pub(super) fn read(dir: &Path) -> io::Result<Self> {
+        let text = fs::read(dir.join(FILE))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE}: {error}")))
+    }
+
+    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
+        write_atomically(dir, FILE, &serde_json::to_vec(self)?)
+    }
+
+    /// `PORT_<NAME>` for each port.
+    pub(super) fn port_variables(&self) -> BTreeMap<String, String> {
+        let variable =
+            |port: &PortBinding| (crate::manifest::port_variable(&port.name), port.host_port.to_string());
+        self.ports.iter().map(variable).collect()
+    }
+}
+
+/// A unit in memory.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) record: UnitRecord,
+    pub(super) dir: PathBuf,
+    pub(super) state: watch::Sender<UnitState>,
+    /// The way to the shim, while there is one.
+    commands: Mutex<Option<mpsc::Sender<Command>>>,
+    /// Held while the unit is launched or stopped, so that these never overlap.
+    pub(super) gate: tokio::sync::Mutex<()>,
+}
+
+impl Unit {
+    pub(super) fn new(record: UnitRecord, dir: PathBuf, state: UnitState) -> Self {
+        let (state, _) = watch::channel(state);
+        Self { record, dir, state, commands: Mutex::default(), gate: tokio::sync::Mutex::default() }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.record.unit
+    }
+
+    pub(super) fn status(&self) -> UnitStatus {
+        UnitStatus {
+            unit: self.record.unit.clone(),
+            app: self.record.app.clone(),
+            generation: self.record.generation.clone(),
+            state: self.state.borrow().clone(),
+            ports: self.record.ports.clone(),
+            created: self.record.created,
+        }
+    }
+
+    pub(super) fn connect_commands(&self, commands: Option<mpsc::Sender<Command>>) {
+        *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = commands;
+    }
+
+    /// Ends the unit and waits until nothing of it is left, its shim included.
+    pub(super) async fn stop(&self) -> Result<(), RuntimeError> {
+        let _gate = self.gate.lock().await;
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(commands) = commands {
+            // Refused only by a shim that has ended, which is what we want of it.
+            commands.send(Command::Stop).await.ok();
+        }
+        let state = self.last_state().await;
+        if let Some(shim) = state.shim {
+            let gone = async {
+                while proc::lives(shim) {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            };
+            let late = |_| self.not_stopped("its supervisor has not ended");
+            tokio::time::timeout(FAREWELL, gone).await.map_err(late)?;
+        }
+        match state.reason {
+            Some(reason) if reason.starts_with("could not kill") => Err(self.not_stopped(&reason)),
+            _ => Ok(()),
+        }
+    }
+
+    fn not_stopped(&self, reason: &str) -> RuntimeError {
+        RuntimeError::NotStopped { unit: self.record.unit.clone(), reason: reason.to_owned() }
+    }
+
+    /// Waits until the unit has ended for good.
+    pub(super) async fn last_state(&self) -> UnitState {
+        let mut states = self.state.subscribe();
+        let last = states.wait_for(|state| state.final_state).await.map(|state| state.clone());
+        // The sender is ours, so it lives as long as this call.
+        last.unwrap_or_else(|_| self.state.borrow().clone())
+    }
+}
+
+/// The state of a unit whose shim is not there any more, though it had not said its last word.
+pub(super) fn lost(before: UnitState, why: &str, now: Timestamp) -> UnitState {
+    UnitState {
+        status: Status::Error,
+        reason: Some(why.to_owned()),
+        since: now,
+        pid: None,
+        start_time: None,
+        last_end: Some(Ended::Lost),
+        final_state: true,
+        shim: None,
+        restarts: before.restarts,
+    }
+}

@@ -1,0 +1,74 @@
+//! What a shim is told: `spec.json` in the unit directory, written by the agent and readable by its owner alone.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{Condition, StopSignal};
+
+/// Name of the file in a unit directory.
+const FILE: &str = "spec.json";
+
+/// All that a shim needs to know about its unit. Unknown fields are ignored, so that shims of several versions read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShimSpec {
+    pub(crate) instance: String,
+    pub(crate) unit: String,
+    pub(crate) argv: Vec<String>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) dir: PathBuf,
+    pub(crate) umask: u32,
+    pub(crate) run_as: Option<RunAs>,
+    pub(crate) restart: RestartRule,
+    pub(crate) stop_signal: StopSignal,
+    pub(crate) grace: Duration,
+    pub(crate) log_max_size: u64,
+    pub(crate) log_max_files: u32,
+}
+
+/// Whose rights a unit has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunAs {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Supplementary groups.
+    pub(crate) groups: Vec<u32>,
+}
+
+/// When to start again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RestartRule {
+    pub(crate) condition: Condition,
+    pub(crate) delay: Duration,
+    pub(crate) max_delay: Duration,
+    /// 0 is no end.
+    pub(crate) attempts: u32,
+}
+
+impl ShimSpec {
+    pub(crate) fn read(dir: &Path) -> io::Result<Self> {
+        let text = fs::read(dir.join(FILE))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE}: {error}")))
+    }
+
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+        write_atomically(dir, FILE, &serde_json::to_vec(self)?)
+    }
+}
+
+/// Writes `name` in `dir` so that a reader finds the old content or the new, never half of it. Mode 0600.
+pub(crate) fn write_atomically(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    let temporary = dir.join(format!("{name}.tmp"));
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    drop(file);
+    fs::rename(&temporary, dir.join(name))
+}

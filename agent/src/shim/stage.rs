@@ -1,0 +1,96 @@
+//! The second stage: a fresh process that prepares itself and then becomes the unit's command.
+//!
+//! Standard input is the report channel: closed without a word when the command runs (exec closes it), or one line
+//! that says why not.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+use rustix::{
+    fs::Mode,
+    process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid, umask},
+    thread::{set_thread_gid, set_thread_groups, set_thread_uid},
+};
+
+use super::spec::RunAs;
+use super::spec::ShimSpec;
+
+/// Becomes the command of the unit in `dir`, on behalf of the shim with pid `shim`. Returns only on failure.
+pub(super) fn exec(dir: &Path, shim: i32) -> ExitCode {
+    // Moved off standard input, which the command gets empty; close-on-exec is what reports success.
+    let Ok(report) = rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3) else {
+        return ExitCode::FAILURE;
+    };
+    let why = match prepare(dir, shim) {
+        Ok(spec) => become_command(&spec),
+        Err(why) => why,
+    };
+    // If the shim is gone, there is nobody to tell.
+    File::from(report).write_all(why.as_bytes()).ok();
+    ExitCode::FAILURE
+}
+
+fn prepare(dir: &Path, shim: i32) -> Result<ShimSpec, String> {
+    let spec = ShimSpec::read(dir).map_err(|error| format!("its specification is not readable: {error}"))?;
+    let failed =
+        |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {}", text(&error.into()));
+    // A session of its own is a process group of its own: what is signalled and killed as a whole.
+    setsid().map_err(failed("cannot start a session"))?;
+    std::env::set_current_dir(&spec.dir).map_err(|error| {
+        format!("cannot enter the working directory {}: {}", spec.dir.display(), text(&error))
+    })?;
+    umask(Mode::from_raw_mode(spec.umask));
+    if let Some(run_as) = &spec.run_as {
+        switch_user(run_as)
+            .map_err(failed("cannot become the declared user (the agent needs to be root for that)"))?;
+    }
+    // After the change of user, which would clear it again.
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(failed("cannot bind its life to the supervisor's"))?;
+    // The shim may have died before the signal was armed: then nobody stands over us.
+    if getppid().map(Pid::as_raw_nonzero).is_none_or(|parent| parent.get() != shim) {
+        return Err("its supervisor has gone".to_owned());
+    }
+    Ok(spec)
+}
+
+fn switch_user(run_as: &RunAs) -> rustix::io::Result<()> {
+    use rustix::fs::{Gid, Uid};
+    let groups: Vec<Gid> = run_as.groups.iter().copied().map(Gid::from_raw).collect();
+    // This process has one thread, so its rights are the thread's.
+    set_thread_groups(&groups)?;
+    set_thread_gid(Gid::from_raw(run_as.gid))?;
+    set_thread_uid(Uid::from_raw(run_as.uid))
+}
+
+fn become_command(spec: &ShimSpec) -> String {
+    let Some((program, args)) = spec.argv.split_first() else { return "the command is empty".to_owned() };
+    let error = Command::new(program).args(args).stdin(Stdio::null()).exec();
+    let by_path = program.contains('/');
+    match error.kind() {
+        io::ErrorKind::NotFound if by_path && Path::new(program).exists() => {
+            format!("command `{program}` names an interpreter (#! or loader) that does not exist")
+        }
+        io::ErrorKind::NotFound if by_path => format!("command `{program}` does not exist"),
+        io::ErrorKind::NotFound => {
+            let path = spec.env.get("PATH").map_or("", String::as_str);
+            format!("command `{program}` not found in PATH ({path})")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("command `{program}` may not be executed: {}", text(&error))
+        }
+        _ => format!("command `{program}` cannot be executed: {}", text(&error)),
+    }
+}
+
+/// The error in the house's style: lower case, with its number for those who look it up.
+fn text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
+}
