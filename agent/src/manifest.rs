@@ -27,13 +27,13 @@ mod yaml;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use towline_protocol::Name;
 
 pub use self::app::{
     AppSpec, Condition, Drift, FileSpec, LogSpec, PortSpec, Protocol, Restart, Stop, StopSignal, Strategy,
     StrategyType,
 };
 pub use self::error::{ManifestError, ManifestErrors};
-pub use self::name::{Name, NameError};
 pub use self::quantity::{ByteSize, ParseQuantityError, Span};
 pub(crate) use self::rules::port_variable;
 pub use self::split::{Document, split};
@@ -205,7 +205,7 @@ fn head<'a>(root: &Field<'a>) -> Head<'a> {
 
 fn names(metadata: &mut fields::Fields<'_>) -> (Name, Option<Name>) {
     let name = metadata.get("name").required().parsed();
-    (metadata.get("namespace").parsed().unwrap_or_else(Name::default_namespace), name)
+    (metadata.get("namespace").parsed().unwrap_or_else(name::default_namespace), name)
 }
 
 /// Which document defined an id first.

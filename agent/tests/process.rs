@@ -1,4 +1,5 @@
 //! The process runtime and its shims, through the real binary.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by panicking")]
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -143,7 +144,7 @@ async fn a_unit_starts_stops_and_leaves_nothing() {
     assert_eq!(started.state.status, Status::Started);
     let pid = started.state.pid.unwrap();
     assert_eq!(bench.marked(), [u32::try_from(pid).unwrap()]);
-    assert!(fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().starts_with("sleep\01000"));
+    assert!(fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().starts_with("sleep\x001000"));
     bench.runtime.stop(&started.unit).await.unwrap();
     let stopped = bench.status(&started.unit);
     assert_eq!((stopped.state.status, stopped.state.reason), (Status::Stopped, None));
@@ -311,7 +312,7 @@ async fn the_whole_group_and_those_who_fled_it_are_killed() {
             .unwrap()
             .flatten()
             .filter(|entry| {
-                fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"/bin/sleep\01234567\0")
+                fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"/bin/sleep\x001234567\0")
             })
             .count()
     };

@@ -1,12 +1,16 @@
 //! The `App`: its fields, their defaults (SURFACE), and how they are read from a tree.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use towline_protocol::Name;
 
 use super::{
     fields::{Field, Fields},
-    name::Name,
     quantity::{ByteSize, Span},
     unsupported,
 };
@@ -246,7 +250,7 @@ fn restart(mut fields: Fields<'_>) -> Restart {
     let conditions =
         [("always", Condition::Always), ("on-failure", Condition::OnFailure), ("never", Condition::Never)];
     let condition = fields.get("condition").choice(&conditions).unwrap_or(Condition::Always);
-    let delay = fields.get("delay").parsed().unwrap_or(Span::from_secs(1));
+    let delay = fields.get("delay").parsed().unwrap_or_else(|| Span::from_secs(1));
     let most = fields.get("maxDelay");
     let max_delay = most.parsed().unwrap_or_else(|| Span::from_secs(60).max(delay));
     if max_delay < delay {
@@ -260,7 +264,7 @@ fn restart(mut fields: Fields<'_>) -> Restart {
 fn stop(mut fields: Fields<'_>) -> Stop {
     let stop = Stop {
         signal: fields.get("signal").choice(&SIGNALS).unwrap_or(StopSignal::SigTerm),
-        grace_period: fields.get("gracePeriod").parsed().unwrap_or(Span::from_secs(10)),
+        grace_period: fields.get("gracePeriod").parsed().unwrap_or_else(|| Span::from_secs(10)),
     };
     fields.finish();
     stop
@@ -276,7 +280,7 @@ fn port(field: Field<'_>) -> Option<PortSpec> {
         .choice(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
         .unwrap_or(Protocol::Tcp);
     let address = fields.get("address");
-    let parsed = address.text().map_or(Some(IpAddr::from([127, 0, 0, 1])), |text| text.parse().ok());
+    let parsed = address.text().map_or_else(|| Some(Ipv4Addr::LOCALHOST.into()), |text| text.parse().ok());
     if parsed.is_none() {
         address.refuse("found no IP address, allowed is one such as 127.0.0.1 or ::1");
     }
@@ -323,7 +327,7 @@ fn logs(mut fields: Fields<'_>) -> LogSpec {
     // One file holds at least a few of the longest lines.
     const LEAST: u64 = 64 * 1024;
     let size = fields.get("maxSize");
-    let max_size = size.parsed().unwrap_or(ByteSize::new(10 * 1024 * 1024));
+    let max_size = size.parsed().unwrap_or_else(|| ByteSize::new(10 << 20));
     if max_size.get() < LEAST {
         size.refuse(format!("found {max_size}, allowed is at least {}", ByteSize::new(LEAST)));
     }

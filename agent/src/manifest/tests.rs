@@ -100,7 +100,7 @@ fn each_complaint_names_file_document_path_found_and_allowed() {
             "spec.ports[1].port: found the number 0, allowed",
         ),
         ("  ports: [{name: a, port: 1}, {name: a, port: 2}]\n", "spec.ports[1].name: found \"a\" again"),
-        ("  ports: [{name: A, port: 1}]\n", "spec.ports[0].name: found \"A\", allowed are 1 to 63 of"),
+        ("  ports: [{name: A, port: 1}]\n", "spec.ports[0].name: `A` is not a name: 1 to 63 characters"),
         ("  ports: [{port: 1}]\n", "spec.ports[0].name: found nothing, but it is required"),
         (
             "  units: 2\n  ports: [{name: a, port: 1, hostPort: 80}]\n",
@@ -297,11 +297,4 @@ proptest! {
         prop_assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
     }
 
-    #[test]
-    fn a_name_survives_printing(text in "[a-z0-9-]{0,66}") {
-        if let Ok(name) = text.parse::<Name>() {
-            prop_assert_eq!(name.to_string(), text.clone());
-            prop_assert!(!text.starts_with('-') && !text.ends_with('-') && (1..=63).contains(&text.len()));
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::{
     fs::{File, Permissions},
     io,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::AsFd as _,
         unix::{fs::PermissionsExt as _, net::UnixListener as StdListener},
     },
     path::Path,
@@ -35,7 +35,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) fn listener(dir: &Path) -> io::Result<UnixListener> {
     let stdin = io::stdin();
     let listener = if rustix::net::sockopt::socket_acceptconn(stdin.as_fd()).unwrap_or(false) {
-        StdListener::from(OwnedFd::from(rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3)?))
+        StdListener::from(rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3)?)
     } else {
         bind(dir)?
     };

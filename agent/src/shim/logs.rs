@@ -18,7 +18,7 @@ use jiff::Timestamp;
 pub(crate) const LOG_DIR: &str = "logs";
 
 /// Longest piece of a line, in bytes: what is longer is written as pieces marked `P`, as CRI runtimes do.
-pub(super) const MAX_PIECE: usize = 16 * 1024;
+pub(super) const MAX_PIECE: usize = towline_protocol::limits::LOG_LINE_BYTES_MAX;
 
 /// Which of its outputs a unit wrote to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -55,7 +55,10 @@ pub(super) fn write(
         let own = |field: &str| format!("spec.files[{index}].{field}");
         let uid = file.spec.owner.as_deref().map(|name| users::uid(&own("owner"), name)).transpose()?;
         let gid = file.spec.group.as_deref().map(|name| users::gid(&own("group"), name)).transpose()?;
-        let owner = (uid.or(account.map(|account| account.uid)), gid.or(account.map(|account| account.gid)));
+        let owner = (
+            uid.or_else(|| account.map(|account| account.uid)),
+            gid.or_else(|| account.map(|account| account.gid)),
+        );
         let inside = file.path.starts_with(unit_dir);
         write_one(file, inside, owner, account).map_err(|source| {
             RuntimeError::io(format!("spec.files[{index}]: cannot write {}", file.path.display()), source)
