@@ -15,7 +15,7 @@
 //!   30+n      body
 //! ```
 //! Numbers are big-endian. Extensions: 1 = trace context (W3C: version, trace id, span id, flags; 26 bytes), 2 = size and
-//! digest of a message that spans frames (48 bytes: size as sent, size decompressed, BLAKE3 of what is sent).
+//! digest of a message that is compressed or spans frames (48 bytes: size as sent, size decompressed, BLAKE3 of what is sent).
 //!
 //! Why not NATS headers: six of them halve the throughput (measured), and a header of our own is the same on every
 //! transport.
@@ -129,7 +129,7 @@ impl Encoding {
     }
 }
 
-/// Size and digest of a message that spans frames; it stands in the first of them.
+/// Size and digest of a message that is compressed or spans frames; it stands in the first of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Total {
     /// Bytes as they are sent, compressed or not.

@@ -168,8 +168,8 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// One try at a call, unique within a hub replica's life. It names the reply subject; the caller's own id for the call is
-/// the [`RequestId`].
+/// One try at a call. It names the reply subject; the caller's own id for the call is the [`RequestId`]. Each hub replica
+/// counts its attempts from a random number, so that those of two replicas do not meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptId(pub u64);
 

@@ -16,8 +16,8 @@ pub const FRAME_BODY_BYTES_MAX: usize = 128 << 10;
 /// The largest header extension area: 1 KiB. Today's extensions take under 120 bytes; the rest is room for newer peers.
 pub const FRAME_EXTENSION_BYTES_MAX: usize = 1 << 10;
 
-/// Bodies below this are sent as they are: compressing 1 KiB saves less than the work costs.
-pub const COMPRESS_BYTES_MIN: usize = 1 << 10;
+/// Bodies below this are sent as they are: compressing 4 KiB saves less than the work costs.
+pub const COMPRESS_BYTES_MIN: usize = 4 << 10;
 
 /// Frames of one transfer that may be under way without a further credit. 16 × 128 KiB = 2 MiB keeps a 100 ms link at
 /// 20 MiB/s busy and bounds what a dead receiver leaves in the broker.
@@ -25,6 +25,9 @@ pub const STREAM_WINDOW_FRAMES: u32 = 16;
 
 /// Bytes of incomplete transfers that one connection holds for all its senders together: four full messages.
 pub const REASSEMBLY_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
+
+/// Silence on a running call after which its caller gives it up. The agent says every [`RENEW_EVERY`] that it still works.
+pub const CALL_SILENCE_MAX: Duration = Duration::from_secs(6);
 
 /// A transfer whose next frame does not come for this long is given up: three keep-alives.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(15);

@@ -29,6 +29,20 @@ pub fn encode<T: Serialize>(body: &T) -> Vec<u8> {
     rmp_serde::to_vec_named(body).expect("our types serialise into memory")
 }
 
+/// Makes one MessagePack array of values that are encoded already: a batch whose size is known while it grows.
+///
+/// # Panics
+/// When there are more than 2^32-1 items; frames hold far fewer.
+#[must_use]
+pub fn array_of(items: &[Vec<u8>]) -> Vec<u8> {
+    let count = u32::try_from(items.len()).expect("a frame holds fewer than 2^32 items");
+    let mut bytes = Vec::with_capacity(5 + items.iter().map(Vec::len).sum::<usize>());
+    bytes.push(0xdd);
+    bytes.extend_from_slice(&count.to_be_bytes());
+    items.iter().for_each(|item| bytes.extend_from_slice(item));
+    bytes
+}
+
 /// Decodes a body of at most [`limits::BODY_DEPTH_MAX`] levels. What follows the value is an error: a body is one value.
 ///
 /// # Errors
@@ -120,6 +134,13 @@ mod tests {
         assert_eq!(decode::<u64>(&bytes), Ok(7));
         bytes.push(0);
         assert!(decode::<u64>(&bytes).unwrap_err().to_string().contains("1 bytes follow"));
+    }
+
+    #[test]
+    fn a_batch_is_an_array() {
+        let items: Vec<_> = ["a", "b"].iter().map(encode).collect();
+        assert_eq!(decode::<Vec<String>>(&array_of(&items)).unwrap(), ["a", "b"]);
+        assert_eq!(decode::<Vec<String>>(&array_of(&[])).unwrap(), Vec::<String>::new());
     }
 
     #[test]

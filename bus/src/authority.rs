@@ -1,0 +1,170 @@
+//! Who grants epochs. One authority in memory stands here; the hub's store is the other.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use thiserror::Error;
+use towline_protocol::{BootId, Epoch, InstanceId, StoreId};
+
+use crate::clock;
+
+/// The session that was activated last for an instance. It is what a restarted hub knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The process behind it.
+    pub boot: BootId,
+    /// The store behind the process.
+    pub store: StoreId,
+}
+
+/// The outcome of a compare-and-set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Activation {
+    /// The grant is active now, and durable.
+    Won,
+    /// Somebody else's is.
+    Lost {
+        /// The one that is active.
+        active: Option<Grant>,
+    },
+    /// Nobody knows: read [`Authority::active`] again.
+    Unknown,
+}
+
+/// Why an authority could not answer. Nothing was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the authority over epochs failed: {reason}")]
+pub struct AuthorityError {
+    /// What went wrong.
+    pub reason: String,
+}
+
+/// Grants epochs. Implementations are durable to their own degree, and say which.
+///
+/// All methods are cancel safe in this sense: a call that was dropped may have taken effect, and repeating it is sound.
+#[async_trait]
+pub trait Authority: Send + Sync + 'static {
+    /// Reserves an epoch above every one reserved before for this instance, and above `above`, the last one that the
+    /// claimer saw. A store that is new starts at Unix milliseconds, so that epochs do not go back even after a restored
+    /// backup.
+    ///
+    /// # Errors
+    /// When the store fails, or no epoch is left below 2^53.
+    async fn reserve(&self, instance: &InstanceId, above: Option<Epoch>) -> Result<Epoch, AuthorityError>;
+
+    /// Makes `grant` the active one if `expected` still is.
+    ///
+    /// # Errors
+    /// When the store fails before anything was written.
+    async fn activate(
+        &self,
+        instance: &InstanceId,
+        expected: Option<Epoch>,
+        grant: Grant,
+    ) -> Result<Activation, AuthorityError>;
+
+    /// The active grant of one instance.
+    ///
+    /// # Errors
+    /// When the store fails.
+    async fn active(&self, instance: &InstanceId) -> Result<Option<Grant>, AuthorityError>;
+
+    /// All active grants: what a hub starts from.
+    ///
+    /// # Errors
+    /// When the store fails.
+    async fn all_active(&self) -> Result<Vec<(InstanceId, Grant)>, AuthorityError>;
+
+    /// Forgets the active grant of an instance that was deleted. Its reservations stay: should the name come back, its
+    /// epochs still grow.
+    ///
+    /// # Errors
+    /// When the store fails.
+    async fn forget(&self, instance: &InstanceId) -> Result<(), AuthorityError>;
+}
+
+/// The epoch that follows what was reserved before and what the claimer saw: the rule that every authority follows.
+///
+/// # Errors
+/// When it would pass 2^53.
+pub fn next_epoch(
+    reserved: Option<Epoch>,
+    above: Option<Epoch>,
+    now_unix_ms: u64,
+) -> Result<Epoch, AuthorityError> {
+    let floor = reserved.map_or(now_unix_ms, Epoch::get).max(above.map_or(0, Epoch::get));
+    Epoch::new(floor.saturating_add(1)).map_err(|error| AuthorityError { reason: error.to_string() })
+}
+
+/// An authority whose grants last as long as the process: for one hub without a store, and for tests.
+#[derive(Debug, Default)]
+pub struct MemoryAuthority {
+    instances: Mutex<HashMap<InstanceId, Entry>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    reserved: Option<Epoch>,
+    active: Option<Grant>,
+}
+
+impl MemoryAuthority {
+    /// Has granted nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn with<R>(&self, instance: &InstanceId, work: impl FnOnce(&mut Entry) -> R) -> R {
+        let mut instances = self.instances.lock().expect("no holder of this lock panics");
+        work(instances.entry(instance.clone()).or_default())
+    }
+}
+
+#[async_trait]
+impl Authority for MemoryAuthority {
+    async fn reserve(&self, instance: &InstanceId, above: Option<Epoch>) -> Result<Epoch, AuthorityError> {
+        self.with(instance, |entry| {
+            let epoch = next_epoch(entry.reserved, above, clock::unix_ms())?;
+            entry.reserved = Some(epoch);
+            Ok(epoch)
+        })
+    }
+
+    async fn activate(
+        &self,
+        instance: &InstanceId,
+        expected: Option<Epoch>,
+        grant: Grant,
+    ) -> Result<Activation, AuthorityError> {
+        Ok(self.with(instance, |entry| {
+            let active = entry.active.as_ref().map(|grant| grant.epoch);
+            if active == expected && active < Some(grant.epoch) {
+                entry.active = Some(grant);
+                Activation::Won
+            } else {
+                Activation::Lost { active: entry.active.clone() }
+            }
+        }))
+    }
+
+    async fn active(&self, instance: &InstanceId) -> Result<Option<Grant>, AuthorityError> {
+        Ok(self.with(instance, |entry| entry.active.clone()))
+    }
+
+    async fn all_active(&self) -> Result<Vec<(InstanceId, Grant)>, AuthorityError> {
+        let instances = self.instances.lock().expect("no holder of this lock panics");
+        Ok(instances
+            .iter()
+            .filter_map(|(instance, entry)| Some((instance.clone(), entry.active.clone()?)))
+            .collect())
+    }
+
+    async fn forget(&self, instance: &InstanceId) -> Result<(), AuthorityError> {
+        self.with(instance, |entry| entry.active = None);
+        Ok(())
+    }
+}

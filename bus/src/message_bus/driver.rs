@@ -1,0 +1,259 @@
+//! Feeds the sessions: messages, answers of the authority and time go in; what comes out is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use towline_protocol::frame::{Encoding, Frame, Header, Kind};
+use towline_protocol::session::{Claim, Leaving, Ready, Renewal};
+use towline_protocol::subject::{Root, Subject, Verb};
+use towline_protocol::{BootId, Epoch, InstanceId, limits, wire};
+
+use super::roster::{Entry, Roster};
+use crate::authority::{Authority, Grant};
+use crate::clock::{self, Moment};
+use crate::event::{BusEvent, EventKind};
+use crate::metrics::BusMetrics;
+use crate::presence::Change;
+use crate::session::{HubEffect, HubEvent};
+use crate::task::Tasks;
+use crate::transport::{LinkState, Message, Subscription, Transport};
+
+/// How often presence and waiting claims are looked at: a twentieth of the time in which loss must be noticed.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Answers of the authority that wait for the driver; each instance has at most two questions open.
+const ANSWERS_MAX: usize = 1_024;
+
+pub(super) struct Driver {
+    transport: Arc<dyn Transport>,
+    root: Root,
+    authority: Arc<dyn Authority>,
+    roster: Arc<Roster>,
+    metrics: BusMetrics,
+    events: mpsc::Sender<BusEvent>,
+    tasks: Tasks,
+    answers: mpsc::Sender<(InstanceId, HubEvent)>,
+    answered: mpsc::Receiver<(InstanceId, HubEvent)>,
+    /// Until then, silence may be this hub's own.
+    deaf_until: Moment,
+}
+
+impl Driver {
+    pub(super) fn new(
+        transport: Arc<dyn Transport>,
+        root: Root,
+        authority: Arc<dyn Authority>,
+        roster: Arc<Roster>,
+        metrics: BusMetrics,
+        events: mpsc::Sender<BusEvent>,
+        tasks: Tasks,
+    ) -> Self {
+        let (answers, answered) = mpsc::channel(ANSWERS_MAX);
+        let deaf_until = clock::now();
+        Self { transport, root, authority, roster, metrics, events, tasks, answers, answered, deaf_until }
+    }
+
+    pub(super) async fn run(mut self, mut asks: Subscription, mut heartbeats: Subscription) {
+        let mut ticks = tokio::time::interval(TICK);
+        let mut link = self.transport.link();
+        let stopping = self.tasks.stopping().clone();
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                message = heartbeats.next() => match message {
+                    Some(message) => self.on_message(&message).await,
+                    None => return,
+                },
+                message = asks.next() => match message {
+                    Some(message) => self.on_message(&message).await,
+                    None => return,
+                },
+                Some((instance, event)) = self.answered.recv() => self.feed(&instance, event).await,
+                _ = ticks.tick() => self.on_tick().await,
+                Ok(()) = link.changed() => {
+                    if *link.borrow_and_update() == LinkState::Connected {
+                        self.metrics.reconnects.inc();
+                        self.deaf_until = clock::now() + limits::RENEW_EVERY;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn on_message(&mut self, message: &Message) {
+        self.metrics.payload_bytes.with_label_values(&["in"]).inc_by(message.payload.len() as u64);
+        match self.read(message) {
+            Ok((instance, event)) => self.feed(&instance, event).await,
+            Err(reason) => self.metrics.refusals.with_label_values(&[reason]).inc(),
+        }
+    }
+
+    /// What a message says. The instance is the one of the subject, which the bus server vouches for; what stands in the
+    /// body is claimed by that instance and no other.
+    fn read(&self, message: &Message) -> Result<(InstanceId, HubEvent), &'static str> {
+        let subject = self.root.parse(&message.subject).map_err(|_| "malformed_subject")?;
+        let frame = Frame::decode(&message.payload).map_err(|_| "malformed_frame")?;
+        let number = frame.header.sequence;
+        match subject {
+            Subject::Heartbeat { instance } => {
+                let renewal: Renewal = body(&frame, Kind::Heartbeat)?;
+                Ok((instance, HubEvent::Renewal { number, renewal }))
+            }
+            Subject::Ask { instance, verb } => {
+                let event = match verb {
+                    Verb::Claim => {
+                        HubEvent::Claim { number, claim: checked_claim(body(&frame, Kind::Ask)?)? }
+                    }
+                    Verb::Ready => HubEvent::Ready { number, ready: body::<Ready>(&frame, Kind::Ask)? },
+                    Verb::StandDown => HubEvent::StoodDown { leaving: body::<Leaving>(&frame, Kind::Ask)? },
+                    Verb::Goodbye => HubEvent::Goodbye { leaving: body::<Leaving>(&frame, Kind::Ask)? },
+                };
+                Ok((instance, event))
+            }
+            _ => Err("malformed_subject"),
+        }
+    }
+
+    async fn feed(&mut self, instance: &InstanceId, event: HubEvent) {
+        let now = clock::now();
+        let (effects, told) = {
+            let mut entries = self.roster.lock();
+            // Only a claim makes an instance known; whatever else comes from a stranger is answered and forgotten.
+            let mut stranger = Entry::default();
+            let is_claim = matches!(event, HubEvent::Claim { .. });
+            let entry = match entries.get_mut(instance) {
+                Some(entry) => entry,
+                None if is_claim => entries.entry(instance.clone()).or_default(),
+                None => &mut stranger,
+            };
+            entry.handle(now, event)
+        };
+        self.roster.note_change();
+        for (epoch, kind, detail) in told {
+            self.tell(instance, epoch, kind, detail);
+        }
+        for effect in effects {
+            self.act(instance, effect).await;
+        }
+    }
+
+    async fn act(&mut self, instance: &InstanceId, effect: HubEffect) {
+        let hub_unix_ms = clock::unix_ms();
+        match effect {
+            HubEffect::AnswerClaim { boot, number, mut answer } => {
+                answer.hub_unix_ms = hub_unix_ms;
+                self.answer(instance, boot, number, wire::encode(&answer)).await;
+            }
+            HubEffect::AnswerReady { boot, number, mut answer } => {
+                answer.hub_unix_ms = hub_unix_ms;
+                self.answer(instance, boot, number, wire::encode(&answer)).await;
+            }
+            HubEffect::AnswerRenewal { boot, number, mut answer } => {
+                answer.hub_unix_ms = hub_unix_ms;
+                self.answer(instance, boot, number, wire::encode(&answer)).await;
+            }
+            HubEffect::Order(mut order) => {
+                order.hub_unix_ms = hub_unix_ms;
+                let subject = Subject::Session { instance: instance.clone(), epoch: order.epoch };
+                self.publish(&subject, Kind::Order, 0, wire::encode(&order)).await;
+            }
+            HubEffect::Reserve { nonce, above } => self.reserve(instance.clone(), nonce, above),
+            HubEffect::Activate { expected, grant } => self.activate(instance.clone(), expected, grant),
+            HubEffect::CountKick => self.metrics.kicks.inc(),
+            HubEffect::Tell { epoch, kind, detail } => self.tell(instance, epoch, kind, detail),
+        }
+    }
+
+    /// Asks the authority on a task of its own: a store that is slow for one instance delays no other's heartbeat.
+    fn reserve(&self, instance: InstanceId, nonce: u64, above: Option<Epoch>) {
+        let (authority, answers) = (self.authority.clone(), self.answers.clone());
+        self.tasks.spawn_isolated("bus reserve", async move {
+            let result = authority.reserve(&instance, above).await;
+            // The driver is gone: the hub is stopping.
+            let _ = answers.send((instance, HubEvent::Reserved { nonce, result })).await;
+        });
+    }
+
+    fn activate(&self, instance: InstanceId, expected: Option<Epoch>, grant: Grant) {
+        let (authority, answers) = (self.authority.clone(), self.answers.clone());
+        self.tasks.spawn_isolated("bus activate", async move {
+            let epoch = grant.epoch;
+            let result = authority.activate(&instance, expected, grant).await;
+            // The driver is gone: the hub is stopping.
+            let _ = answers.send((instance, HubEvent::Activated { epoch, result })).await;
+        });
+    }
+
+    async fn answer(&self, instance: &InstanceId, boot: BootId, number: u32, body: Vec<u8>) {
+        let subject = Subject::Answer { instance: instance.clone(), boot, number };
+        self.publish(&subject, Kind::Answer, number, body).await;
+    }
+
+    async fn publish(&self, subject: &Subject, kind: Kind, sequence: u32, body: Vec<u8>) {
+        let mut header = Header::new(kind, Encoding::MessagePack);
+        header.sequence = sequence;
+        let payload = Frame { header, body: body.into() }.encode();
+        self.metrics.payload_bytes.with_label_values(&["out"]).inc_by(payload.len() as u64);
+        // What does not get out is asked for again.
+        if let Err(error) = self.transport.publish(self.root.subject(subject), None, payload).await {
+            tracing::debug!(%error, ?subject, "not sent");
+        }
+    }
+
+    fn tell(&self, instance: &InstanceId, epoch: Epoch, kind: EventKind, detail: String) {
+        tracing::info!(%instance, %epoch, %kind, "{detail}");
+        let event =
+            BusEvent { instance: instance.clone(), epoch, kind, at_unix_ms: clock::unix_ms(), detail };
+        if let Err(error) = self.events.try_send(event) {
+            tracing::error!(%error, "an event was not stored: whoever stores them does not keep up");
+        }
+    }
+
+    async fn on_tick(&mut self) {
+        let now = clock::now();
+        if *self.transport.link().borrow() == LinkState::Disconnected {
+            return;
+        }
+        let (lost, effects) = {
+            let mut entries = self.roster.lock();
+            let mut lost = Vec::new();
+            let mut effects = Vec::new();
+            for (instance, entry) in entries.iter_mut() {
+                if let Some(Change::Lost { silent }) = entry.presence.check(now, self.deaf_until)
+                    && let Some(target) = entry.session.last()
+                {
+                    lost.push((instance.clone(), target.epoch, silent));
+                }
+                let due = entry.session.handle(now, HubEvent::Tick);
+                effects.extend(due.into_iter().map(|effect| (instance.clone(), effect)));
+            }
+            (lost, effects)
+        };
+        for (instance, epoch, silent) in lost {
+            let detail = format!("not heard for {} ms", silent.as_millis());
+            self.tell(&instance, epoch, EventKind::Disconnected, detail);
+            self.roster.note_change();
+        }
+        for (instance, effect) in effects {
+            self.act(&instance, effect).await;
+        }
+    }
+}
+
+fn body<T: serde::de::DeserializeOwned>(frame: &Frame, kind: Kind) -> Result<T, &'static str> {
+    if frame.header.kind != kind {
+        return Err("malformed_frame");
+    }
+    wire::decode::<T>(&frame.body).map_err(|_| "malformed_body")
+}
+
+/// Bounds what a claim makes the hub remember.
+fn checked_claim(claim: Claim) -> Result<Claim, &'static str> {
+    let is_word = |text: &String| text.len() <= limits::WORD_CHARS_MAX;
+    let fits = claim.calls.len() <= limits::CALLS_MAX
+        && claim.calls.iter().all(is_word)
+        && is_word(&claim.version)
+        && is_word(&claim.runtime);
+    if fits { Ok(claim) } else { Err("oversized_claim") }
+}

@@ -1,0 +1,136 @@
+//! The platform of an instance that is somewhere else.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use towline_protocol::call::Request;
+use towline_protocol::platform::{
+    AllServicesRequest, ApplyRequest, Definition, ExportRequest, LogLine, LogsRequest, PingRequest, Service,
+    SomeServicesRequest, SyncAction, SyncRequest, VersionRequest,
+};
+use towline_protocol::{CallError, Code, InstanceId, Method, ResourceId, limits};
+
+use super::roster::Roster;
+use crate::clock;
+use crate::exchange::{Caller, Destination};
+use crate::metrics::{BusMetrics, outcome_label};
+use crate::platform::{CallContext, ItemStream, Platform};
+
+/// An instance, as seen from the hub. Every call is measured here, on the caller's side: unavailable instances and lost
+/// calls are in the histogram.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    instance: InstanceId,
+    roster: Arc<Roster>,
+    caller: Caller,
+    metrics: BusMetrics,
+}
+
+impl Remote {
+    pub(super) fn new(
+        instance: InstanceId,
+        roster: Arc<Roster>,
+        caller: Caller,
+        metrics: BusMetrics,
+    ) -> Self {
+        Self { instance, roster, caller, metrics }
+    }
+
+    /// Where the call goes, once it is sure that the agent has it.
+    fn destination(&self, method: Method) -> Result<Destination, CallError> {
+        let instance = self.instance.clone();
+        let target = self
+            .roster
+            .target(&instance)
+            .map_err(|why| CallError::new(Code::Unavailable, format!("{instance} {why}")))?;
+        if target.calls.iter().any(|name| name == method.name()) {
+            return Ok(Destination { instance, epoch: target.epoch });
+        }
+        let text =
+            format!("{method} needs a call set of {}; the agent of {instance} lacks it", method.since());
+        Err(CallError::new(Code::UpgradeNeeded, text))
+    }
+
+    async fn call<R: Request>(&self, cx: &CallContext, args: &R) -> Result<R::Response, CallError> {
+        self.measured(R::METHOD, async {
+            let to = self.destination(R::METHOD)?;
+            self.caller.call(&to, cx, args).await
+        })
+        .await
+    }
+
+    async fn measured<T>(
+        &self,
+        method: Method,
+        work: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let begun = clock::now();
+        let result = work.await;
+        let seconds = clock::now().since(begun).as_secs_f64();
+        let labels = [method.name(), outcome_label(&result)];
+        self.metrics.call_seconds.with_label_values(&labels).observe(seconds);
+        result
+    }
+}
+
+fn check_count(what: &str, found: usize, most: usize) -> Result<(), CallError> {
+    if found <= most {
+        return Ok(());
+    }
+    Err(CallError::new(Code::TooLarge, format!("{found} {what} in one call, and {most} are allowed")))
+}
+
+#[async_trait]
+impl Platform for Remote {
+    async fn ping(&self, cx: &CallContext) -> Result<(), CallError> {
+        self.call(cx, &PingRequest {}).await.map(|_| ())
+    }
+
+    async fn version(&self, cx: &CallContext) -> Result<String, CallError> {
+        self.call(cx, &VersionRequest {}).await.map(|response| response.version)
+    }
+
+    async fn all_services(
+        &self,
+        cx: &CallContext,
+        namespace: Option<&str>,
+        ignored: &BTreeSet<ResourceId>,
+    ) -> Result<Vec<Service>, CallError> {
+        check_count("ignored ids", ignored.len(), limits::IDS_MAX)?;
+        let request =
+            AllServicesRequest { namespace: namespace.map(str::to_owned), ignored: ignored.clone() };
+        self.call(cx, &request).await.map(|response| response.services)
+    }
+
+    async fn some_services(&self, cx: &CallContext, ids: &[ResourceId]) -> Result<Vec<Service>, CallError> {
+        check_count("ids", ids.len(), limits::IDS_MAX)?;
+        let request = SomeServicesRequest { ids: ids.to_vec() };
+        self.call(cx, &request).await.map(|response| response.services)
+    }
+
+    async fn apply(&self, cx: &CallContext, definitions: &[Definition]) -> Result<(), CallError> {
+        check_count("definitions", definitions.len(), limits::DEFINITIONS_MAX)?;
+        let request = ApplyRequest { definitions: definitions.to_vec() };
+        self.call(cx, &request).await.map(|_| ())
+    }
+
+    async fn export(&self, cx: &CallContext) -> Result<Bytes, CallError> {
+        self.call(cx, &ExportRequest {}).await.map(|response| response.config)
+    }
+
+    async fn sync(&self, cx: &CallContext, actions: &[SyncAction]) -> Result<(), CallError> {
+        check_count("actions", actions.len(), limits::DEFINITIONS_MAX)?;
+        let request = SyncRequest { actions: actions.to_vec() };
+        self.call(cx, &request).await.map(|_| ())
+    }
+
+    async fn logs(&self, cx: &CallContext, request: &LogsRequest) -> Result<ItemStream<LogLine>, CallError> {
+        self.measured(Method::Logs, async {
+            let to = self.destination(Method::Logs)?;
+            self.caller.open(&to, cx, request).await
+        })
+        .await
+    }
+}

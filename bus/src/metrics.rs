@@ -1,0 +1,80 @@
+//! What the bus counts. Names as in `docs/operations.md`; labels are bounded, never an instance id.
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// Buckets of every call histogram, in seconds: 1 ms to 20 min, the longest allowed call.
+pub const CALL_SECONDS_BUCKETS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1200.0];
+
+/// The metrics of one side of the bus. Clones share their values.
+#[derive(Debug, Clone)]
+pub struct BusMetrics {
+    /// Sessions told to stand down for a newer one, each once.
+    pub kicks: IntCounter,
+    /// How often the transport connected again.
+    pub reconnects: IntCounter,
+    /// Bytes of payload, by direction `in` or `out`.
+    pub payload_bytes: IntCounterVec,
+    /// What was refused instead of being acted on, by reason.
+    pub refusals: IntCounterVec,
+    /// Calls under way.
+    pub in_flight: IntGauge,
+    /// How long calls take on the caller's side, by method and outcome.
+    pub call_seconds: HistogramVec,
+}
+
+impl BusMetrics {
+    /// Makes the metrics and registers them.
+    ///
+    /// # Errors
+    /// When the registry already has metrics of these names.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            kicks: IntCounter::new("towline_bus_kicks_total", "Sessions told to stand down for a newer one.")?,
+            reconnects: IntCounter::new("towline_bus_reconnects_total", "How often the transport connected again.")?,
+            payload_bytes: IntCounterVec::new(
+                Opts::new("towline_bus_payload_bytes", "Bytes of payload, by direction."),
+                &["direction"],
+            )?,
+            refusals: IntCounterVec::new(
+                Opts::new("towline_bus_refusals_total", "Messages refused instead of acted on, by reason."),
+                &["reason"],
+            )?,
+            in_flight: IntGauge::new("towline_bus_in_flight_requests", "Calls under way.")?,
+            call_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "towline_hub_call_duration_seconds",
+                    "How long calls take on the caller's side, unavailable instances and lost calls included.",
+                )
+                .buckets(CALL_SECONDS_BUCKETS.to_vec()),
+                &["method", "outcome"],
+            )?,
+        };
+        registry.register(Box::new(metrics.kicks.clone()))?;
+        registry.register(Box::new(metrics.reconnects.clone()))?;
+        registry.register(Box::new(metrics.payload_bytes.clone()))?;
+        registry.register(Box::new(metrics.refusals.clone()))?;
+        registry.register(Box::new(metrics.in_flight.clone()))?;
+        registry.register(Box::new(metrics.call_seconds.clone()))?;
+        Ok(metrics)
+    }
+
+    /// Metrics that no registry shows.
+    #[must_use]
+    pub fn unregistered() -> Self {
+        Self::register(&Registry::new()).expect("a new registry has no such names")
+    }
+}
+
+/// The `outcome` label of a call: `ok`, or the code of its error. A code of a newer peer counts as `other`, which keeps
+/// the label bounded.
+#[must_use]
+pub fn outcome_label<T>(result: &Result<T, towline_protocol::CallError>) -> &str {
+    match result {
+        Ok(_) => "ok",
+        Err(error) => match &error.code {
+            towline_protocol::Code::Other(_) => "other",
+            known => known.as_str(),
+        },
+    }
+}

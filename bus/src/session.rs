@@ -1,0 +1,27 @@
+//! The right to be heard: at most one session of an instance serves, the newest wins, and a process that was frozen
+//! through a takeover begins nothing when it thaws.
+//!
+//! Two pure state machines: [`HubSession`], one per instance on the hub, and [`AgentSession`], one per agent process.
+//! Events and the time go in, effects come out; drivers (`MessageBus`, `subscribe`) do what the effects say. Simulation
+//! and model checking drive these very types.
+//!
+//! ```text
+//! agent                                hub
+//!   │  claim (boot, nonce, store, mode)  │
+//!   ├───────────────────────────────────►│  reserve the next epoch
+//!   │◄───────────────────────────────────┤  reserved e
+//!   │  subscribe e, prove it by a round trip
+//!   │  ready e                           │
+//!   ├───────────────────────────────────►│  kick the active epoch; wait for its stand-down,
+//!   │◄───────────────────────────────────┤  or for its lease to end; compare-and-set
+//!   │  go e                              │
+//!   │  renewal e, every 2 s              │
+//!   ├───────────────────────────────────►│
+//!   │◄───────────────────────────────────┤  renewed, or kicked, or unknown (claim again, to resume)
+//! ```
+
+mod agent;
+mod hub;
+
+pub use agent::{AgentEffect, AgentEvent, AgentSession, Ask, EndReason, Identity};
+pub use hub::{HubEffect, HubEvent, HubSession, Target};

@@ -1,0 +1,458 @@
+//! The agent's side of its session.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use towline_protocol::session::{
+    Claim, ClaimAnswer, ClaimMode, ClaimOutcome, Order, RenewalAnswer, RenewalOutcome, SessionOrder,
+};
+use towline_protocol::{BootId, CallError, Epoch, StoreId, limits};
+
+use crate::clock::Moment;
+
+/// Questions to an absent hub come no more often than this in the end: ten thousand agents then ask it 2,500 to 5,000
+/// times a second together, which it answers.
+const ASK_PAUSE_MAX: Duration = Duration::from_secs(4);
+
+/// Renewals under way whose sending times are kept. More than this many unanswered are two leases long.
+const RENEWALS_KEPT: usize = 8;
+
+/// Who claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Random per process start.
+    pub boot: BootId,
+    /// The store behind the process.
+    pub store: StoreId,
+    /// The last epoch that the store saw.
+    pub last_epoch: Option<Epoch>,
+    /// The agent's build.
+    pub version: String,
+    /// The agent's runtime.
+    pub runtime: String,
+    /// The calls that it answers.
+    pub calls: Vec<String>,
+}
+
+/// What happened, for the agent's machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentEvent {
+    /// The bus is reached.
+    LinkUp,
+    /// The bus is not reached.
+    LinkDown,
+    /// The hub answered a claim.
+    ClaimAnswered(ClaimAnswer),
+    /// The subjects of this epoch are heard, proven by a round trip.
+    Subscribed {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// They are not, for now.
+    NotSubscribed {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The hub ordered something: on the session's subject, or in answer to a ready.
+    Ordered(SessionOrder),
+    /// The hub answered a heartbeat.
+    RenewalAnswered {
+        /// The heartbeat's number.
+        number: u32,
+        /// What it said.
+        answer: RenewalAnswer,
+    },
+    /// The session is to end.
+    Leave(EndReason),
+    /// Time passed.
+    Tick,
+}
+
+/// A question to the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// For an epoch.
+    Claim(Claim),
+    /// To be activated.
+    Ready(Epoch),
+    /// To renew the lease.
+    Renewal(Epoch),
+    /// To note a stand-down.
+    StandDown(Epoch),
+    /// To note a clean end.
+    Goodbye(Epoch),
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentEffect {
+    /// Ask the hub.
+    Ask {
+        /// The question's number.
+        number: u32,
+        /// The question.
+        ask: Ask,
+    },
+    /// Hear the subjects of this epoch, prove it, and say so. An earlier epoch is not heard any more.
+    Subscribe(Epoch),
+    /// Begin calls of this epoch, until the moment given. Said again with each renewal.
+    ServeUntil {
+        /// The epoch.
+        epoch: Epoch,
+        /// Begin nothing after this.
+        until: Moment,
+    },
+    /// The hub's clock showed this no earlier than `asked_at`.
+    HubTime {
+        /// Unix milliseconds.
+        hub_unix_ms: u64,
+        /// When the question was sent that this came in answer to.
+        asked_at: Moment,
+    },
+    /// Begin no call any more; work under way goes on.
+    StopServing,
+    /// The session is over.
+    End(EndReason),
+}
+
+/// Why a subscription ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndReason {
+    /// A newer subscription took over.
+    Kicked {
+        /// Its epoch, if the hub said which.
+        by: Option<Epoch>,
+    },
+    /// The platform gave up.
+    Fatal(CallError),
+    /// The hub refused the claim.
+    Refused(CallError),
+    /// It was asked to end.
+    Left,
+}
+
+impl std::fmt::Display for EndReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kicked { by: Some(by) } => write!(f, "kicked by the newer subscription of epoch {by}"),
+            Self::Kicked { by: None } => f.write_str("kicked by a newer subscription"),
+            Self::Fatal(error) => write!(f, "the platform gave up: {error}"),
+            Self::Refused(error) => write!(f, "the hub refused the claim: {error}"),
+            Self::Left => f.write_str("left"),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    /// A claim is under way, or about to be.
+    Claiming { claim: Claim, asked: Option<Moment>, tries: u32 },
+    /// Somebody else serves; ask again at this moment.
+    StandingBy { ask_at: Moment },
+    /// Waiting until the epoch's subjects are heard; `retry_at` when that failed.
+    Subscribing { epoch: Epoch, retry_at: Option<Moment> },
+    /// Waiting for go.
+    Readying { epoch: Epoch, asked: Moment },
+    /// Serving, as long as renewals are answered.
+    Serving { epoch: Epoch, sent: VecDeque<(u32, Moment)>, renew_at: Moment },
+    /// Over.
+    Ended,
+}
+
+/// An agent's session, as the agent decides it.
+#[derive(Debug, Clone)]
+pub struct AgentSession {
+    identity: Identity,
+    phase: Phase,
+    linked: bool,
+    last_number: u32,
+    renew_every: Duration,
+    random: u64,
+}
+
+impl AgentSession {
+    /// A session that will claim once the bus is reached. `seed` is where its nonces and jitter come from.
+    #[must_use]
+    pub fn new(identity: Identity, mode: ClaimMode, seed: u64) -> Self {
+        let mut session = Self {
+            identity,
+            phase: Phase::Ended,
+            linked: false,
+            last_number: 0,
+            renew_every: limits::RENEW_EVERY,
+            random: seed,
+        };
+        session.phase = session.claiming(mode, None);
+        session
+    }
+
+    /// The epoch that is being served, or was until the lease ran out.
+    #[must_use]
+    pub const fn serving(&self) -> Option<Epoch> {
+        match &self.phase {
+            Phase::Serving { epoch, .. } => Some(*epoch),
+            _ => None,
+        }
+    }
+
+    /// Decides what an event means.
+    pub fn handle(&mut self, now: Moment, event: AgentEvent) -> Vec<AgentEffect> {
+        let mut effects = Vec::new();
+        match event {
+            AgentEvent::LinkUp => {
+                self.linked = true;
+                self.hurry(now);
+                self.on_tick(now, &mut effects);
+            }
+            AgentEvent::LinkDown => self.linked = false,
+            AgentEvent::ClaimAnswered(answer) => self.on_claim_answer(now, answer, &mut effects),
+            AgentEvent::Subscribed { epoch } => self.on_subscribed(now, epoch, &mut effects),
+            AgentEvent::NotSubscribed { epoch } => {
+                if let Phase::Subscribing { epoch: wanted, retry_at } = &mut self.phase
+                    && *wanted == epoch
+                {
+                    *retry_at = Some(now + limits::ASK_AGAIN_AFTER);
+                }
+            }
+            AgentEvent::Ordered(order) => self.on_order(now, &order, &mut effects),
+            AgentEvent::RenewalAnswered { number, answer } => {
+                self.on_renewal_answer(now, number, &answer, &mut effects);
+            }
+            AgentEvent::Leave(reason) => self.end(reason, &mut effects),
+            AgentEvent::Tick => self.on_tick(now, &mut effects),
+        }
+        effects
+    }
+
+    fn on_tick(&mut self, now: Moment, effects: &mut Vec<AgentEffect>) {
+        if !self.linked {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Claiming { asked, tries, .. } => {
+                let pause = (limits::ASK_AGAIN_AFTER * 2_u32.pow((*tries).min(4))).min(ASK_PAUSE_MAX);
+                let spread = pause.mul_f64(0.5 + 0.5 * fraction(next_random(&mut self.random)));
+                if asked.is_some_and(|asked| now.since(asked) < spread) {
+                    return;
+                }
+                if asked.is_some() {
+                    *tries = tries.saturating_add(1);
+                }
+                *asked = Some(now);
+                let Phase::Claiming { claim, .. } = &self.phase else { return };
+                let claim = claim.clone();
+                self.ask(Ask::Claim(claim), effects);
+            }
+            Phase::StandingBy { ask_at } if now >= *ask_at => {
+                self.phase = self.claiming(ClaimMode::Standby, None);
+                self.on_tick(now, effects);
+            }
+            Phase::Subscribing { epoch, retry_at } if retry_at.is_some_and(|at| now >= at) => {
+                *retry_at = None;
+                effects.push(AgentEffect::Subscribe(*epoch));
+            }
+            Phase::Readying { epoch, asked } if now.since(*asked) >= limits::ASK_AGAIN_AFTER => {
+                *asked = now;
+                let epoch = *epoch;
+                self.ask(Ask::Ready(epoch), effects);
+            }
+            Phase::Serving { epoch, renew_at, .. } if now >= *renew_at => {
+                *renew_at = now + self.renew_every;
+                let epoch = *epoch;
+                let number = self.ask(Ask::Renewal(epoch), effects);
+                if let Phase::Serving { sent, .. } = &mut self.phase {
+                    sent.push_back((number, now));
+                    while sent.len() > RENEWALS_KEPT {
+                        sent.pop_front();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// After the link came back, nothing waits for its timer.
+    fn hurry(&mut self, now: Moment) {
+        match &mut self.phase {
+            Phase::Claiming { asked, tries, .. } => (*asked, *tries) = (None, 0),
+            Phase::Readying { asked, .. } => *asked = now - limits::ASK_AGAIN_AFTER,
+            Phase::Serving { renew_at, .. } => *renew_at = now,
+            Phase::Subscribing { retry_at, .. } => *retry_at = retry_at.map(|_| now),
+            Phase::StandingBy { .. } | Phase::Ended => {}
+        }
+    }
+
+    fn on_claim_answer(&mut self, now: Moment, answer: ClaimAnswer, effects: &mut Vec<AgentEffect>) {
+        let Phase::Claiming { claim, asked: Some(asked), .. } = &self.phase else { return };
+        if claim.nonce != answer.nonce {
+            return;
+        }
+        let (asked_at, held) = (*asked, claim.held);
+        effects.push(AgentEffect::HubTime { hub_unix_ms: answer.hub_unix_ms, asked_at });
+        if let Some(every) = answer.renew_every_ms {
+            // Never longer than what keeps a lease of ours: a hub that asks for more means another protocol version.
+            self.renew_every =
+                Duration::from_millis(every).clamp(limits::RENEW_EVERY / 4, limits::RENEW_EVERY);
+        }
+        match (answer.outcome, answer.epoch) {
+            (ClaimOutcome::Reserved, Some(epoch)) => {
+                effects.extend(held.map(|_| AgentEffect::StopServing));
+                self.phase = Phase::Subscribing { epoch, retry_at: None };
+                effects.push(AgentEffect::Subscribe(epoch));
+            }
+            (ClaimOutcome::Resumed, Some(epoch)) if held == Some(epoch) => {
+                self.serve(now, epoch, asked_at, effects);
+            }
+            (ClaimOutcome::Standby, _) if held.is_some() => {
+                // Somebody else serves what was ours.
+                let by = answer.holder;
+                self.end(EndReason::Kicked { by }, effects);
+            }
+            (ClaimOutcome::Refused, _) => {
+                let error = answer.error.unwrap_or_else(|| {
+                    CallError::new(
+                        towline_protocol::Code::Denied,
+                        "the hub refused the claim without a reason",
+                    )
+                });
+                if error.code == towline_protocol::Code::Busy {
+                    self.stand_by(now);
+                } else {
+                    self.end(EndReason::Refused(error), effects);
+                }
+            }
+            // Standby, or an answer of a newer hub: ask again later.
+            _ => self.stand_by(now),
+        }
+    }
+
+    fn stand_by(&mut self, now: Moment) {
+        let spread = limits::STANDBY_ASK_MIN.mul_f64(1.0 + fraction(next_random(&mut self.random)));
+        self.phase = Phase::StandingBy { ask_at: now + spread };
+    }
+
+    fn on_subscribed(&mut self, now: Moment, epoch: Epoch, effects: &mut Vec<AgentEffect>) {
+        if matches!(&self.phase, Phase::Subscribing { epoch: wanted, .. } if *wanted == epoch) {
+            self.phase = Phase::Readying { epoch, asked: now };
+            self.ask(Ask::Ready(epoch), effects);
+        }
+    }
+
+    fn on_order(&mut self, now: Moment, order: &SessionOrder, effects: &mut Vec<AgentEffect>) {
+        let (mine, asked) = match &self.phase {
+            Phase::Readying { epoch, asked } => (*epoch, Some(*asked)),
+            Phase::Subscribing { epoch, .. } | Phase::Serving { epoch, .. } => (*epoch, None),
+            Phase::Claiming { claim, .. } => match claim.held {
+                Some(held) => (held, None),
+                None => return,
+            },
+            Phase::StandingBy { .. } | Phase::Ended => return,
+        };
+        if order.epoch != mine {
+            return;
+        }
+        match (&order.order, asked) {
+            (Order::Go, Some(asked_at)) => {
+                effects.push(AgentEffect::HubTime { hub_unix_ms: order.hub_unix_ms, asked_at });
+                self.serve(now, mine, asked_at, effects);
+            }
+            (Order::Kick, _) => self.end(EndReason::Kicked { by: order.by }, effects),
+            // Wait; or a go that was said twice; or an order of a newer hub.
+            _ => {}
+        }
+    }
+
+    fn on_renewal_answer(
+        &mut self,
+        now: Moment,
+        number: u32,
+        answer: &RenewalAnswer,
+        effects: &mut Vec<AgentEffect>,
+    ) {
+        let Phase::Serving { epoch, sent, .. } = &mut self.phase else { return };
+        let epoch = *epoch;
+        if answer.epoch != epoch {
+            return;
+        }
+        let Some(position) = sent.iter().position(|(known, _)| *known == number) else { return };
+        let asked_at = sent.drain(..=position).next_back().map_or(now, |(_, at)| at);
+        effects.push(AgentEffect::HubTime { hub_unix_ms: answer.hub_unix_ms, asked_at });
+        match answer.outcome {
+            RenewalOutcome::Renewed => {
+                effects.push(AgentEffect::ServeUntil { epoch, until: asked_at + limits::LEASE_AGENT });
+            }
+            RenewalOutcome::Kicked => self.end(EndReason::Kicked { by: answer.by }, effects),
+            // The hub does not know us any more: ask it whether we may go on. The lease runs out meanwhile, if it must.
+            _ => {
+                self.phase = self.claiming(ClaimMode::Resume, Some(epoch));
+                self.on_tick(now, effects);
+            }
+        }
+    }
+
+    /// Serves from now; the lease counts from when the answered question was sent.
+    fn serve(&mut self, now: Moment, epoch: Epoch, asked_at: Moment, effects: &mut Vec<AgentEffect>) {
+        self.identity.last_epoch = Some(epoch);
+        self.phase = Phase::Serving { epoch, sent: VecDeque::new(), renew_at: now };
+        effects.push(AgentEffect::ServeUntil { epoch, until: asked_at + limits::LEASE_AGENT });
+        self.on_tick(now, effects);
+    }
+
+    /// Stops serving, tells the hub so, and ends.
+    fn end(&mut self, reason: EndReason, effects: &mut Vec<AgentEffect>) {
+        let epoch = match &self.phase {
+            Phase::Subscribing { epoch, .. }
+            | Phase::Readying { epoch, .. }
+            | Phase::Serving { epoch, .. } => Some(*epoch),
+            Phase::Claiming { claim, .. } => claim.held,
+            Phase::StandingBy { .. } => None,
+            Phase::Ended => return,
+        };
+        self.phase = Phase::Ended;
+        effects.push(AgentEffect::StopServing);
+        if let Some(epoch) = epoch {
+            let ask = match &reason {
+                EndReason::Kicked { .. } => Ask::StandDown(epoch),
+                _ => Ask::Goodbye(epoch),
+            };
+            self.ask(ask, effects);
+        }
+        effects.push(AgentEffect::End(reason));
+    }
+
+    fn claiming(&mut self, mode: ClaimMode, held: Option<Epoch>) -> Phase {
+        let claim = Claim {
+            boot: self.identity.boot,
+            nonce: next_random(&mut self.random),
+            store: self.identity.store,
+            mode,
+            last_epoch: self.identity.last_epoch,
+            held,
+            version: self.identity.version.clone(),
+            runtime: self.identity.runtime.clone(),
+            calls: self.identity.calls.clone(),
+        };
+        Phase::Claiming { claim, asked: None, tries: 0 }
+    }
+
+    fn ask(&mut self, ask: Ask, effects: &mut Vec<AgentEffect>) -> u32 {
+        self.last_number = self.last_number.wrapping_add(1);
+        effects.push(AgentEffect::Ask { number: self.last_number, ask });
+        self.last_number
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014): jitter and nonces need no
+/// better, and a machine that carries its own seed replays exactly.
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// A number in [0, 1).
+fn fraction(random: u64) -> f64 {
+    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
+}

@@ -1,0 +1,142 @@
+//! What carries the bytes.
+//!
+//! The semantics are those of NATS, traps included: delivery is at most once, in order per subject and connection; a
+//! queue that is full drops what comes; a publish with a reply subject that nobody hears is answered at once with a
+//! *no responders* message; permission violations come later, as events. [`memory`] behaves the same, and one battery of
+//! tests holds for both.
+
+pub mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::sync::{broadcast, mpsc, watch};
+
+/// A message as it arrives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The subject that it was published on.
+    pub subject: Arc<str>,
+    /// Where the publisher expects an answer. Untrusted: see `Responder` for what may be published to it.
+    pub reply: Option<Arc<str>>,
+    /// The payload, empty for *no responders*.
+    pub payload: Bytes,
+    /// The server says that nobody heard the message that this answers (NATS status 503).
+    pub no_responders: bool,
+}
+
+/// Whether the transport reaches its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// It does.
+    Connected,
+    /// It does not; it tries again by itself.
+    Disconnected,
+}
+
+/// What a transport has to tell beside messages. Lossy: whoever reads too slowly misses some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransportEvent {
+    /// The server refused a subject to this connection.
+    PermissionDenied {
+        /// What was tried: publish or subscribe, and the subject.
+        what: String,
+    },
+    /// A subscription's queue was full, and a message was dropped.
+    SlowConsumer {
+        /// The subscription's pattern.
+        pattern: String,
+    },
+}
+
+/// Why a message was not handed to the server. Nothing was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PublishError {
+    /// There is no connection now. Failing fast is the point: what a client buffers comes too late.
+    #[error("the bus is not connected")]
+    Disconnected,
+    /// The payload exceeds what the server takes.
+    #[error("a payload of {found} bytes exceeds the bus's limit of {limit}")]
+    TooLarge {
+        /// The payload's size.
+        found: usize,
+        /// The server's limit.
+        limit: usize,
+    },
+    /// The transport could not take it within its time.
+    #[error("the bus did not take a message in time")]
+    TimedOut,
+}
+
+/// Why a subscription was not made.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("could not subscribe to `{pattern}`: {reason}")]
+pub struct SubscribeError {
+    /// The pattern.
+    pub pattern: String,
+    /// What went wrong.
+    pub reason: String,
+}
+
+/// Messages of one pattern, in the order of their publication per publisher. Dropping it unsubscribes.
+pub struct Subscription {
+    messages: mpsc::Receiver<Message>,
+    _unsubscribe: Box<dyn Send + Sync>,
+}
+
+impl Subscription {
+    /// Made by transports: `unsubscribe` is dropped with the subscription.
+    pub fn new(messages: mpsc::Receiver<Message>, unsubscribe: impl Send + Sync + 'static) -> Self {
+        Self { messages, _unsubscribe: Box::new(unsubscribe) }
+    }
+
+    /// The next message; `None` once the transport was closed. A subscription outlives reconnects. Cancel safe.
+    pub async fn next(&mut self) -> Option<Message> {
+        self.messages.recv().await
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").finish_non_exhaustive()
+    }
+}
+
+/// A connection to the bus, shared by whoever holds it.
+#[async_trait]
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// Publishes a message; a reply subject asks for an answer, or for *no responders*. `Ok` says that the message is on
+    /// its way, never that it arrived.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was sent then. Cancel safe: a dropped call may have sent the message.
+    async fn publish(
+        &self,
+        subject: String,
+        reply: Option<String>,
+        payload: Bytes,
+    ) -> Result<(), PublishError>;
+
+    /// Subscribes to a pattern; members of a queue group share its messages. When it returns, the subscription is on its
+    /// way to the server, not proven there: that takes a round trip.
+    ///
+    /// # Errors
+    /// When the pattern is malformed or the transport is closed.
+    async fn subscribe(&self, pattern: String, queue: Option<String>)
+    -> Result<Subscription, SubscribeError>;
+
+    /// Whether the server is reached, and each change of it.
+    fn link(&self) -> watch::Receiver<LinkState>;
+
+    /// What there is to tell beside messages.
+    fn events(&self) -> broadcast::Receiver<TransportEvent>;
+
+    /// The largest payload that the server takes, in bytes.
+    fn max_payload(&self) -> usize;
+
+    /// Sends what is buffered, then closes. Subscriptions end.
+    async fn close(&self);
+}
