@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The tasks of one owner. Each gets the token that says when to end; [`Tasks::close`] cancels and joins them.
+/// The tasks of one owner.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
@@ -12,25 +13,29 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Starts `task` under `name`. It is told to end through [`Tasks::token`].
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
     pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn(async move {
-            task.await;
-            tracing::trace!(task = name, "task has ended");
-        });
+        drop(self.spawn_isolated(name, task));
     }
 
-    /// Cancelled when the owner wants its tasks to end.
-    pub(crate) fn token(&self) -> CancellationToken {
-        self.token.clone()
+    pub(crate) fn spawn_isolated<F>(&self, _name: &'static str, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tracker.spawn(task)
     }
 
-    /// Asks all tasks to end and waits for them, at most for `patience`.
-    pub(crate) async fn close(&self, patience: Duration) {
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    pub(crate) async fn stop(&self, patience: Duration) -> bool {
         self.token.cancel();
         self.tracker.close();
-        if tokio::time::timeout(patience, self.tracker.wait()).await.is_err() {
-            tracing::warn!(left = self.tracker.len(), "some tasks did not end in time");
-        }
+        tokio::time::timeout(patience, self.tracker.wait()).await.is_ok()
     }
 }

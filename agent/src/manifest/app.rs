@@ -16,7 +16,7 @@ use super::{
 };
 
 /// An app as the process runtime carries it out. Fields that it cannot honour are not here: they were refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct AppSpec {
     /// Program and first arguments; at least one.
     pub command: Vec<String>,
@@ -49,7 +49,7 @@ pub struct AppSpec {
 }
 
 /// When a unit that ended is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Restart {
     /// After which endings.
     pub condition: Condition,
@@ -74,7 +74,7 @@ pub enum Condition {
 }
 
 /// How a unit is asked to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Stop {
     /// Sent to the unit's whole process group.
     pub signal: StopSignal,
@@ -98,7 +98,7 @@ pub enum StopSignal {
 }
 
 /// A port that a unit listens on; it learns the number as `PORT_<NAME>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PortSpec {
     /// Name of the port, unique in the app.
     pub name: Name,
@@ -122,7 +122,7 @@ pub enum Protocol {
 }
 
 /// A file that is written before a unit starts.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize)]
 pub struct FileSpec {
     /// Absolute, or relative to the unit's working directory.
     pub path: PathBuf,
@@ -149,7 +149,7 @@ impl std::fmt::Debug for FileSpec {
 }
 
 /// Bounds of the log that is kept of each unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct LogSpec {
     /// Size at which a file is full and the next one begins.
     pub max_size: ByteSize,
@@ -158,7 +158,7 @@ pub struct LogSpec {
 }
 
 /// How a changed definition replaces running units.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Strategy {
     /// One by one, or all at once.
     pub kind: StrategyType,
@@ -169,7 +169,7 @@ pub struct Strategy {
 }
 
 /// One by one, or all at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum StrategyType {
     /// Units are replaced in turn.
     Rolling,
@@ -178,7 +178,7 @@ pub enum StrategyType {
 }
 
 /// What is done about a unit that was lost behind our back (a killed supervisor, a reboot).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum Drift {
     /// It is started again.
     Repair,

@@ -41,7 +41,7 @@ use self::{
     ports::Ports,
     unit::{Unit, UnitRecord},
 };
-use crate::{manifest::Manifest, tasks::Tasks};
+use crate::{manifest::Manifest, shim::Status, tasks::Tasks};
 
 /// `PATH` of units unless configured otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -109,7 +109,7 @@ impl ProcessRuntime {
             units_dir,
             units: Mutex::default(),
             ports: Mutex::default(),
-            tasks: Tasks::default(),
+            tasks: Tasks::new(),
         };
         let runtime = Self { inner: Arc::new(inner) };
         for record in records {
@@ -179,6 +179,30 @@ impl ProcessRuntime {
         self.units().values().map(|unit| unit.status()).collect()
     }
 
+    /// The units of one app, by id.
+    pub fn units_of(&self, app: &str) -> Vec<UnitStatus> {
+        self.units().values().filter(|unit| unit.record.app == app).map(|unit| unit.status()).collect()
+    }
+
+    /// Deletes every unit, many at a time, with all that was written for them. For the end of a trial run.
+    ///
+    /// # Errors
+    /// The first that could not be deleted; the others are, none the less.
+    pub async fn delete_all(&self) -> Result<(), RuntimeError> {
+        let units: Vec<String> = self.units().keys().cloned().collect();
+        let deletes = stream::iter(units).map(|unit| async move { self.delete(&unit).await });
+        let results: Vec<Result<(), RuntimeError>> = deletes.buffer_unordered(STOPS_AT_ONCE).collect().await;
+        results.into_iter().collect()
+    }
+
+    /// Waits at most `patience` for a unit to leave `started`; says whether it did.
+    pub(crate) async fn falls_within(&self, unit: &str, patience: Duration) -> bool {
+        let Ok(unit) = self.find(unit) else { return true };
+        let mut states = unit.state.subscribe();
+        let fell = states.wait_for(|state| state.status != Status::Started);
+        tokio::time::timeout(patience, fell).await.is_ok()
+    }
+
     /// Stops every unit, many at a time. Returns when all are gone.
     ///
     /// # Errors
@@ -196,13 +220,17 @@ impl ProcessRuntime {
     pub fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine> {
         let (sender, receiver) = mpsc::channel(logs::QUEUE);
         let inner = Arc::downgrade(&self.inner);
-        self.inner.tasks.spawn("log-reader", logs::run(inner, query, sender, self.inner.tasks.token()));
+        self.inner
+            .tasks
+            .spawn("log-reader", logs::run(inner, query, sender, self.inner.tasks.stopping().clone()));
         receiver
     }
 
     /// Lets go of all units, which run on, and ends the runtime's tasks. For the end of an agent.
     pub async fn close(&self) {
-        self.inner.tasks.close(PATIENCE).await;
+        if !self.inner.tasks.stop(PATIENCE).await {
+            tracing::warn!("some tasks of the process runtime did not end in time");
+        }
     }
 
     fn find(&self, unit: &str) -> Result<Arc<Unit>, RuntimeError> {

@@ -207,7 +207,7 @@ impl ProcessRuntime {
             .kill_on_drop(false)
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
-        let token = self.inner.tasks.token();
+        let token = self.inner.tasks.stopping().clone();
         self.inner.tasks.spawn("shim-reaper", async move {
             // When the agent ends first, the shim goes to whoever adopts orphans.
             token.run_until_cancelled(child.wait()).await;
@@ -222,7 +222,7 @@ impl ProcessRuntime {
         let follower = Follower {
             unit: Arc::clone(unit),
             instance: self.inner.config.instance.clone(),
-            token: self.inner.tasks.token(),
+            token: self.inner.tasks.stopping().clone(),
         };
         self.inner.tasks.spawn("shim-link", follower.run(stream, commands));
     }

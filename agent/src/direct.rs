@@ -1,0 +1,195 @@
+//! Direct resources: what `apply` and `sync` brought here, owned by no bundle.
+//!
+//! ```text
+//! apply ─► check ─► converge (plan, step, plan again …) ─► store, with the call's outcome ─► answer
+//!                      └─ a failure undoes what this call did, and the definition before it stays in force
+//! ```
+//!
+//! A call ends with its answer and is never repeated later. What *is* done later, where an app says `drift: repair`, is
+//! starting units again that were lost behind our back. Work on one resource is serial, on several it is parallel.
+//!
+//! Deleting what is absent succeeds: what was wanted holds, and a retry of half a sync must not fail on the half that
+//! was done.
+
+mod apply;
+mod converge;
+mod entry;
+mod journal;
+mod logs;
+mod once;
+mod plan;
+mod repair;
+mod services;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use towline_protocol::{
+    CallError, Code, Effect, ItemError, RequestId, StoreId,
+    platform::{Definition, SyncAction},
+};
+
+use self::{entry::Entry, journal::Journal, once::Calls};
+use crate::{
+    runtime::process::ProcessRuntime,
+    store::{Store, StoreError},
+    tasks::Tasks,
+};
+
+/// Definitions of one call that are carried out at the same time.
+const AT_ONCE: usize = 16;
+
+/// How long work under way may take to be undone or finished when the agent ends.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Direct resources over the process runtime. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Direct {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    runtime: ProcessRuntime,
+    store: Arc<Store>,
+    entries: Mutex<BTreeMap<String, Arc<Entry>>>,
+    /// One lock per resource that is being worked on.
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    calls: Calls,
+    tasks: Tasks,
+}
+
+/// Who asks for a change: enough to do it once.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The caller's id for the call.
+    pub request: RequestId,
+    /// The store that saw the first attempt, when this is a retry.
+    pub pinned: Option<StoreId>,
+    /// Cancelled when the caller takes the call back.
+    pub cancelled: CancellationToken,
+}
+
+impl Direct {
+    /// Takes up the resources of `store` on `runtime`, and begins to bring units back that were lost meanwhile.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn open(store: Arc<Store>, runtime: ProcessRuntime) -> Result<Self, StoreError> {
+        let resources = store.resources()?;
+        let entries =
+            resources.into_iter().map(|(id, resource)| (id, Arc::new(Entry::read(resource)))).collect();
+        let inner = Inner {
+            runtime,
+            store,
+            entries: Mutex::new(entries),
+            locks: Mutex::default(),
+            calls: Calls::default(),
+            tasks: Tasks::new(),
+        };
+        let direct = Self { inner: Arc::new(inner) };
+        direct.inner.tasks.spawn("drift", repair::run(direct.clone()));
+        Ok(direct)
+    }
+
+    /// Applies definitions, and returns when what they define runs (or, where asked so, when they are accepted).
+    ///
+    /// Goes on if it is dropped. The same request id is done once: a repetition waits for the same outcome, or is told
+    /// it.
+    ///
+    /// # Errors
+    /// [`Code::Cluster`] with an error by id; definitions that are not in it were applied.
+    pub async fn apply(&self, caller: &Caller, definitions: &[Definition]) -> Result<(), CallError> {
+        let question = once::question("apply", definitions);
+        let (direct, definitions, cancelled) = (self.clone(), definitions.to_vec(), caller.cancelled.clone());
+        self.once(caller, question, move |journal| async move {
+            direct.apply_all(definitions, journal, cancelled).await
+        })
+        .await
+    }
+
+    /// Runs actions in order: for each, delete, then apply. A failed delete skips its own apply; the rest goes on.
+    ///
+    /// Goes on if it is dropped; done once, as [`Direct::apply`].
+    ///
+    /// # Errors
+    /// [`Code::Cluster`] with an error by id; actions that are not in it were done.
+    pub async fn sync(&self, caller: &Caller, actions: &[SyncAction]) -> Result<(), CallError> {
+        let question = once::question("sync", actions);
+        let (direct, actions, cancelled) = (self.clone(), actions.to_vec(), caller.cancelled.clone());
+        self.once(caller, question, move |journal| async move {
+            direct.sync_all(actions, journal, cancelled).await
+        })
+        .await
+    }
+
+    /// All direct resources, verbatim, as one stream of documents that can be applied again.
+    pub fn export(&self) -> Bytes {
+        let mut out = Vec::new();
+        for entry in self.entries().values() {
+            out.extend_from_slice(b"---\n");
+            out.extend_from_slice(&entry.resource.definition);
+            if !out.ends_with(b"\n") {
+                out.push(b'\n');
+            }
+        }
+        out.into()
+    }
+
+    /// The runtime underneath.
+    pub fn runtime(&self) -> &ProcessRuntime {
+        &self.inner.runtime
+    }
+
+    /// Waits for work under way and ends all tasks; units run on.
+    pub async fn close(&self) {
+        if !self.inner.tasks.stop(PATIENCE).await {
+            tracing::warn!(
+                "work on direct resources did not end in time; what it did is settled at the next start"
+            );
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
+        self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, id: &str) -> Option<Arc<Entry>> {
+        self.entries().get(id).cloned()
+    }
+
+    /// Locks one resource. Locks that nobody holds or waits for are forgotten on the way.
+    async fn lock(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(id.to_owned()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// Whether work on this resource is under way.
+    fn is_busy(&self, id: &str) -> bool {
+        let locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.get(id).is_some_and(|lock| lock.try_lock().is_err())
+    }
+}
+
+/// The whole of several results: which failed, and whether anything was done.
+fn summary(errors: BTreeMap<String, ItemError>, asked: usize, undone: bool) -> Result<(), CallError> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let effect = if undone && errors.len() >= asked { Effect::None } else { Effect::Partial };
+    Err(CallError::cluster(errors, effect))
+}
+
+/// The refusal of something a person wrote.
+fn invalid(text: impl Into<String>) -> ItemError {
+    ItemError::new(Code::Invalid, text)
+}

@@ -1,0 +1,239 @@
+//! Applying and deleting, one resource at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use towline_protocol::{
+    CallError, Code, ItemError,
+    platform::{Definition, SyncAction},
+};
+
+use super::{
+    AT_ONCE, Direct, Journal,
+    converge::Revive,
+    entry::{Entry, one},
+    invalid, summary,
+};
+use crate::{manifest, store::Change, wall};
+
+/// Why one resource was not done.
+#[derive(Debug)]
+struct Failure {
+    error: ItemError,
+    /// Everything is as it was before.
+    undone: bool,
+}
+
+impl From<ItemError> for Failure {
+    fn from(error: ItemError) -> Self {
+        Self { error, undone: true }
+    }
+}
+
+impl Direct {
+    pub(super) async fn apply_all(
+        &self,
+        definitions: Vec<Definition>,
+        journal: Arc<Mutex<Journal>>,
+        cancelled: CancellationToken,
+    ) -> Result<(), CallError> {
+        let asked = definitions.len();
+        let twice = twice(definitions.iter().map(|definition| definition.id.as_str()));
+        let work = definitions.into_iter().map(|definition| {
+            let (journal, cancelled) = (&journal, &cancelled);
+            let refused = twice.contains(definition.id.as_str());
+            async move {
+                let id = definition.id.as_str();
+                let done = if refused {
+                    Err(invalid("found twice in one call, allowed is once").into())
+                } else {
+                    self.apply_one(id, &definition.definition, definition.is_async, journal, cancelled).await
+                };
+                (id.to_owned(), done)
+            }
+        });
+        let results: Vec<(String, Result<(), Failure>)> =
+            stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
+        let undone = results.iter().all(|(_, done)| done.as_ref().is_err_and(|failure| failure.undone));
+        let failed = results.into_iter().filter_map(|(id, done)| Some((id, done.err()?.error)));
+        let errors: BTreeMap<String, ItemError> = failed.collect();
+        let asked = if twice.is_empty() { asked } else { errors.len() };
+        summary(errors, asked, undone)
+    }
+
+    pub(super) async fn sync_all(
+        &self,
+        actions: Vec<SyncAction>,
+        journal: Arc<Mutex<Journal>>,
+        cancelled: CancellationToken,
+    ) -> Result<(), CallError> {
+        let mut errors = BTreeMap::new();
+        let mut undone = true;
+        for action in actions {
+            let mut changed = false;
+            if let Err(failure) = self.act(&action, &mut changed, &journal, &cancelled).await {
+                undone &= failure.undone && !changed;
+                // An id that comes twice keeps its first error: the second may only follow from it.
+                errors.entry(action.id.to_string()).or_insert(failure.error);
+            } else {
+                undone = false;
+            }
+        }
+        let count = errors.len();
+        summary(errors, count, undone)
+    }
+
+    async fn act(
+        &self,
+        action: &SyncAction,
+        changed: &mut bool,
+        journal: &Mutex<Journal>,
+        cancelled: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let id = action.id.as_str();
+        if let Some(delete) = &action.delete {
+            *changed = self.delete_one(id, delete, journal, cancelled).await?;
+        }
+        if let Some(apply) = &action.apply {
+            self.apply_one(id, apply, false, journal, cancelled).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_one(
+        &self,
+        id: &str,
+        definition: &Bytes,
+        is_async: bool,
+        journal: &Mutex<Journal>,
+        cancelled: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let manifest = one(definition).map_err(invalid)?;
+        if manifest.id != id {
+            return Err(mismatch(id, &manifest.id).into());
+        }
+        let lock = self.lock(id).await;
+        check_cancelled(cancelled)?;
+        let before = self.entry(id);
+        let entry = Arc::new(Entry::define(manifest, before.as_deref(), wall::unix_ms()));
+        if is_async {
+            self.record(id, &entry, journal).await?;
+            self.finish_later(id.to_owned(), entry, lock);
+            return Ok(());
+        }
+        if let Err(why) = self.converge(id, &entry, Revive::Failed, cancelled).await {
+            return Err(self.undo(id, before.as_deref(), why, cancelled.is_cancelled()).await);
+        }
+        let same = before.is_some_and(|before| {
+            let (old, new) = (&before.resource, &entry.resource);
+            old.definition == new.definition && old.facts.failure.is_none()
+        });
+        if same { Ok(()) } else { self.record(id, &entry, journal).await }
+    }
+
+    /// Brings back what was there before a failed apply, and says what failed.
+    async fn undo(&self, id: &str, before: Option<&Entry>, why: String, cancelled: bool) -> Failure {
+        let never = CancellationToken::new();
+        let back = match before {
+            Some(before) => self.converge(id, before, Revive::Lost, &never).await,
+            None => self.remove_units(id).await,
+        };
+        let code = if cancelled { Code::Cancelled } else { Code::Cluster };
+        match back {
+            Ok(()) => Failure { error: ItemError::new(code, why), undone: true },
+            Err(second) => {
+                let text = format!("{why}; and bringing back what was there before failed, too: {second}");
+                Failure { error: ItemError::new(code, text), undone: false }
+            }
+        }
+    }
+
+    /// Deletes a resource; says whether there was anything to delete.
+    async fn delete_one(
+        &self,
+        id: &str,
+        definition: &Bytes,
+        journal: &Mutex<Journal>,
+        cancelled: &CancellationToken,
+    ) -> Result<bool, Failure> {
+        let found = manifest::identify("delete", definition).map_err(|errors| invalid(errors.to_string()))?;
+        match found.as_slice() {
+            [(found, _)] if found == id => {}
+            [(found, _)] => return Err(mismatch(id, found).into()),
+            others => {
+                return Err(
+                    invalid(format!("found {} documents to delete, allowed is one", others.len())).into()
+                );
+            }
+        }
+        let _lock = self.lock(id).await;
+        check_cancelled(cancelled)?;
+        let had_units = !self.inner.runtime.units_of(id).is_empty();
+        if let Err(why) = self.remove_units(id).await {
+            return Err(Failure { error: ItemError::new(Code::Cluster, why), undone: false });
+        }
+        let had_entry = self.entries().remove(id).is_some();
+        if had_entry {
+            journal.lock().await.add(Change::Remove(id.to_owned())).await.map_err(unstored)?;
+        }
+        Ok(had_units || had_entry)
+    }
+
+    /// Makes `entry` the definition in force.
+    async fn record(&self, id: &str, entry: &Arc<Entry>, journal: &Mutex<Journal>) -> Result<(), Failure> {
+        let change = Change::Put(id.to_owned(), Arc::clone(&entry.resource));
+        journal.lock().await.add(change).await.map_err(unstored)?;
+        self.entries().insert(id.to_owned(), Arc::clone(entry));
+        Ok(())
+    }
+
+    /// Carries out a definition that was accepted; what fails is shown with the service.
+    fn finish_later(&self, id: String, entry: Arc<Entry>, lock: tokio::sync::OwnedMutexGuard<()>) {
+        let direct = self.clone();
+        self.inner.tasks.spawn("async-apply", async move {
+            let stopping = direct.inner.tasks.stopping().clone();
+            let failure = direct.converge(&id, &entry, Revive::Failed, &stopping).await.err();
+            if let Some(why) = failure {
+                direct.note_failure(&id, &entry, why).await;
+            }
+            drop(lock);
+        });
+    }
+
+    /// Stores that carrying out `entry` failed.
+    pub(super) async fn note_failure(&self, id: &str, entry: &Entry, why: String) {
+        tracing::warn!(id, why, "a definition could not be carried out");
+        let noted = Arc::new(entry.with_failure(Some(why)));
+        let change = Change::Put(id.to_owned(), Arc::clone(&noted.resource));
+        self.entries().insert(id.to_owned(), noted);
+        if let Err(error) = super::journal::commit(&self.inner.store, vec![change], None).await {
+            tracing::error!(id, %error, "the failure cannot be stored");
+        }
+    }
+}
+
+fn twice<'a>(ids: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    ids.filter(|id| !seen.insert(id.to_owned())).map(str::to_owned).collect()
+}
+
+fn mismatch(id: &str, found: &str) -> ItemError {
+    invalid(format!("found the definition of {found}, allowed is one of {id}, the id it was sent under"))
+}
+
+fn check_cancelled(cancelled: &CancellationToken) -> Result<(), Failure> {
+    if cancelled.is_cancelled() {
+        return Err(ItemError::new(Code::Cancelled, "cancelled by its caller before it began").into());
+    }
+    Ok(())
+}
+
+fn unstored(error: crate::store::StoreError) -> Failure {
+    Failure { error: ItemError::new(Code::Cluster, error.to_string()), undone: false }
+}

@@ -1,0 +1,76 @@
+//! One direct resource in memory: what is stored, and what it means.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    manifest::{self, Drift, Manifest, Strategy, StrategyType},
+    runtime::process::UnitSpec,
+    store::{Facts, Resource},
+};
+
+/// Characters of a generation: 64 bits, which is plenty to tell the few generations of one app apart.
+const GENERATION_CHARS: usize = 16;
+
+/// A resource and its definition as read. Definitions that an older or newer agent stored may not be readable.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) resource: Arc<Resource>,
+    pub(super) manifest: Result<Arc<Manifest>, String>,
+}
+
+impl Entry {
+    /// From the store.
+    pub(super) fn read(resource: Arc<Resource>) -> Self {
+        let manifest = one(&resource.definition).map(Arc::new);
+        Self { resource, manifest }
+    }
+
+    /// A new definition that follows `before`. The same definition keeps its generation, even if an agent of another
+    /// version computed it: an upgrade must not restart anything.
+    pub(super) fn define(manifest: Manifest, before: Option<&Self>, now_ms: u64) -> Self {
+        let digest = blake3::hash(&manifest.bytes).to_hex().to_string();
+        let same = before.filter(|before| before.resource.facts.digest == digest);
+        let generation =
+            same.map_or_else(|| generation(&manifest), |before| before.resource.facts.generation.clone());
+        let facts = Facts { digest, generation, applied_ms: now_ms, failure: None };
+        let resource = Resource { definition: manifest.bytes.clone(), facts };
+        Self { resource: Arc::new(resource), manifest: Ok(Arc::new(manifest)) }
+    }
+
+    /// The same with another failure.
+    pub(super) fn with_failure(&self, failure: Option<String>) -> Self {
+        let facts = Facts { failure, ..self.resource.facts.clone() };
+        let resource = Resource { definition: self.resource.definition.clone(), facts };
+        Self { resource: Arc::new(resource), manifest: self.manifest.clone() }
+    }
+
+    pub(super) fn unit_spec(&self) -> Option<UnitSpec> {
+        let manifest = Arc::clone(self.manifest.as_ref().ok()?);
+        Some(UnitSpec { manifest, generation: self.resource.facts.generation.clone() })
+    }
+}
+
+/// The one `App` that `definition` holds, or everything that is wrong with it.
+pub(super) fn one(definition: &Bytes) -> Result<Manifest, String> {
+    let mut found = manifest::parse("definition", definition).map_err(|errors| errors.to_string())?;
+    match (found.pop(), found.len()) {
+        // The bytes as they came, not the slice that holds the document: that is what was submitted.
+        (Some(manifest), 0) => Ok(Manifest { bytes: definition.clone(), ..manifest }),
+        (None, _) => Err("found no document, allowed is one".to_owned()),
+        (Some(_), more) => Err(format!("found {} documents, allowed is one", more + 1)),
+    }
+}
+
+/// What tells units that must be replaced from those that may stay: a digest of all that shapes a unit. The number of
+/// units, labels and the way of replacing them do not.
+fn generation(manifest: &Manifest) -> String {
+    let mut shape = manifest.spec.clone();
+    shape.units = 0;
+    shape.strategy = Strategy { kind: StrategyType::Rolling, max_unavailable: 0, max_surge: 0 };
+    shape.drift = Drift::Repair;
+    // Maps in it are sorted, so equal shapes have equal text.
+    let text = serde_json::to_vec(&shape).expect("a specification holds only text, numbers and lists");
+    blake3::hash(&text).to_hex().chars().take(GENERATION_CHARS).collect()
+}

@@ -1,0 +1,62 @@
+//! What a call changes in the store, so that its last change and its outcome are one transaction.
+
+use std::sync::Arc;
+
+use towline_protocol::{CallError, Effect};
+
+use crate::{
+    store::{Change, Outcome, OutcomeKey, Store, StoreError},
+    wall,
+};
+
+/// Collects the changes of one call. The last one is held back until the outcome is known.
+#[derive(Debug)]
+pub(super) struct Journal {
+    store: Arc<Store>,
+    held: Option<Change>,
+}
+
+impl Journal {
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        Self { store, held: None }
+    }
+
+    /// Takes a change that was carried out; writes the one before it.
+    pub(super) async fn add(&mut self, change: Change) -> Result<(), StoreError> {
+        match self.held.replace(change) {
+            Some(before) => commit(&self.store, vec![before], None).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what is held, and the outcome with it. A refusal that did nothing is not remembered: the caller may mend
+    /// what was wrong and ask again under the same id.
+    pub(super) async fn finish(
+        mut self,
+        key: OutcomeKey,
+        outcome: &Result<(), CallError>,
+    ) -> Result<(), StoreError> {
+        let nothing_done = outcome.as_ref().is_err_and(|error| error.effect == Effect::None);
+        let changes: Vec<Change> = self.held.take().into_iter().collect();
+        let outcome = (!nothing_done).then(|| (key, Outcome(outcome.clone())));
+        if changes.is_empty() && outcome.is_none() {
+            return Ok(());
+        }
+        commit(&self.store, changes, outcome).await
+    }
+}
+
+/// Writes `changes` now, outside any call.
+pub(super) async fn commit(
+    store: &Arc<Store>,
+    changes: Vec<Change>,
+    outcome: Option<(OutcomeKey, Outcome)>,
+) -> Result<(), StoreError> {
+    let store = Arc::clone(store);
+    let write = move || {
+        let outcome = outcome.as_ref().map(|(key, outcome)| (key, outcome));
+        store.commit(&changes, outcome, wall::unix_ms())
+    };
+    // A write waits for the disk.
+    tokio::task::spawn_blocking(write).await.unwrap_or_else(|_| Err(StoreError::interrupted()))
+}

@@ -1,0 +1,222 @@
+//! What to do next to bring an app's units to what is wanted. Pure: wanted and observed in, steps out.
+//!
+//! The driver carries the steps out, looks again, and asks again until nothing is left to do. So a plan looks only as
+//! far ahead as the strategy allows at once.
+
+use crate::manifest::StrategyType;
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) generation: String,
+    pub(super) units: usize,
+    pub(super) kind: StrategyType,
+    pub(super) max_unavailable: usize,
+    pub(super) max_surge: usize,
+    /// Two units cannot exist at once (a fixed host port): the old one must go before the new one comes.
+    pub(super) exclusive: bool,
+}
+
+/// How a unit stands, as far as planning goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It serves.
+    Up,
+    /// Its supervisor is about to start it (again): let it.
+    Trying,
+    /// It is done, by its own declaration: let it be.
+    Done,
+    /// It ended and should not have: start it again.
+    Ended,
+}
+
+/// A unit that is there. Ordered oldest first by the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Observed {
+    pub(super) unit: String,
+    pub(super) generation: String,
+    pub(super) phase: Phase,
+}
+
+/// One thing to do. Steps of one plan may be done at the same time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Start a new unit.
+    Start,
+    /// Start this unit again.
+    Revive(String),
+    /// Stop and remove this unit.
+    Remove(String),
+}
+
+/// The steps to do now; none when `observed` is as `wanted`.
+pub(super) fn plan(wanted: &Wanted, observed: &[Observed]) -> Vec<Step> {
+    let (current, old): (Vec<&Observed>, Vec<&Observed>) =
+        observed.iter().partition(|unit| unit.generation == wanted.generation);
+    let (kept, surplus) = keep(current, wanted.units);
+    let mut steps: Vec<Step> = surplus.into_iter().map(remove).collect();
+    let missing = wanted.units - kept.len();
+    let revived =
+        kept.iter().filter(|unit| unit.phase == Phase::Ended).map(|unit| Step::Revive(unit.unit.clone()));
+    if old.is_empty() {
+        steps.extend(revived);
+        steps.extend(std::iter::repeat_n(Step::Start, missing));
+    } else if wanted.exclusive || wanted.kind == StrategyType::Recreate {
+        // All old ones first; what is missing follows when they have gone.
+        steps.extend(old.into_iter().map(remove));
+    } else {
+        steps.extend(revived);
+        steps.extend(roll(wanted, &kept, &old, missing));
+    }
+    steps
+}
+
+/// One wave of a rolling replacement.
+fn roll(wanted: &Wanted, kept: &[&Observed], old: &[&Observed], missing: usize) -> Vec<Step> {
+    // Old units that do not serve can go at once: nobody misses them.
+    let (serving, idle): (Vec<&Observed>, Vec<&Observed>) =
+        old.iter().partition(|unit| unit.phase == Phase::Up);
+    let mut steps: Vec<Step> = idle.into_iter().map(remove).collect();
+    let room = (wanted.units + wanted.max_surge).saturating_sub(kept.len() + serving.len());
+    let starts = missing.min(room);
+    steps.extend(std::iter::repeat_n(Step::Start, starts));
+    let available = serving.len() + kept.iter().filter(|unit| unit.phase == Phase::Up).count();
+    let needed = wanted.units.saturating_sub(wanted.max_unavailable);
+    // Once all new ones are there, the old ones have been replaced, whatever became of the new.
+    let spare =
+        if missing == 0 { serving.len() } else { available.saturating_sub(needed).min(serving.len()) };
+    steps.extend(serving.into_iter().take(spare).map(remove));
+    steps
+}
+
+/// The first `most` units to keep, and the rest: those that serve least, and then the youngest, go first.
+fn keep(mut current: Vec<&Observed>, most: usize) -> (Vec<&Observed>, Vec<&Observed>) {
+    // A stable sort: the older of equals stays in front.
+    current.sort_by_key(|unit| match unit.phase {
+        Phase::Up => 0,
+        Phase::Trying => 1,
+        Phase::Done => 2,
+        Phase::Ended => 3,
+    });
+    let surplus = current.split_off(most.min(current.len()));
+    (current, surplus)
+}
+
+fn remove(unit: &Observed) -> Step {
+    Step::Remove(unit.unit.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn wanted(units: usize, max_unavailable: usize, max_surge: usize) -> Wanted {
+        let generation = "new".to_owned();
+        Wanted {
+            generation,
+            units,
+            kind: StrategyType::Rolling,
+            max_unavailable,
+            max_surge,
+            exclusive: false,
+        }
+    }
+
+    /// `n`/`o` is a new or old unit that serves; `t` a new one trying, `d` done, `e` ended; `x` an old one ended.
+    fn observed(picture: &str) -> Vec<Observed> {
+        let unit = |(index, letter)| {
+            let (generation, phase) = match letter {
+                'n' => ("new", Phase::Up),
+                't' => ("new", Phase::Trying),
+                'd' => ("new", Phase::Done),
+                'e' => ("new", Phase::Ended),
+                'o' => ("old", Phase::Up),
+                _ => ("old", Phase::Ended),
+            };
+            Observed { unit: format!("{letter}{index}"), generation: generation.to_owned(), phase }
+        };
+        picture.chars().enumerate().map(unit).collect()
+    }
+
+    fn show(steps: &[Step]) -> String {
+        let word = |step: &Step| match step {
+            Step::Start => "+".to_owned(),
+            Step::Revive(unit) => format!("!{unit}"),
+            Step::Remove(unit) => format!("-{unit}"),
+        };
+        steps.iter().map(word).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_table_of_plans() {
+        let rolling = wanted(2, 0, 1);
+        let recreate = Wanted { kind: StrategyType::Recreate, ..wanted(2, 0, 1) };
+        let exclusive = Wanted { exclusive: true, ..wanted(1, 0, 1) };
+        let table: [(&Wanted, &str, &str); 20] = [
+            (&rolling, "", "+ +"),
+            (&rolling, "n", "+"),
+            (&rolling, "nn", ""),
+            (&rolling, "nt", ""),
+            (&rolling, "nd", ""),
+            (&rolling, "ne", "!e1"),
+            (&rolling, "nnn", "-n2"),
+            (&rolling, "enn", "-e0"),
+            (&rolling, "oo", "+"),
+            (&rolling, "oon", "+ -o0"),
+            (&rolling, "on", "+"),
+            (&rolling, "onn", "-o0"),
+            (&rolling, "xx", "-x0 -x1 + +"),
+            (&rolling, "ooo", "-o0"),
+            (&wanted(2, 1, 0), "oo", "-o0"),
+            (&wanted(2, 2, 2), "oo", "+ + -o0 -o1"),
+            (&wanted(0, 0, 1), "on", "-n1 -o0"),
+            (&recreate, "oon", "-o0 -o1"),
+            (&recreate, "n", "+"),
+            (&exclusive, "o", "-o0"),
+        ];
+        for (wanted, picture, expected) in table {
+            assert_eq!(show(&plan(wanted, &observed(picture))), expected, "{picture} {wanted:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_plan_ends_where_it_should_and_keeps_the_bounds(
+            units in 0_usize..6, unavailable in 0_usize..3, surge in 0_usize..3, recreate: bool, picture in "[notdex]{0,8}",
+        ) {
+            prop_assume!(unavailable + surge > 0);
+            let kind = if recreate { StrategyType::Recreate } else { StrategyType::Rolling };
+            let wanted = Wanted { kind, ..wanted(units, unavailable, surge) };
+            let mut now = observed(&picture);
+            let up = |now: &[Observed]| now.iter().filter(|unit| unit.phase == Phase::Up).count();
+            let (first_up, first) = (up(&now), now.len());
+            for round in 0.. {
+                let steps = plan(&wanted, &now);
+                if steps.is_empty() {
+                    break;
+                }
+                prop_assert!(round < 50, "no end: {}", show(&steps));
+                // The worst order: removals first, for what serves; starts first, for how many there are.
+                let starts = steps.iter().filter(|step| **step == Step::Start).count();
+                prop_assert!(now.len() + starts <= first.max(units + surge));
+                now.retain(|unit| !steps.contains(&Step::Remove(unit.unit.clone())));
+                if !recreate {
+                    prop_assert!(up(&now) >= first_up.min(units.saturating_sub(unavailable)).min(units));
+                }
+                for unit in &mut now {
+                    if steps.contains(&Step::Revive(unit.unit.clone())) {
+                        unit.phase = Phase::Up;
+                    }
+                }
+                for start in 0..starts {
+                    let unit = format!("s{round}-{start}");
+                    now.push(Observed { unit, generation: "new".to_owned(), phase: Phase::Up });
+                }
+            }
+            prop_assert_eq!(now.len(), units);
+            prop_assert!(now.iter().all(|unit| unit.generation == "new" && unit.phase != Phase::Ended));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Direct resources as services: what is wanted, what is observed, and how that compares.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use towline_protocol::{
+    ResourceId,
+    platform::{Service, ServiceStatus, Unit, UnitStatus as Word},
+};
+
+use super::{Direct, entry::Entry};
+use crate::{runtime::process::UnitStatus, shim::Status};
+
+impl Direct {
+    /// All services, of `namespace` or of all namespaces, without those `ignored`, by id.
+    pub fn all_services(&self, namespace: Option<&str>, ignored: &BTreeSet<ResourceId>) -> Vec<Service> {
+        let in_namespace = |id: &str| namespace.is_none_or(|wanted| id.split('/').next() == Some(wanted));
+        self.services(|id| in_namespace(id.as_str()) && !ignored.contains(id))
+    }
+
+    /// The services named, by id; what does not exist is not in the answer.
+    pub fn some_services(&self, ids: &[ResourceId]) -> Vec<Service> {
+        let wanted: BTreeSet<&ResourceId> = ids.iter().collect();
+        self.services(|id| wanted.contains(id))
+    }
+
+    fn services(&self, wanted: impl Fn(&ResourceId) -> bool) -> Vec<Service> {
+        let mut units: BTreeMap<String, Vec<UnitStatus>> = BTreeMap::new();
+        for unit in self.inner.runtime.list() {
+            units.entry(unit.app.clone()).or_default().push(unit);
+        }
+        let entries = self.entries().clone();
+        let ids: BTreeSet<&String> = entries.keys().chain(units.keys()).collect();
+        let none = Vec::new();
+        ids.into_iter()
+            .filter_map(|id| id.parse::<ResourceId>().ok().filter(&wanted))
+            .map(|id| {
+                let units = units.get(id.as_str()).unwrap_or(&none);
+                let busy = self.is_busy(id.as_str());
+                service(id.clone(), entries.get(id.as_str()).map(AsRef::as_ref), units, busy)
+            })
+            .collect()
+    }
+}
+
+fn service(id: ResourceId, entry: Option<&Entry>, units: &[UnitStatus], busy: bool) -> Service {
+    let manifest = entry.and_then(|entry| entry.manifest.as_ref().ok());
+    let wanted = manifest.map_or(0, |manifest| usize::try_from(manifest.spec.units).unwrap_or(usize::MAX));
+    let mut metadata = BTreeMap::new();
+    if let Some(entry) = entry {
+        let facts = &entry.resource.facts;
+        metadata.insert("generation".to_owned(), facts.generation.clone());
+        metadata.insert("digest".to_owned(), facts.digest.clone());
+        metadata.insert("units".to_owned(), wanted.to_string());
+        if let Some(applied) =
+            i64::try_from(facts.applied_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        {
+            metadata.insert("applied".to_owned(), applied.to_string());
+        }
+        metadata.extend(facts.failure.iter().map(|failure| ("failure".to_owned(), failure.clone())));
+    }
+    let labels = manifest.into_iter().flat_map(|manifest| &manifest.labels);
+    metadata.extend(labels.map(|(name, value)| (format!("label.{name}"), value.clone())));
+    let excuse = match entry.map(|entry| &entry.manifest) {
+        None => Some(
+            "its units run, but its definition is not stored: a call was cut short; apply or delete it"
+                .to_owned(),
+        ),
+        Some(Err(why)) => Some(format!("its stored definition is not readable: {why}")),
+        Some(Ok(_)) => None,
+    };
+    let failed = excuse.is_some() || metadata.contains_key("failure");
+    Service {
+        id,
+        address: address(units),
+        metadata,
+        status: status(wanted, units, busy, failed),
+        units: units.iter().map(unit).collect(),
+        excuse,
+    }
+}
+
+/// How a service stands as a whole.
+fn status(wanted: usize, units: &[UnitStatus], busy: bool, failed: bool) -> ServiceStatus {
+    let count = |status: Status| units.iter().filter(|unit| unit.state.status == status).count();
+    // Done by its own declaration, as a job is: it counts as what was wanted.
+    let up = count(Status::Started);
+    let sound = up + count(Status::Stopped);
+    if busy {
+        ServiceStatus::Updating
+    } else if failed || count(Status::Error) > 0 {
+        ServiceStatus::Degraded
+    } else if count(Status::Starting) + count(Status::Building) > 0 {
+        ServiceStatus::Updating
+    } else if wanted == 0 || (up == 0 && sound >= wanted) {
+        ServiceStatus::Stopped
+    } else if sound >= wanted {
+        ServiceStatus::Ready
+    } else {
+        ServiceStatus::Degraded
+    }
+}
+
+/// The first port of the first unit that runs.
+fn address(units: &[UnitStatus]) -> Option<String> {
+    let running = units.iter().find(|unit| unit.state.status == Status::Started && !unit.ports.is_empty())?;
+    running.ports.first().map(|port| std::net::SocketAddr::new(port.address, port.host_port).to_string())
+}
+
+fn unit(status: &UnitStatus) -> Unit {
+    let state = &status.state;
+    Unit {
+        id: status.unit.clone(),
+        status: match state.status {
+            Status::Building => Word::Building,
+            Status::Starting => Word::Starting,
+            Status::Started => Word::Started,
+            Status::Error => Word::Error,
+            Status::Stopped => Word::Stopped,
+            Status::Unknown => Word::Unknown,
+        },
+        reason: state.reason.clone(),
+        since_unix_ms: u64::try_from(state.since.as_millisecond()).ok(),
+        pid: state.pid.and_then(|pid| u32::try_from(pid).ok()),
+        restarts: state.restarts,
+        ports: status.ports.iter().map(|port| (port.name.clone(), port.host_port)).collect(),
+        image: None,
+    }
+}
