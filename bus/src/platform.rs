@@ -16,7 +16,7 @@ use towline_protocol::platform::{Definition, LogLine, LogsRequest, Service, Sync
 use towline_protocol::{CallError, Code, Method, RequestId, ResourceId, StoreId};
 use uuid::Uuid;
 
-pub use battery::{Case, battery};
+pub use battery::{BATTERY, Case, Ends, battery};
 pub use disconnected::Disconnected;
 pub use instrumented::{Instrumented, PlatformMetrics};
 pub use mock::{MockPlatform, Seen};

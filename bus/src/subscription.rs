@@ -126,16 +126,7 @@ pub async fn subscribe(
     let leave = CancellationToken::new();
     let lease = Arc::new(Lease::default());
     let (fatal, failed) = mpsc::channel(1);
-    let responder = Responder::new(
-        transport.clone(),
-        config.root.clone(),
-        config.instance.clone(),
-        platform,
-        lease.clone(),
-        config.metrics.clone(),
-        tasks.clone(),
-        fatal,
-    );
+    let responder = Responder::new(transport.clone(), &config, platform, lease.clone(), tasks.clone(), fatal);
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
     let session = AgentSession::new(config.identity.clone(), config.mode.clone(), seed);
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);

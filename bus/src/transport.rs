@@ -5,6 +5,7 @@
 //! *no responders* message; permission violations come later, as events. [`memory`] behaves the same, and one battery of
 //! tests holds for both.
 
+pub mod battery;
 pub mod memory;
 
 use std::fmt;

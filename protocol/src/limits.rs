@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-/// The largest message, before compression and chunking: 64 MiB. An export of a large cluster fits; two of them do not
-/// exhaust a small agent.
-pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// The largest content of one call or answer: 64 MiB. An export of a large cluster fits; two of them do not exhaust a
+/// small agent.
+pub const CONTENT_BYTES_MAX: usize = 64 << 20;
+
+/// The largest message, before compression and chunking: the largest content, and 64 KiB for the names around it.
+pub const MESSAGE_BYTES_MAX: usize = CONTENT_BYTES_MAX + (64 << 10);
 
 /// The largest body of one frame: 128 KiB. Far below NATS' `max_payload` (1 MiB), and small enough that a heartbeat
 /// waits behind one for about a millisecond on a 1 Gbit/s link.

@@ -2,6 +2,8 @@
 //! under `golden/` are what an agent in another language tests itself against. Run with `UPDATE_GOLDEN=1` to write them
 //! anew, and say in the commit why peers of the older version still read them.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;

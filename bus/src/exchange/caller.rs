@@ -58,7 +58,7 @@ struct Inner {
     last_attempt: AtomicU64,
     permits: Arc<Semaphore>,
     reassembly: Arc<Semaphore>,
-    heard: Box<dyn Fn(&InstanceId, Epoch) + Send + Sync>,
+    heard: Box<Heard>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -66,6 +66,9 @@ impl std::fmt::Debug for Inner {
         f.debug_struct("Caller").field("replica", &self.replica).finish_non_exhaustive()
     }
 }
+
+/// Told of every valid reply frame.
+type Heard = dyn Fn(&InstanceId, Epoch) + Send + Sync;
 
 struct Pending {
     instance: InstanceId,
@@ -195,6 +198,7 @@ impl Caller {
             id,
             arrivals: receiver,
             deadline: Instant::now() + time,
+            heard: Instant::now(),
             time,
             is_mutating: R::METHOD.is_mutating(),
             outgoing: body,
@@ -324,6 +328,8 @@ struct Attempt {
     id: AttemptId,
     arrivals: mpsc::Receiver<Arrival>,
     deadline: Instant,
+    /// When the agent was heard last on this call.
+    heard: Instant,
     time: Duration,
     is_mutating: bool,
     outgoing: Outgoing,
@@ -374,7 +380,7 @@ impl Attempt {
     /// The next frame that carries something: keep-alives and credits are dealt with here.
     async fn next(&mut self, cx: &CallContext) -> Result<Frame, CallError> {
         loop {
-            let silence = Instant::now() + limits::CALL_SILENCE_MAX;
+            let silence = self.heard + limits::CALL_SILENCE_MAX;
             let arrival = tokio::select! {
                 arrival = self.arrivals.recv() => arrival,
                 () = cx.cancelled.cancelled(), if !self.taken_back => {
@@ -387,6 +393,7 @@ impl Attempt {
                     return Err(self.out_of_time());
                 }
             };
+            self.heard = Instant::now();
             match arrival {
                 Some(Arrival::Frame(frame)) => match frame.header.kind {
                     Kind::KeepAlive if frame.header.sequence == WORKING => {}
@@ -453,7 +460,7 @@ impl Attempt {
 
     /// Hands an item to the stream's reader. While that one is slow, the sender hears that it is still wanted.
     async fn hand_on<T>(
-        &self,
+        &mut self,
         item: T,
         sink: &ItemSink<T>,
         received: u32,
@@ -463,7 +470,11 @@ impl Attempt {
         tokio::pin!(sent);
         loop {
             tokio::select! {
-                sent = &mut sent => return sent,
+                sent = &mut sent => {
+                    // The agent was not listened to meanwhile.
+                    self.heard = Instant::now();
+                    return sent;
+                }
                 _ = keep_alive.tick() => self.credit(received).await,
             }
         }

@@ -26,6 +26,7 @@ use super::{OPENED, WORKING};
 use crate::clock::{self, Moment};
 use crate::metrics::BusMetrics;
 use crate::platform::{CallContext, ItemStream, Platform};
+use crate::subscription::SubscribeConfig;
 use crate::task::Tasks;
 use crate::transport::{Message, Transport};
 
@@ -115,22 +116,20 @@ struct Running {
 impl Responder {
     pub(crate) fn new(
         transport: Arc<dyn Transport>,
-        root: Root,
-        instance: InstanceId,
+        config: &SubscribeConfig,
         platform: Arc<dyn Platform>,
         lease: Arc<Lease>,
-        metrics: BusMetrics,
         tasks: Tasks,
         fatal: mpsc::Sender<CallError>,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 transport,
-                root,
-                instance,
+                root: config.root.clone(),
+                instance: config.instance.clone(),
                 platform,
                 lease,
-                metrics,
+                metrics: config.metrics.clone(),
                 tasks,
                 running: Mutex::default(),
                 permits: Arc::new(Semaphore::new(limits::AGENT_CALLS_MAX)),

@@ -38,6 +38,12 @@ impl Remote {
         Self { instance, roster, caller, metrics }
     }
 
+    /// Whether somebody serves the instance now, as far as this hub knows.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.roster.target(&self.instance).is_ok()
+    }
+
     /// Where the call goes, once it is sure that the agent has it.
     fn destination(&self, method: Method) -> Result<Destination, CallError> {
         let instance = self.instance.clone();
