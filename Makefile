@@ -1,0 +1,30 @@
+# The one way to check Towline, the same on a laptop and in CI. `make help` lists the targets.
+
+CARGO ?= cargo
+# An unexpected warning is a failure here, and only here: while you work it is a hint.
+STRICT = -D warnings
+
+.PHONY: help test build lint fmt doc clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: build ## unit tests, property tests, both batteries, the real binaries; needs nothing but Rust
+	$(CARGO) test --workspace --locked
+
+build:
+	$(CARGO) build --workspace --bins --locked
+
+lint: ## formatting, clippy and documentation, all without warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- $(STRICT)
+	RUSTDOCFLAGS="$(STRICT)" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+
+fmt: ## format everything
+	$(CARGO) fmt --all
+
+doc: ## the API documentation, to read
+	$(CARGO) doc --workspace --no-deps --open
+
+clean: ## forget what was built
+	$(CARGO) clean
