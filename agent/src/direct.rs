@@ -28,17 +28,20 @@ use std::{
 };
 
 use bytes::Bytes;
+use prometheus::IntCounterVec;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use towline_bus::{subscription::Vitals, task::Tasks};
 use towline_protocol::{
     CallError, Code, Effect, ItemError, RequestId, StoreId,
     platform::{Definition, SyncAction},
 };
 
+pub(crate) use self::logs::on_the_wire;
 use self::{entry::Entry, journal::Journal, once::Calls};
 use crate::{
     runtime::process::ProcessRuntime,
     store::{Store, StoreError},
-    tasks::Tasks,
 };
 
 /// Definitions of one call that are carried out at the same time.
@@ -61,6 +64,8 @@ struct Inner {
     /// One lock per resource that is being worked on.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     calls: Calls,
+    vitals: watch::Sender<Vitals>,
+    drift: IntCounterVec,
     tasks: Tasks,
 }
 
@@ -76,20 +81,28 @@ pub struct Caller {
 }
 
 impl Direct {
-    /// Takes up the resources of `store` on `runtime`, and begins to bring units back that were lost meanwhile.
+    /// Takes up the resources of `store` on `runtime`, and begins to bring units back that were lost meanwhile, each
+    /// counted in `drift` by kind.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn open(store: Arc<Store>, runtime: ProcessRuntime) -> Result<Self, StoreError> {
+    pub fn open(
+        store: Arc<Store>,
+        runtime: ProcessRuntime,
+        drift: IntCounterVec,
+    ) -> Result<Self, StoreError> {
         let resources = store.resources()?;
-        let entries =
+        let entries: BTreeMap<String, Arc<Entry>> =
             resources.into_iter().map(|(id, resource)| (id, Arc::new(Entry::read(resource)))).collect();
+        let (vitals, _) = watch::channel(vitals(&entries));
         let inner = Inner {
             runtime,
             store,
             entries: Mutex::new(entries),
             locks: Mutex::default(),
             calls: Calls::default(),
+            vitals,
+            drift,
             tasks: Tasks::new(),
         };
         let direct = Self { inner: Arc::new(inner) };
@@ -141,6 +154,11 @@ impl Direct {
         out.into()
     }
 
+    /// What heartbeats say: the digest of all that is applied changes whenever a definition does.
+    pub fn vitals(&self) -> watch::Receiver<Vitals> {
+        self.inner.vitals.subscribe()
+    }
+
     /// The runtime underneath.
     pub fn runtime(&self) -> &ProcessRuntime {
         &self.inner.runtime
@@ -157,6 +175,17 @@ impl Direct {
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
         self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts or removes an entry; says whether there was one.
+    fn change(&self, id: &str, entry: Option<Arc<Entry>>) -> bool {
+        let mut entries = self.entries();
+        let before = match entry {
+            Some(entry) => entries.insert(id.to_owned(), entry),
+            None => entries.remove(id),
+        };
+        self.inner.vitals.send_replace(vitals(&entries));
+        before.is_some()
     }
 
     fn entry(&self, id: &str) -> Option<Arc<Entry>> {
@@ -178,6 +207,19 @@ impl Direct {
         let locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.get(id).is_some_and(|lock| lock.try_lock().is_err())
     }
+}
+
+fn vitals(entries: &BTreeMap<String, Arc<Entry>>) -> Vitals {
+    let mut hasher = blake3::Hasher::new();
+    for (id, entry) in entries {
+        // Neither an id nor a digest holds a zero byte.
+        hasher
+            .update(id.as_bytes())
+            .update(b"\0")
+            .update(entry.resource.facts.digest.as_bytes())
+            .update(b"\0");
+    }
+    Vitals { applied: Bytes::copy_from_slice(hasher.finalize().as_bytes()), ..Vitals::default() }
 }
 
 /// The whole of several results: which failed, and whether anything was done.

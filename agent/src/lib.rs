@@ -1,10 +1,28 @@
 //! Towline's remote end: carries out apply and sync on a local runtime, and tells the truth about what came of it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`agent`] | all of it as one component, for `towline-agent` and `towline dev` |
+//! | [`manifest`] | what a user writes, read strictly |
+//! | [`direct`] | apply, sync, export, services, logs, repair |
+//! | [`runtime`] | what runs units: processes, so far |
+//! | [`shim`] | the supervisor above each unit, a process of its own |
+//! | [`store`] | what survives: direct resources, outcomes, identity |
 
+pub mod agent;
 pub mod direct;
+mod link;
 pub mod manifest;
+mod metrics;
+mod platform;
 mod proc;
 pub mod runtime;
 pub mod shim;
 pub mod store;
-mod tasks;
-mod wall;
+
+pub use agent::{Agent, AgentConfig, OpenAgentError};
+pub use link::ServeError;
+pub use metrics::ListenError;
+
+/// The agent's version, as `--version` prints it and `version` answers.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
+use towline_bus::clock;
 use towline_protocol::{
     CallError, Code, ItemError,
     platform::{Definition, SyncAction},
@@ -20,7 +21,7 @@ use super::{
     entry::{Entry, one},
     invalid, summary,
 };
-use crate::{manifest, store::Change, wall};
+use crate::{manifest, store::Change};
 
 /// Why one resource was not done.
 #[derive(Debug)]
@@ -121,7 +122,7 @@ impl Direct {
         let lock = self.lock(id).await;
         check_cancelled(cancelled)?;
         let before = self.entry(id);
-        let entry = Arc::new(Entry::define(manifest, before.as_deref(), wall::unix_ms()));
+        let entry = Arc::new(Entry::define(manifest, before.as_deref(), clock::unix_ms()));
         if is_async {
             self.record(id, &entry, journal).await?;
             self.finish_later(id.to_owned(), entry, lock);
@@ -178,7 +179,7 @@ impl Direct {
         if let Err(why) = self.remove_units(id).await {
             return Err(Failure { error: ItemError::new(Code::Cluster, why), undone: false });
         }
-        let had_entry = self.entries().remove(id).is_some();
+        let had_entry = self.change(id, None);
         if had_entry {
             journal.lock().await.add(Change::Remove(id.to_owned())).await.map_err(unstored)?;
         }
@@ -189,7 +190,7 @@ impl Direct {
     async fn record(&self, id: &str, entry: &Arc<Entry>, journal: &Mutex<Journal>) -> Result<(), Failure> {
         let change = Change::Put(id.to_owned(), Arc::clone(&entry.resource));
         journal.lock().await.add(change).await.map_err(unstored)?;
-        self.entries().insert(id.to_owned(), Arc::clone(entry));
+        self.change(id, Some(Arc::clone(entry)));
         Ok(())
     }
 
@@ -211,7 +212,7 @@ impl Direct {
         tracing::warn!(id, why, "a definition could not be carried out");
         let noted = Arc::new(entry.with_failure(Some(why)));
         let change = Change::Put(id.to_owned(), Arc::clone(&noted.resource));
-        self.entries().insert(id.to_owned(), noted);
+        self.change(id, Some(noted));
         if let Err(error) = super::journal::commit(&self.inner.store, vec![change], None).await {
             tracing::error!(id, %error, "the failure cannot be stored");
         }

@@ -55,10 +55,11 @@ impl Direct {
                 return Err("cancelled by its caller".to_owned());
             }
             let update = observed.iter().any(|unit| unit.generation != wanted.generation);
-            let work = steps.into_iter().map(|step| self.step(step, &spec, update));
-            let results: Vec<Result<(), String>> =
-                stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
-            results.into_iter().collect::<Result<(), String>>()?;
+            // What may fail comes first: then nothing that serves was removed for it.
+            let (removals, starts): (Vec<Step>, Vec<Step>) =
+                steps.into_iter().partition(|step| matches!(step, Step::Remove(_)));
+            self.steps(starts, &spec, update).await?;
+            self.steps(removals, &spec, update).await?;
         }
         Err("its units do not come to rest".to_owned())
     }
@@ -84,6 +85,12 @@ impl Direct {
             generation: status.generation,
         };
         units.into_iter().map(observed).collect()
+    }
+
+    async fn steps(&self, steps: Vec<Step>, spec: &UnitSpec, update: bool) -> Result<(), String> {
+        let work = steps.into_iter().map(|step| self.step(step, spec, update));
+        let results: Vec<Result<(), String>> = stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
+        results.into_iter().collect()
     }
 
     async fn step(&self, step: Step, spec: &UnitSpec, update: bool) -> Result<(), String> {

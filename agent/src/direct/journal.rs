@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
+use towline_bus::clock;
 use towline_protocol::{CallError, Effect};
 
-use crate::{
-    store::{Change, Outcome, OutcomeKey, Store, StoreError},
-    wall,
-};
+use crate::store::{Change, Outcome, OutcomeKey, Store, StoreError};
 
 /// Collects the changes of one call. The last one is held back until the outcome is known.
 #[derive(Debug)]
@@ -55,7 +53,7 @@ pub(super) async fn commit(
     let store = Arc::clone(store);
     let write = move || {
         let outcome = outcome.as_ref().map(|(key, outcome)| (key, outcome));
-        store.commit(&changes, outcome, wall::unix_ms())
+        store.commit(&changes, outcome, clock::unix_ms())
     };
     // A write waits for the disk.
     tokio::task::spawn_blocking(write).await.unwrap_or_else(|_| Err(StoreError::interrupted()))

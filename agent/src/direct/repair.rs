@@ -24,6 +24,7 @@ pub(super) async fn run(direct: Direct) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         for id in lost(&direct) {
+            direct.inner.drift.with_label_values(&["lost"]).inc();
             mend(&direct, &id).await;
         }
     }
@@ -44,7 +45,7 @@ fn lost(direct: &Direct) -> Vec<String> {
 async fn mend(direct: &Direct, id: &str) {
     let _lock = direct.lock(id).await;
     // Read under the lock: a call may have changed or removed it meanwhile.
-    let Some(entry) = direct.entry(id).filter(|entry| wants_repair(entry)) else { return };
+    let Some(entry) = direct.entry(id).filter(wants_repair) else { return };
     let stopping = direct.inner.tasks.stopping().clone();
     if let Err(why) = direct.converge(id, &entry, Revive::Lost, &stopping).await
         && entry.resource.facts.failure.as_ref() != Some(&why)

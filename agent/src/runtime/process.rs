@@ -33,6 +33,7 @@ use std::{
 
 use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
+use towline_bus::task::Tasks;
 
 pub use self::error::RuntimeError;
 pub use self::logs::{LogQuery, UnitLogLine};
@@ -41,7 +42,7 @@ use self::{
     ports::Ports,
     unit::{Unit, UnitRecord},
 };
-use crate::{manifest::Manifest, shim::Status, tasks::Tasks};
+use crate::{manifest::Manifest, shim::Status};
 
 /// `PATH` of units unless configured otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

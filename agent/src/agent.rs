@@ -1,0 +1,204 @@
+//! The agent as a component: open it, serve it over any transport, close it.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use prometheus::Registry;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use towline_bus::{
+    Platform, Transport,
+    clock::{self, Moment},
+    metrics::BusMetrics,
+    platform::{Instrumented, PlatformMetrics},
+    task::Tasks,
+};
+use towline_protocol::{BootId, Epoch, InstanceId, subject::Root};
+
+use crate::{
+    direct::Direct,
+    link::{Link, ServeError},
+    metrics::{self, ListenError},
+    platform::AgentPlatform,
+    runtime::process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime, RuntimeError},
+    store::{OpenStoreError, Store, StoreError},
+};
+
+/// How long the agent's own tasks may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What an agent is told.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// The instance to serve.
+    pub instance: InstanceId,
+    /// Where store and units live; made when absent, for its owner alone.
+    pub data_dir: PathBuf,
+    /// The words that start a shim; a unit's directory follows. For example `[/proc/self/exe, "shim"]`.
+    pub shim: Vec<OsString>,
+    /// `PATH` of units.
+    pub path: String,
+    /// A directory before `path`.
+    pub extra_path: Option<PathBuf>,
+    /// First token of every subject.
+    pub root: Root,
+}
+
+impl AgentConfig {
+    /// With shims started as `<this program> shim`, and defaults for the rest.
+    pub fn new(instance: InstanceId, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            instance,
+            data_dir: data_dir.into(),
+            shim: vec!["/proc/self/exe".into(), "shim".into()],
+            path: DEFAULT_PATH.to_owned(),
+            extra_path: None,
+            root: Root::default(),
+        }
+    }
+}
+
+/// Why an agent cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenAgentError {
+    /// Its data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenStoreError),
+    /// Its store cannot be read.
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    /// Its runtime cannot be opened.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The registry shows another agent already.
+    #[error("cannot register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// An agent: store, runtime, direct resources, and the platform that answers for them.
+pub struct Agent {
+    direct: Direct,
+    store: Arc<Store>,
+    platform: Arc<dyn Platform>,
+    link: Link,
+    registry: Registry,
+    connected_since: watch::Receiver<Option<Moment>>,
+    tasks: Tasks,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("instance", &self.link.instance).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Opens the store, finds the units again, and registers metrics. Nothing is served yet.
+    ///
+    /// # Errors
+    /// What cannot be opened, with a remedy.
+    pub async fn open(config: AgentConfig, registry: Registry) -> Result<Self, OpenAgentError> {
+        let store = Arc::new(Store::open(&config.data_dir)?);
+        let runtime = ProcessRuntime::open(ProcessConfig {
+            data_dir: config.data_dir,
+            instance: config.instance.to_string(),
+            shim: config.shim,
+            path: config.path,
+            extra_path: config.extra_path,
+        })
+        .await?;
+        let tasks = Tasks::new();
+        let (serving, epochs) = watch::channel(None);
+        let (connected, connected_since) = watch::channel(None);
+        tasks.spawn("connection-clock", time_connections(epochs, connected, tasks.stopping().clone()));
+        metrics::Observer::register(&registry, runtime.clone(), connected_since.clone())?;
+        let direct = Direct::open(Arc::clone(&store), runtime, metrics::drift(&registry)?)?;
+        let platform: Arc<dyn Platform> = Arc::new(AgentPlatform::new(direct.clone(), tasks.clone()));
+        let platform = Arc::new(Instrumented::new(platform, PlatformMetrics::register(&registry)?));
+        let link = Link {
+            root: config.root,
+            instance: config.instance,
+            boot: BootId::new(uuid::Uuid::new_v4()),
+            store: Arc::clone(&store),
+            vitals: direct.vitals(),
+            metrics: BusMetrics::register(&registry)?,
+            serving,
+        };
+        Ok(Self { direct, store, platform, link, registry, connected_since, tasks })
+    }
+
+    /// Serves the instance over `transport` until `stopping`, through any outage; a kicked agent stands by. Calls under
+    /// way are finished. Units run on.
+    ///
+    /// # Errors
+    /// When there is no serving any more: the platform gave up, or the transport was closed.
+    pub async fn serve(
+        &self,
+        transport: Arc<dyn Transport>,
+        stopping: CancellationToken,
+    ) -> Result<(), ServeError> {
+        self.link.serve(transport, Arc::clone(&self.platform), stopping).await
+    }
+
+    /// Shows metrics and health on `address` until the agent is closed; says where, which matters for port 0.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn listen_metrics(&self, address: SocketAddr) -> Result<SocketAddr, ListenError> {
+        let (registry, since) = (self.registry.clone(), self.connected_since.clone());
+        let (bound, work) = metrics::listen(address, registry, since, self.tasks.stopping().clone()).await?;
+        self.tasks.spawn("metrics-listener", work);
+        Ok(bound)
+    }
+
+    /// The platform that the agent serves, for calls without a bus.
+    pub fn platform(&self) -> Arc<dyn Platform> {
+        Arc::clone(&self.platform)
+    }
+
+    /// The epoch that is being served now, and each change of it.
+    pub fn serving(&self) -> watch::Receiver<Option<Epoch>> {
+        self.link.serving.subscribe()
+    }
+
+    /// Direct resources.
+    pub fn direct(&self) -> &Direct {
+        &self.direct
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Stops and removes every unit with all that was written for it; definitions stay in the store. For the end of a
+    /// trial run, after serving has ended. Nothing is started again afterwards.
+    ///
+    /// # Errors
+    /// The first unit that could not be removed; the others are, none the less.
+    pub async fn remove_units(&self) -> Result<(), RuntimeError> {
+        // Else a repair might bring back what is being removed.
+        self.direct.close().await;
+        self.direct.runtime().delete_all().await
+    }
+
+    /// Ends work and tasks; units run on, under their shims. The data directory is free when the agent is dropped.
+    pub async fn close(self) {
+        self.direct.close().await;
+        self.direct.runtime().close().await;
+        if !self.tasks.stop(PATIENCE).await {
+            tracing::warn!("some tasks of the agent did not end in time");
+        }
+    }
+}
+
+/// Notes when service began; a change of epoch begins it anew.
+async fn time_connections(
+    mut epochs: watch::Receiver<Option<Epoch>>,
+    connected: watch::Sender<Option<Moment>>,
+    stopping: CancellationToken,
+) {
+    while let Some(Ok(())) = stopping.run_until_cancelled(epochs.changed()).await {
+        let serving = epochs.borrow_and_update().is_some();
+        connected.send_replace(serving.then(clock::now));
+    }
+}
