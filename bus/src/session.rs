@@ -22,6 +22,8 @@
 
 mod agent;
 mod hub;
+#[cfg(test)]
+mod tests;
 
 pub use agent::{AgentEffect, AgentEvent, AgentSession, Ask, EndReason, Identity};
 pub use hub::{HubEffect, HubEvent, HubSession, Target};

@@ -236,17 +236,19 @@ impl Driver {
         event
     }
 
-    /// What the hub's answer says. The kind of question is told by the fields that only its answer has.
+    /// What the hub's answer says. Each kind of answer has a field that the others lack, which tells them apart.
     fn try_read_answer(&self, message: &Message) -> Option<AgentEvent> {
         let frame = Frame::decode(&message.payload).ok().filter(|frame| frame.header.kind == Kind::Answer)?;
         let number = frame.header.sequence;
         if let Ok(answer) = wire::decode::<ClaimAnswer>(&frame.body) {
-            return Some(AgentEvent::ClaimAnswered(answer));
+            return Some(AgentEvent::ClaimAnswered { number, answer });
         }
         if let Ok(answer) = wire::decode::<RenewalAnswer>(&frame.body) {
             return Some(AgentEvent::RenewalAnswered { number, answer });
         }
-        wire::decode::<SessionOrder>(&frame.body).ok().map(AgentEvent::Ordered)
+        wire::decode::<SessionOrder>(&frame.body)
+            .ok()
+            .map(|answer| AgentEvent::ReadyAnswered { number, answer })
     }
 
     /// Hears an epoch's subjects. The epoch is recorded first: a claim after a restart must exceed it.

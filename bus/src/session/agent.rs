@@ -14,8 +14,8 @@ use crate::clock::Moment;
 /// times a second together, which it answers.
 const ASK_PAUSE_MAX: Duration = Duration::from_secs(4);
 
-/// Renewals under way whose sending times are kept. More than this many unanswered are two leases long.
-const RENEWALS_KEPT: usize = 8;
+/// Questions under way whose sending times are kept. More than this many unanswered are two leases long.
+const QUESTIONS_KEPT: usize = 16;
 
 /// Who claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,12 @@ pub enum AgentEvent {
     /// The bus is not reached.
     LinkDown,
     /// The hub answered a claim.
-    ClaimAnswered(ClaimAnswer),
+    ClaimAnswered {
+        /// The question's number.
+        number: u32,
+        /// What it said.
+        answer: ClaimAnswer,
+    },
     /// The subjects of this epoch are heard, proven by a round trip.
     Subscribed {
         /// The epoch.
@@ -53,7 +58,14 @@ pub enum AgentEvent {
         /// The epoch.
         epoch: Epoch,
     },
-    /// The hub ordered something: on the session's subject, or in answer to a ready.
+    /// The hub answered a ready.
+    ReadyAnswered {
+        /// The question's number.
+        number: u32,
+        /// What it said.
+        answer: SessionOrder,
+    },
+    /// The hub ordered something on the session's own subject.
     Ordered(SessionOrder),
     /// The hub answered a heartbeat.
     RenewalAnswered {
@@ -146,17 +158,39 @@ impl std::fmt::Display for EndReason {
 #[derive(Debug, Clone)]
 enum Phase {
     /// A claim is under way, or about to be.
-    Claiming { claim: Claim, asked: Option<Moment>, tries: u32 },
+    Claiming { claim: Claim, sent: Sent, tries: u32 },
     /// Somebody else serves; ask again at this moment.
     StandingBy { ask_at: Moment },
     /// Waiting until the epoch's subjects are heard; `retry_at` when that failed.
     Subscribing { epoch: Epoch, retry_at: Option<Moment> },
     /// Waiting for go.
-    Readying { epoch: Epoch, asked: Moment },
+    Readying { epoch: Epoch, sent: Sent },
     /// Serving, as long as renewals are answered.
-    Serving { epoch: Epoch, sent: VecDeque<(u32, Moment)>, renew_at: Moment },
+    Serving { epoch: Epoch, sent: Sent, renew_at: Moment },
     /// Over.
     Ended,
+}
+
+/// When each question was sent. A lease counts from the sending of the very question that was answered: an answer that
+/// waited in the buffers of a frozen process must not count from a question that was asked after the thaw.
+#[derive(Debug, Clone, Default)]
+struct Sent(VecDeque<(u32, Moment)>);
+
+impl Sent {
+    fn note(&mut self, number: u32, now: Moment) {
+        self.0.push_back((number, now));
+        while self.0.len() > QUESTIONS_KEPT {
+            self.0.pop_front();
+        }
+    }
+
+    fn last(&self) -> Option<Moment> {
+        self.0.back().map(|(_, at)| *at)
+    }
+
+    fn at(&self, number: u32) -> Option<Moment> {
+        self.0.iter().find(|(known, _)| *known == number).map(|(_, at)| *at)
+    }
 }
 
 /// An agent's session, as the agent decides it.
@@ -205,7 +239,12 @@ impl AgentSession {
                 self.on_tick(now, &mut effects);
             }
             AgentEvent::LinkDown => self.linked = false,
-            AgentEvent::ClaimAnswered(answer) => self.on_claim_answer(now, answer, &mut effects),
+            AgentEvent::ClaimAnswered { number, answer } => {
+                self.on_claim_answer(now, number, answer, &mut effects);
+            }
+            AgentEvent::ReadyAnswered { number, answer } => {
+                self.on_ready_answer(now, number, &answer, &mut effects);
+            }
             AgentEvent::Subscribed { epoch } => self.on_subscribed(now, epoch, &mut effects),
             AgentEvent::NotSubscribed { epoch } => {
                 if let Phase::Subscribing { epoch: wanted, retry_at } = &mut self.phase
@@ -218,7 +257,7 @@ impl AgentSession {
             AgentEvent::RenewalAnswered { number, answer } => {
                 self.on_renewal_answer(now, number, &answer, &mut effects);
             }
-            AgentEvent::Leave(reason) => self.end(reason, &mut effects),
+            AgentEvent::Leave(reason) => self.end(now, reason, &mut effects),
             AgentEvent::Tick => self.on_tick(now, &mut effects),
         }
         effects
@@ -229,19 +268,17 @@ impl AgentSession {
             return;
         }
         match &mut self.phase {
-            Phase::Claiming { asked, tries, .. } => {
+            Phase::Claiming { claim, sent, tries } => {
                 let pause = (limits::ASK_AGAIN_AFTER * 2_u32.pow((*tries).min(4))).min(ASK_PAUSE_MAX);
                 let spread = pause.mul_f64(0.5 + 0.5 * fraction(next_random(&mut self.random)));
-                if asked.is_some_and(|asked| now.since(asked) < spread) {
+                if sent.last().is_some_and(|last| now.since(last) < spread) {
                     return;
                 }
-                if asked.is_some() {
+                if sent.last().is_some() {
                     *tries = tries.saturating_add(1);
                 }
-                *asked = Some(now);
-                let Phase::Claiming { claim, .. } = &self.phase else { return };
-                let claim = claim.clone();
-                self.ask(Ask::Claim(claim), effects);
+                let ask = Ask::Claim(claim.clone());
+                self.ask(now, ask, effects);
             }
             Phase::StandingBy { ask_at } if now >= *ask_at => {
                 self.phase = self.claiming(ClaimMode::Standby, None);
@@ -251,21 +288,16 @@ impl AgentSession {
                 *retry_at = None;
                 effects.push(AgentEffect::Subscribe(*epoch));
             }
-            Phase::Readying { epoch, asked } if now.since(*asked) >= limits::ASK_AGAIN_AFTER => {
-                *asked = now;
-                let epoch = *epoch;
-                self.ask(Ask::Ready(epoch), effects);
+            Phase::Readying { epoch, sent }
+                if sent.last().is_none_or(|last| now.since(last) >= limits::ASK_AGAIN_AFTER) =>
+            {
+                let ask = Ask::Ready(*epoch);
+                self.ask(now, ask, effects);
             }
             Phase::Serving { epoch, renew_at, .. } if now >= *renew_at => {
                 *renew_at = now + self.renew_every;
-                let epoch = *epoch;
-                let number = self.ask(Ask::Renewal(epoch), effects);
-                if let Phase::Serving { sent, .. } = &mut self.phase {
-                    sent.push_back((number, now));
-                    while sent.len() > RENEWALS_KEPT {
-                        sent.pop_front();
-                    }
-                }
+                let ask = Ask::Renewal(*epoch);
+                self.ask(now, ask, effects);
             }
             _ => {}
         }
@@ -274,20 +306,24 @@ impl AgentSession {
     /// After the link came back, nothing waits for its timer.
     fn hurry(&mut self, now: Moment) {
         match &mut self.phase {
-            Phase::Claiming { asked, tries, .. } => (*asked, *tries) = (None, 0),
-            Phase::Readying { asked, .. } => *asked = now - limits::ASK_AGAIN_AFTER,
+            Phase::Claiming { sent, tries, .. } => (*sent, *tries) = (Sent::default(), 0),
+            Phase::Readying { sent, .. } => *sent = Sent::default(),
             Phase::Serving { renew_at, .. } => *renew_at = now,
             Phase::Subscribing { retry_at, .. } => *retry_at = retry_at.map(|_| now),
             Phase::StandingBy { .. } | Phase::Ended => {}
         }
     }
 
-    fn on_claim_answer(&mut self, now: Moment, answer: ClaimAnswer, effects: &mut Vec<AgentEffect>) {
-        let Phase::Claiming { claim, asked: Some(asked), .. } = &self.phase else { return };
-        if claim.nonce != answer.nonce {
-            return;
-        }
-        let (asked_at, held) = (*asked, claim.held);
+    fn on_claim_answer(
+        &mut self,
+        now: Moment,
+        number: u32,
+        answer: ClaimAnswer,
+        effects: &mut Vec<AgentEffect>,
+    ) {
+        let Phase::Claiming { claim, sent, .. } = &self.phase else { return };
+        let Some(asked_at) = sent.at(number).filter(|_| claim.nonce == answer.nonce) else { return };
+        let held = claim.held;
         effects.push(AgentEffect::HubTime { hub_unix_ms: answer.hub_unix_ms, asked_at });
         if let Some(every) = answer.renew_every_ms {
             // Never longer than what keeps a lease of ours: a hub that asks for more means another protocol version.
@@ -306,7 +342,7 @@ impl AgentSession {
             (ClaimOutcome::Standby, _) if held.is_some() => {
                 // Somebody else serves what was ours.
                 let by = answer.holder;
-                self.end(EndReason::Kicked { by }, effects);
+                self.end(now, EndReason::Kicked { by }, effects);
             }
             (ClaimOutcome::Refused, _) => {
                 let error = answer.error.unwrap_or_else(|| {
@@ -318,7 +354,7 @@ impl AgentSession {
                 if error.code == towline_protocol::Code::Busy {
                     self.stand_by(now);
                 } else {
-                    self.end(EndReason::Refused(error), effects);
+                    self.end(now, EndReason::Refused(error), effects);
                 }
             }
             // Standby, or an answer of a newer hub: ask again later.
@@ -333,31 +369,50 @@ impl AgentSession {
 
     fn on_subscribed(&mut self, now: Moment, epoch: Epoch, effects: &mut Vec<AgentEffect>) {
         if matches!(&self.phase, Phase::Subscribing { epoch: wanted, .. } if *wanted == epoch) {
-            self.phase = Phase::Readying { epoch, asked: now };
-            self.ask(Ask::Ready(epoch), effects);
+            self.phase = Phase::Readying { epoch, sent: Sent::default() };
+            self.on_tick(now, effects);
+        }
+    }
+
+    fn on_ready_answer(
+        &mut self,
+        now: Moment,
+        number: u32,
+        answer: &SessionOrder,
+        effects: &mut Vec<AgentEffect>,
+    ) {
+        let Phase::Readying { epoch, sent } = &self.phase else { return };
+        let Some(asked_at) = sent.at(number).filter(|_| *epoch == answer.epoch) else { return };
+        let epoch = *epoch;
+        effects.push(AgentEffect::HubTime { hub_unix_ms: answer.hub_unix_ms, asked_at });
+        match answer.order {
+            Order::Go => self.serve(now, epoch, asked_at, effects),
+            Order::Kick => self.end(now, EndReason::Kicked { by: answer.by }, effects),
+            // Wait, or an answer of a newer hub: ask again in time.
+            _ => {}
         }
     }
 
     fn on_order(&mut self, now: Moment, order: &SessionOrder, effects: &mut Vec<AgentEffect>) {
-        let (mine, asked) = match &self.phase {
-            Phase::Readying { epoch, asked } => (*epoch, Some(*asked)),
-            Phase::Subscribing { epoch, .. } | Phase::Serving { epoch, .. } => (*epoch, None),
-            Phase::Claiming { claim, .. } => match claim.held {
-                Some(held) => (held, None),
-                None => return,
-            },
-            Phase::StandingBy { .. } | Phase::Ended => return,
+        let mine = match &self.phase {
+            Phase::Readying { epoch, .. }
+            | Phase::Subscribing { epoch, .. }
+            | Phase::Serving { epoch, .. } => *epoch,
+            Phase::Claiming { claim: Claim { held: Some(held), .. }, .. } => *held,
+            Phase::Claiming { .. } | Phase::StandingBy { .. } | Phase::Ended => return,
         };
         if order.epoch != mine {
             return;
         }
-        match (&order.order, asked) {
-            (Order::Go, Some(asked_at)) => {
-                effects.push(AgentEffect::HubTime { hub_unix_ms: order.hub_unix_ms, asked_at });
-                self.serve(now, mine, asked_at, effects);
+        match order.order {
+            Order::Kick => self.end(now, EndReason::Kicked { by: order.by }, effects),
+            // It answers no question, so no lease can count from it: ask, and be told at once.
+            Order::Go => {
+                if let Phase::Readying { epoch, .. } = &self.phase {
+                    let ask = Ask::Ready(*epoch);
+                    self.ask(now, ask, effects);
+                }
             }
-            (Order::Kick, _) => self.end(EndReason::Kicked { by: order.by }, effects),
-            // Wait; or a go that was said twice; or an order of a newer hub.
             _ => {}
         }
     }
@@ -369,19 +424,18 @@ impl AgentSession {
         answer: &RenewalAnswer,
         effects: &mut Vec<AgentEffect>,
     ) {
-        let Phase::Serving { epoch, sent, .. } = &mut self.phase else { return };
+        let Phase::Serving { epoch, sent, .. } = &self.phase else { return };
         let epoch = *epoch;
         if answer.epoch != epoch {
             return;
         }
-        let Some(position) = sent.iter().position(|(known, _)| *known == number) else { return };
-        let asked_at = sent.drain(..=position).next_back().map_or(now, |(_, at)| at);
+        let Some(asked_at) = sent.at(number) else { return };
         effects.push(AgentEffect::HubTime { hub_unix_ms: answer.hub_unix_ms, asked_at });
         match answer.outcome {
             RenewalOutcome::Renewed => {
                 effects.push(AgentEffect::ServeUntil { epoch, until: asked_at + limits::LEASE_AGENT });
             }
-            RenewalOutcome::Kicked => self.end(EndReason::Kicked { by: answer.by }, effects),
+            RenewalOutcome::Kicked => self.end(now, EndReason::Kicked { by: answer.by }, effects),
             // The hub does not know us any more: ask it whether we may go on. The lease runs out meanwhile, if it must.
             _ => {
                 self.phase = self.claiming(ClaimMode::Resume, Some(epoch));
@@ -393,13 +447,13 @@ impl AgentSession {
     /// Serves from now; the lease counts from when the answered question was sent.
     fn serve(&mut self, now: Moment, epoch: Epoch, asked_at: Moment, effects: &mut Vec<AgentEffect>) {
         self.identity.last_epoch = Some(epoch);
-        self.phase = Phase::Serving { epoch, sent: VecDeque::new(), renew_at: now };
+        self.phase = Phase::Serving { epoch, sent: Sent::default(), renew_at: now };
         effects.push(AgentEffect::ServeUntil { epoch, until: asked_at + limits::LEASE_AGENT });
         self.on_tick(now, effects);
     }
 
     /// Stops serving, tells the hub so, and ends.
-    fn end(&mut self, reason: EndReason, effects: &mut Vec<AgentEffect>) {
+    fn end(&mut self, now: Moment, reason: EndReason, effects: &mut Vec<AgentEffect>) {
         let epoch = match &self.phase {
             Phase::Subscribing { epoch, .. }
             | Phase::Readying { epoch, .. }
@@ -415,7 +469,7 @@ impl AgentSession {
                 EndReason::Kicked { .. } => Ask::StandDown(epoch),
                 _ => Ask::Goodbye(epoch),
             };
-            self.ask(ask, effects);
+            self.ask(now, ask, effects);
         }
         effects.push(AgentEffect::End(reason));
     }
@@ -432,13 +486,18 @@ impl AgentSession {
             runtime: self.identity.runtime.clone(),
             calls: self.identity.calls.clone(),
         };
-        Phase::Claiming { claim, asked: None, tries: 0 }
+        Phase::Claiming { claim, sent: Sent::default(), tries: 0 }
     }
 
-    fn ask(&mut self, ask: Ask, effects: &mut Vec<AgentEffect>) -> u32 {
+    fn ask(&mut self, now: Moment, ask: Ask, effects: &mut Vec<AgentEffect>) {
         self.last_number = self.last_number.wrapping_add(1);
-        effects.push(AgentEffect::Ask { number: self.last_number, ask });
-        self.last_number
+        let number = self.last_number;
+        if let Phase::Claiming { sent, .. } | Phase::Readying { sent, .. } | Phase::Serving { sent, .. } =
+            &mut self.phase
+        {
+            sent.note(number, now);
+        }
+        effects.push(AgentEffect::Ask { number, ask });
     }
 }
 

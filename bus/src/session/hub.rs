@@ -342,11 +342,16 @@ impl HubSession {
     fn on_ready(&mut self, now: Moment, number: u32, ready: &Ready, effects: &mut Vec<HubEffect>) {
         let (boot, epoch) = (ready.boot, ready.epoch);
         let answer = |order, by| HubEffect::AnswerReady { boot, number, answer: order_to(order, epoch, by) };
-        if let Some(active) = &self.active
+        if let Some(active) = &mut self.active
             && (active.target.epoch, active.target.boot) == (epoch, boot)
         {
-            let order = if active.kicked_by.is_some() || active.gone { Order::Kick } else { Order::Go };
-            effects.push(answer(order, active.kicked_by));
+            if active.kicked_by.is_some() || active.gone {
+                effects.push(answer(Order::Kick, active.kicked_by));
+            } else {
+                // The agent's lease counts from this very question, so ours must count from its answer.
+                active.lease_ends = now + limits::LEASE_HUB;
+                effects.push(answer(Order::Go, None));
+            }
             return;
         }
         let Some(claimed) = self.claimed.as_mut().filter(|claimed| claimed.epoch == Some(epoch)) else {
