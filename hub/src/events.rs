@@ -170,7 +170,6 @@ async fn record(batch: &[BusEvent], log: &EventLog, registry: &Registry) -> Resu
         if matches!(event.kind, EventKind::Connected | EventKind::Takeover) {
             registry.saw(&event.instance, event.at_unix_ms).await?;
         }
-        tracing::info!(instance = %event.instance, epoch = %event.epoch, kind = %event.kind, "{}", event.detail);
     }
     log.append(batch.to_vec()).await
 }

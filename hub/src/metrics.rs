@@ -38,6 +38,8 @@ impl HubMetrics {
             Opts::new("towline_hub_api_errors_total", "Errors that the API answered with, by code."),
             &["code"],
         )?;
+        // A series that begins at zero shows its first increment as one.
+        version_pings.with_label_values(&["ok"]);
         registry.register(Box::new(version_pings.clone()))?;
         registry.register(Box::new(api_errors.clone()))?;
         Ok(Self { bus: BusMetrics::register(&registry)?, registry, version_pings, api_errors })

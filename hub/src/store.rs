@@ -11,7 +11,7 @@
 //! | `pins_by_age` | (when, instance, request id) → nothing: the order in which pins go |
 //!
 //! Values are MessagePack with named fields, as on the wire, so a newer build adds fields without a new schema. All
-//! writes go through one thread that commits what waits together ([`writer`]); reads run on the blocking pool.
+//! writes go through one thread that commits what waits together; reads run on the blocking pool.
 
 mod epochs;
 mod events;

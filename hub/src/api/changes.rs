@@ -8,9 +8,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use towline_bus::message_bus::PresenceView;
 use towline_bus::{CallContext, Platform as _, Remote, clock};
 use towline_protocol::platform::{Definition, SyncAction};
-use towline_protocol::{CallError, Code, Effect, InstanceId, RequestId};
+use towline_protocol::{CallError, Code, Effect, InstanceId, RequestId, StoreId};
+use uuid::Uuid;
 
 use super::extract::{Asked, AtInstance, Body, Params};
 use super::problem::{Refusal, door};
@@ -137,21 +139,24 @@ fn answer(id: &RequestId, outcome: Result<(), CallError>) -> Response {
 
 /// The context of a call whose id its caller chose. The pin is durable before the call is sent.
 async fn pinned(api: &Api, instance: &InstanceId, id: RequestId) -> Result<CallContext, Refusal> {
-    let now_unix_ms = clock::unix_ms();
+    let at_unix_ms = clock::unix_ms();
     let pin = match api.store.pin(instance, &id).await? {
-        Some(pin) => Some(pin),
-        // Nobody serves: the call will not be sent, and there is no store to pin it to.
-        None => match api.bus.instance(instance).and_then(|view| view.store) {
-            None => None,
-            Some(store) => {
-                Some(api.store.pin_first(instance, &id, Pin { store, at_unix_ms: now_unix_ms }).await?)
-            }
+        Some(pin) => pin,
+        None => match serving_store(api, instance) {
+            Some(store) => api.store.pin_first(instance, &id, Pin { store, at_unix_ms }).await?,
+            // Nobody serves, and the bus will say so. Should somebody come up just now, they must not do what has no
+            // pin: no agent has this store, so none does.
+            None => return Ok(CallContext::with_id(id).pinned_to(Some(StoreId::new(Uuid::nil())))),
         },
     };
-    if let Some(pin) = pin {
-        check_age(&id, pin, now_unix_ms)?;
-    }
-    Ok(CallContext::with_id(id).pinned_to(pin.map(|pin| pin.store)))
+    check_age(&id, pin, at_unix_ms)?;
+    Ok(CallContext::with_id(id).pinned_to(Some(pin.store)))
+}
+
+/// The store behind the session that is heard now. One that is merely remembered would not see the call.
+fn serving_store(api: &Api, instance: &InstanceId) -> Option<StoreId> {
+    let view = api.bus.instance(instance)?;
+    matches!(view.presence, PresenceView::Connected { .. }).then_some(view.store)?
 }
 
 /// An agent remembers outcomes for 48 hours by its own clock. A key that comes near that would be done again.
@@ -167,8 +172,6 @@ fn check_age(id: &RequestId, pin: Pin, now_unix_ms: u64) -> Result<(), CallError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use towline_protocol::StoreId;
-    use uuid::Uuid;
 
     #[test]
     fn a_key_is_good_for_a_day() {

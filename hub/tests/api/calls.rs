@@ -135,7 +135,7 @@ async fn x_b8_b10_b15_errors_survive_every_hop() {
 async fn x_b12_export_is_identical() {
     let (hub, _dir) = TestHub::start().await;
     let (_agent, mock) = hub.agent("shop").await;
-    for size in [0, 1, 1 << 20, 16 << 20] {
+    for size in [0, 1, 1 << 20, 16 << 20, 64 << 20] {
         let config: Bytes = (0..size).map(|number: usize| (number.wrapping_mul(31) >> 3) as u8).collect();
         mock.set_config(config.clone());
         let response = hub.get(&format!("{SHOP}/export")).send().await.unwrap();
@@ -242,4 +242,37 @@ async fn a_caller_that_goes_away_does_not_take_mutating_work_along() {
     // The hub drains what is under way, so the outcome is there when it has stopped.
     hub.stop().await;
     assert_eq!(mock.executed().len(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_takes_its_reading_call_back() {
+    let (hub, _dir) = TestHub::start().await;
+    let (_agent, mock) = hub.agent("shop").await;
+    mock.delay(Call::Export, Duration::from_secs(3_600));
+    let export = hub.get(&format!("{SHOP}/export"));
+    assert!(export.timeout(Duration::from_millis(150)).send().await.is_err(), "the caller gave up");
+    eventually("no call is under way", async || {
+        hub.metrics().await.contains("towline_bus_in_flight_requests 0\n")
+    })
+    .await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_change_does_not_delay_a_ping() {
+    let (hub, _dir) = TestHub::start().await;
+    let (_agent, mock) = hub.agent("shop").await;
+    mock.delay(Call::Apply, Duration::from_secs(3));
+    let apply = hub.post(&format!("{SHOP}/apply"), &json!({"definitions": []}));
+    let pings = async {
+        eventually("the change is under way", async || {
+            hub.metrics().await.contains("towline_bus_in_flight_requests 1\n")
+        })
+        .await;
+        let pong: Pong = expect(hub.get(&format!("{SHOP}/ping?timeout=1s")), 200).await;
+        assert!(pong.round_trip_us < 1_000_000);
+    };
+    let (done, ()) = tokio::join!(expect::<Done>(apply, 200), pings);
+    assert!(!done.request_id.is_empty());
+    hub.stop().await;
 }
