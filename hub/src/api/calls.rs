@@ -12,7 +12,7 @@ use towline_protocol::ResourceId;
 use super::Shared;
 use super::extract::{Asked, AtInstance, Body, Params};
 use super::problem::Refusal;
-use super::types::{Lookup, Pong, Problem, ServiceList, Version};
+use super::types::{Lookup, Pong, Problem, Search, ServiceList, Version};
 use crate::limits;
 
 impl Asked {
@@ -128,6 +128,33 @@ pub(super) async fn lookup(
     let context = Asked::from(&headers, &params)?.reading();
     let Lookup { ids } = body.value;
     let services = api.bus.connect(&instance).some_services(&context, &ids).await?;
+    Ok(Json(ServiceList { services: services.into_iter().map(Into::into).collect() }))
+}
+
+/// All services of an instance, as `GET …/services` tells them, for more ids to leave out than a URL holds.
+#[utoipa::path(
+    post, path = "/v1/instances/{tenant}/{name}/services:search", tag = "calls", operation_id = "search_services",
+    params(
+        ("tenant" = String, Path), ("name" = String, Path),
+        ("timeout" = Option<String>, Query, description = "How long to wait: `30s`. Also as the header `Towline-Timeout`."),
+    ),
+    request_body = Search,
+    responses(
+        (status = 200, description = "The services, in no promised order.", body = ServiceList),
+        (status = "default", description = "Refused, or failed.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn search(
+    State(api): Shared,
+    AtInstance(instance): AtInstance,
+    params: Params,
+    headers: HeaderMap,
+    body: Body<Search, { limits::BODY_IDS_BYTES_MAX }>,
+) -> Result<Json<ServiceList>, Refusal> {
+    let params = params.only(&["timeout"])?;
+    let context = Asked::from(&headers, &params)?.reading();
+    let Search { namespace, ignored } = body.value;
+    let services = api.bus.connect(&instance).all_services(&context, namespace.as_deref(), &ignored).await?;
     Ok(Json(ServiceList { services: services.into_iter().map(Into::into).collect() }))
 }
 

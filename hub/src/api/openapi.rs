@@ -46,6 +46,7 @@ pub(super) fn guarded_routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(calls::version))
         .routes(routes!(calls::services))
         .routes(routes!(calls::lookup))
+        .routes(routes!(calls::search))
         .routes(routes!(calls::export))
         .routes(routes!(changes::apply))
         .routes(routes!(changes::sync))

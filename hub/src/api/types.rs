@@ -3,7 +3,7 @@
 //! Names are in snake case; times are RFC 3339 in UTC; ages are whole milliseconds. A client ignores fields that it does
 //! not know; the hub refuses them, for what it does not know it would not do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use towline_protocol::platform::{LogLine, LogSource, Service, ServiceStatus, Unit, UnitStatus};
@@ -286,6 +286,19 @@ pub struct Lookup {
     /// Ids that do not exist are silently absent from the answer; an empty list asks for none.
     #[schema(value_type = Vec<String>)]
     pub ids: Vec<ResourceId>,
+}
+
+/// Asks for all services, of one namespace or of all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    /// The namespace; absent for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Ids to leave out.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub ignored: BTreeSet<ResourceId>,
 }
 
 /// Applies definitions.

@@ -186,7 +186,10 @@ async fn the_document_names_every_route() {
     expected.extend(
         ["", "/ping", "/version", "/services", "/export", "/logs"].map(|rest| format!("get {}", below(rest))),
     );
-    expected.extend(["/services:lookup", "/apply", "/sync"].map(|rest| format!("post {}", below(rest))));
+    expected.extend(
+        ["/services:lookup", "/services:search", "/apply", "/sync"]
+            .map(|rest| format!("post {}", below(rest))),
+    );
     expected.sort();
     assert_eq!(routes, expected);
     // And each of them is really there.

@@ -6,4 +6,5 @@ mod events;
 mod instances;
 mod lifecycle;
 mod metrics;
+mod near;
 mod support;

@@ -137,7 +137,7 @@ impl TestHub {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test's runtime owns the hub, as main does")]
-fn spawn<F>(future: F) -> JoinHandle<F::Output>
+pub(crate) fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -184,7 +184,7 @@ pub(crate) struct SseEvent {
 /// Reads a stream of server-sent events.
 pub(crate) struct SseReader {
     response: reqwest::Response,
-    text: String,
+    pending: Vec<u8>,
 }
 
 impl SseReader {
@@ -192,23 +192,26 @@ impl SseReader {
         let response = request.send().await.expect("the hub answers");
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { response, text: String::new() }
+        Self::of(response)
+    }
+
+    pub(crate) fn of(response: reqwest::Response) -> Self {
+        Self { response, pending: Vec::new() }
     }
 
     /// The next event; `None` at the stream's end.
     pub(crate) async fn next(&mut self) -> Option<SseEvent> {
         loop {
-            while let Some((block, rest)) = self.text.split_once("\n\n") {
-                let event = parse(block);
-                self.text = rest.to_owned();
+            while let Some(end) = self.pending.windows(2).position(|two| two == b"\n\n") {
+                let block: Vec<u8> = self.pending.drain(..end + 2).collect();
+                let event = parse(std::str::from_utf8(&block).expect("events are UTF-8"));
                 if !event.data.is_empty() {
                     return Some(event);
                 }
             }
-            let chunk =
-                tokio::time::timeout(SOON, self.response.chunk()).await.expect("the stream goes on in time");
-            let chunk = chunk.expect("the stream is not cut")?;
-            self.text.push_str(std::str::from_utf8(&chunk).expect("events are ASCII here"));
+            let chunk = tokio::time::timeout(SOON, self.response.chunk()).await;
+            let chunk = chunk.expect("the stream goes on in time").expect("the stream is not cut")?;
+            self.pending.extend_from_slice(&chunk);
         }
     }
 
