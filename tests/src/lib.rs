@@ -1,1 +1,13 @@
-//! Placeholder doc.
+//! What tests across crates need: a hub with its API, agents on its bus, and the API itself as a platform.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`chain`] | HTTP API → hub → bus → agent, with a mock or with the process runtime |
+//! | [`http_platform`] | the API as a `Platform`, so that the battery runs over it |
+//! | [`wait`] | level-triggered waiting |
+//!
+//! A test that needs something that is missing fails, and says what to do; none is skipped.
+
+pub mod chain;
+pub mod http_platform;
+pub mod wait;

@@ -1,0 +1,208 @@
+//! The whole chain in one process: HTTP API, hub, memory bus, agent. All of it is the real thing but the bus, which has
+//! the semantics of the real one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prometheus::Registry;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use towline_agent::{Agent, AgentConfig};
+use towline_bus::metrics::BusMetrics;
+use towline_bus::platform::MockPlatform;
+use towline_bus::session::Identity;
+use towline_bus::subscription::{ActiveSubscription, SubscribeConfig, Vitals};
+use towline_bus::task::Tasks;
+use towline_bus::transport::memory::{MemoryBroker, MemoryTransport, Permissions};
+use towline_bus::{MessageBus, subscribe};
+use towline_hub::{Hub, HubConfig};
+use towline_protocol::session::ClaimMode;
+use towline_protocol::subject::Root;
+use towline_protocol::{BootId, InstanceId, Method, StoreId};
+use uuid::Uuid;
+
+use crate::http_platform::HttpPlatform;
+use crate::wait::PATIENCE;
+
+/// A hub with its API, on a bus in memory.
+#[derive(Debug)]
+pub struct HubChain {
+    /// The bus's server.
+    pub broker: MemoryBroker,
+    /// The hub's half of the bus.
+    pub bus: MessageBus,
+    /// `http://address` of the API.
+    pub url: String,
+    /// `http://address` of the metrics.
+    pub metrics_url: String,
+    /// The API's token.
+    pub token: String,
+    data_dir: TempDir,
+    tasks: Tasks,
+    shutdown: CancellationToken,
+}
+
+impl HubChain {
+    /// A new hub.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start() -> Self {
+        let data_dir = tempfile::tempdir().expect("a place for the hub's data");
+        Self::start_on(MemoryBroker::new(), data_dir).await
+    }
+
+    /// A hub on a bus and a data directory that were there before.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_on(broker: MemoryBroker, data_dir: TempDir) -> Self {
+        let mut config = HubConfig::new(data_dir.path());
+        config.listen = ([127, 0, 0, 1], 0).into();
+        config.metrics_listen = Some(([127, 0, 0, 1], 0).into());
+        let hub = Hub::build(config, broker.connect()).await.expect("the hub starts");
+        let token = std::fs::read_to_string(hub.token_path()).expect("the token is there").trim().to_owned();
+        let url = format!("http://{}", hub.address());
+        let metrics_url = format!("http://{}", hub.metrics_address().expect("it was asked for"));
+        let (bus, tasks, shutdown) = (hub.bus().clone(), Tasks::new(), CancellationToken::new());
+        let until = shutdown.clone();
+        tasks.spawn("hub", async move { hub.run(until).await.expect("the hub runs") });
+        Self { broker, bus, url, metrics_url, token, data_dir, tasks, shutdown }
+    }
+
+    /// Stops the hub in order, and returns what outlives it.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn stop(self) -> (MemoryBroker, TempDir) {
+        self.shutdown.cancel();
+        assert!(self.tasks.stop(PATIENCE).await, "the hub drains in time");
+        (self.broker, self.data_dir)
+    }
+
+    /// An instance, through the API.
+    #[must_use]
+    pub fn platform(&self, name: &str) -> HttpPlatform {
+        HttpPlatform::new(&self.url, &self.token, &instance(name))
+    }
+
+    /// What the metrics listener shows.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn metrics(&self) -> String {
+        let answer = reqwest::get(format!("{}/metrics", self.metrics_url)).await.expect("it answers");
+        answer.text().await.expect("it answers with text")
+    }
+
+    /// The value of one series, as `/metrics` shows it.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.metrics().await;
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    /// An agent with a mock, which serves.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub async fn mock(&self, name: &str) -> (MockPlatform, ActiveSubscription) {
+        let mock = MockPlatform::new();
+        let (_, vitals) = watch::channel(Vitals::default());
+        let config = SubscribeConfig {
+            root: Root::default(),
+            instance: instance(name),
+            identity: Identity {
+                boot: BootId::new(Uuid::new_v4()),
+                store: StoreId::new(Uuid::new_v4()),
+                last_epoch: None,
+                version: "0.0.1".to_owned(),
+                runtime: "mock".to_owned(),
+                calls: Method::names(),
+            },
+            mode: ClaimMode::Fresh,
+            vitals,
+            record_epoch: Box::new(|_| ()),
+            metrics: BusMetrics::unregistered(),
+        };
+        let link = self.agent_link(name);
+        let subscription = subscribe(link, config, Arc::new(mock.clone())).await.expect("the bus takes it");
+        self.bus.await_presence(&instance(name), PATIENCE).await.expect("it comes to serve");
+        (mock, subscription)
+    }
+
+    /// An agent with the process runtime, which serves.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub async fn process(&self, name: &str) -> ProcessAgent {
+        let data_dir = tempfile::tempdir().expect("a place for the agent's data");
+        let mut config = AgentConfig::new(instance(name), data_dir.path());
+        config.shim = vec![binary("towline-agent").into(), "shim".into()];
+        let agent = Arc::new(Agent::open(config, Registry::new()).await.expect("the agent opens"));
+        let (tasks, stopping, link) = (Tasks::new(), CancellationToken::new(), self.agent_link(name));
+        let (serving, until) = (agent.clone(), stopping.clone());
+        tasks.spawn("agent", async move { serving.serve(link, until).await.expect("the agent serves") });
+        self.bus.await_presence(&instance(name), PATIENCE).await.expect("it comes to serve");
+        ProcessAgent { agent, data_dir, tasks, stopping }
+    }
+
+    /// A connection with the permissions of an agent, and no others.
+    fn agent_link(&self, name: &str) -> Arc<MemoryTransport> {
+        let (root, instance) = (Root::default(), instance(name));
+        self.broker.connect_with(Permissions {
+            publish: Some(root.agent_may_publish(&instance)),
+            subscribe: Some(root.agent_may_subscribe(&instance)),
+        })
+    }
+}
+
+/// An agent with the process runtime.
+#[derive(Debug)]
+pub struct ProcessAgent {
+    agent: Arc<Agent>,
+    /// Where its store and its units live.
+    pub data_dir: TempDir,
+    tasks: Tasks,
+    stopping: CancellationToken,
+}
+
+impl ProcessAgent {
+    /// Ends the agent and removes its units.
+    ///
+    /// # Panics
+    /// When units stay, or it does not end in time.
+    pub async fn end(self) {
+        self.stopping.cancel();
+        assert!(self.tasks.stop(PATIENCE).await, "the agent ends in time");
+        self.agent.remove_units().await.expect("its units can be removed");
+        let agent = Arc::into_inner(self.agent).expect("nobody else holds the agent");
+        agent.close().await;
+    }
+}
+
+/// A name as an instance.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+pub fn instance(name: &str) -> InstanceId {
+    name.parse().expect("tests name instances well")
+}
+
+/// A binary of this workspace, beside the test that runs.
+///
+/// # Panics
+/// When it was not built; the message says how.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let folder = test.ancestors().nth(2).expect("target/<profile>/deps/test has two folders above");
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{} is not built; run `cargo build --workspace --bins`, or `make test`",
+        path.display()
+    );
+    path
+}
