@@ -5,7 +5,7 @@
 
 use std::{fs, io, str::FromStr};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 
 /// Environment variable that names the unit a process belongs to.
 pub(crate) const UNIT_MARK: &str = "TOWLINE_UNIT";
@@ -65,10 +65,25 @@ fn carries(pid: Pid, marks: &[&str]) -> bool {
     marks.iter().all(|mark| environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))
 }
 
-/// Living children of `parent`.
-pub(crate) fn children(parent: Pid) -> Vec<Process> {
-    let parent = parent.as_raw_nonzero().get();
-    all().into_iter().filter(|process| !process.zombie && process.parent == parent).collect()
+/// Living children of this process.
+pub(crate) fn children() -> Vec<Process> {
+    let own = getpid();
+    let living = |process: &Process| !process.zombie && process.parent == own.as_raw_nonzero().get();
+    match listed_children() {
+        Some(children) => children.into_iter().filter_map(inspect).filter(living).collect(),
+        // A kernel that keeps no such lists: look at everyone.
+        None => all().into_iter().filter(living).collect(),
+    }
+}
+
+fn listed_children() -> Option<Vec<Pid>> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir("/proc/self/task").ok()?.flatten() {
+        let list = fs::read_to_string(thread.path().join("children")).ok()?;
+        found
+            .extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw)));
+    }
+    Some(found)
 }
 
 /// Sends SIGKILL to `process`, never to another that was given its pid since.

@@ -104,7 +104,11 @@ impl Direct {
                 Ok(())
             }
             Step::Revive(unit) => {
-                runtime.start_again(&unit).await.map(drop).map_err(|error| error.to_string())
+                let Err(error) = runtime.start_again(&unit).await else { return Ok(()) };
+                // Its port was taken, or its directory damaged: then another unit in its stead.
+                tracing::info!(unit, %error, "a unit cannot be started again; replacing it");
+                self.remove(unit).await?;
+                runtime.start(spec).await.map(drop).map_err(|error| error.to_string())
             }
             Step::Remove(unit) => self.remove(unit).await,
         }

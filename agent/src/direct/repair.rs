@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, stream};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Direct, converge::Revive, entry::Entry};
+use super::{AT_ONCE, Direct, converge::Revive, entry::Entry};
 use crate::{manifest::Drift, shim::Ended};
 
 /// Between two looks for lost units.
@@ -14,11 +15,12 @@ const EVERY: Duration = Duration::from_secs(2);
 pub(super) async fn run(direct: Direct) {
     let stopping = direct.inner.tasks.stopping().clone();
     let ids: Vec<String> = direct.entries().keys().cloned().collect();
-    for id in ids {
-        if stopping.is_cancelled() {
-            return;
-        }
-        mend(&direct, &id).await;
+    let settle = stream::iter(ids).for_each_concurrent(AT_ONCE, |id| {
+        let direct = direct.clone();
+        async move { mend(&direct, &id).await }
+    });
+    if stopping.run_until_cancelled(settle).await.is_none() {
+        return;
     }
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

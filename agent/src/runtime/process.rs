@@ -50,6 +50,9 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 /// Units stopped at the same time by [`ProcessRuntime::stop_all`].
 const STOPS_AT_ONCE: usize = 64;
 
+/// How the name of a directory begins that is being made or removed.
+const UNFINISHED: &str = ".unfinished-";
+
 /// How long tasks may take to end when the runtime closes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -113,8 +116,13 @@ impl ProcessRuntime {
             tasks: Tasks::new(),
         };
         let runtime = Self { inner: Arc::new(inner) };
+        let mut stillborn = Vec::new();
         for record in records {
-            runtime.adopt(record).await;
+            stillborn.extend(runtime.adopt(record).await);
+        }
+        // When all are known, so that files they share are left to those who live.
+        for unit in stillborn {
+            runtime.delete(&unit).await?;
         }
         Ok(runtime)
     }
@@ -168,7 +176,7 @@ impl ProcessRuntime {
         let unit = self.find(unit)?;
         unit.stop().await?;
         files::remove(&unit.record, &self.others_files(&unit))?;
-        fs::remove_dir_all(&unit.dir)
+        self.remove_dir(&unit)
             .map_err(|source| RuntimeError::io(format!("cannot remove {}", unit.dir.display()), source))?;
         self.ports().release(unit.id());
         self.units().remove(unit.id());
@@ -234,6 +242,17 @@ impl ProcessRuntime {
         }
     }
 
+    /// Removes a unit's directory: at once by name, then what is in it. A crash between leaves what the next agent
+    /// clears away.
+    fn remove_dir(&self, unit: &Unit) -> io::Result<()> {
+        let gone = self.inner.units_dir.join(format!("{UNFINISHED}{}", unit.id()));
+        match fs::rename(&unit.dir, &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed?,
+        }
+        fs::remove_dir_all(gone)
+    }
+
     fn find(&self, unit: &str) -> Result<Arc<Unit>, RuntimeError> {
         self.units().get(unit).cloned().ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
     }
@@ -269,12 +288,16 @@ impl Inner {
     }
 }
 
-/// What stands in the unit directories. One without a readable label was being made or removed when an agent died:
-/// nothing runs in it, since the label is written before and removed after everything else.
+/// What stands in the unit directories. One that was being made or removed when an agent died is cleared away: nothing
+/// runs in it yet, or any more.
 fn records(units_dir: &std::path::Path) -> io::Result<Vec<UnitRecord>> {
     let mut records = Vec::new();
     for entry in fs::read_dir(units_dir)? {
         let dir = entry?.path();
+        if dir.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes())) {
+            fs::remove_dir_all(&dir)?;
+            continue;
+        }
         match UnitRecord::read(&dir) {
             Ok(record) if dir.file_name().is_some_and(|name| name.to_str() == Some(record.unit.as_str())) => {
                 records.push(record);

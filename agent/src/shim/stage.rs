@@ -1,7 +1,7 @@
 //! The second stage: a fresh process that prepares itself and then becomes the unit's command.
 //!
-//! Standard input is the report channel: closed without a word when the command runs (exec closes it), or one line
-//! that says why not.
+//! Standard input is the report channel. It carries [`GO`] and is closed by exec when the command runs; anything else says
+//! why it does not. The environment is the shim's, so that nothing in a unit's can mislead the stage itself.
 
 use std::{
     fs::File,
@@ -20,18 +20,22 @@ use rustix::{
 use super::spec::RunAs;
 use super::spec::ShimSpec;
 
+/// What is reported right before the command takes over.
+pub(super) const GO: &str = "go\n";
+
 /// Becomes the command of the unit in `dir`, on behalf of the shim with pid `shim`. Returns only on failure.
 pub(super) fn exec(dir: &Path, shim: i32) -> ExitCode {
     // Moved off standard input, which the command gets empty; close-on-exec is what reports success.
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3) else {
         return ExitCode::FAILURE;
     };
+    let mut report = File::from(report);
     let why = match prepare(dir, shim) {
-        Ok(spec) => become_command(&spec),
+        Ok(spec) => become_command(&spec, &mut report),
         Err(why) => why,
     };
     // If the shim is gone, there is nobody to tell.
-    File::from(report).write_all(why.as_bytes()).ok();
+    report.write_all(why.as_bytes()).ok();
     ExitCode::FAILURE
 }
 
@@ -68,9 +72,10 @@ fn switch_user(run_as: &RunAs) -> rustix::io::Result<()> {
     set_thread_uid(Uid::from_raw(run_as.uid))
 }
 
-fn become_command(spec: &ShimSpec) -> String {
+fn become_command(spec: &ShimSpec, report: &mut File) -> String {
     let Some((program, args)) = spec.argv.split_first() else { return "the command is empty".to_owned() };
-    let error = Command::new(program).args(args).stdin(Stdio::null()).exec();
+    report.write_all(GO.as_bytes()).ok();
+    let error = Command::new(program).args(args).env_clear().envs(&spec.env).stdin(Stdio::null()).exec();
     let by_path = program.contains('/');
     match error.kind() {
         io::ErrorKind::NotFound if by_path && Path::new(program).exists() => {

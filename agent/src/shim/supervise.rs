@@ -31,6 +31,7 @@ use super::{
     policy::{Decision, History, decide},
     reaper::Reaper,
     spec::ShimSpec,
+    stage::GO,
     state::{Ended, Status, UnitState},
     sweep::{group_lives, sweep},
 };
@@ -119,7 +120,7 @@ impl Life {
                 }
                 Err(why) => (Ended::NotStarted(why), Duration::ZERO, false),
             };
-            let swept = sweep(&self.spec.instance, &self.spec.unit, &mut self.reaper).await;
+            let swept = sweep(&mut self.reaper).await;
             if let Err(left) = swept {
                 self.last(Status::Error, Some(left), ended);
                 break;
@@ -168,7 +169,7 @@ impl Life {
         kill_process_group(run.pid, Signal::KILL).ok();
         let ended = self.reaper.ended().await;
         let lasted = run.since.elapsed();
-        sweep(&self.spec.instance, &self.spec.unit, &mut self.reaper).await.ok();
+        sweep(&mut self.reaper).await.ok();
         run.pipes.drain().await;
         (ended, lasted, stopped)
     }
@@ -191,7 +192,7 @@ impl Life {
     async fn launch(&mut self) -> Result<Run, String> {
         let failed = |error: io::Error| format!("the command cannot be started: {error}");
         let (mut report, theirs) = UnixStream::pair().map_err(failed)?;
-        let mut child = stage(&self.spec, theirs).map_err(failed)?;
+        let mut child = stage(theirs).map_err(failed)?;
         let pid =
             i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("the system gave out a bad pid")?;
         self.reaper.watch(pid);
@@ -201,8 +202,12 @@ impl Life {
         report.set_read_timeout(Some(STAGE)).map_err(failed)?;
         let mut why = String::new();
         match report.read_to_string(&mut why) {
-            Ok(0) => Ok(Run { pid, pipes, since: Instant::now() }),
-            Ok(_) => Err(why),
+            Ok(_) => match why.strip_prefix(GO) {
+                Some("") => Ok(Run { pid, pipes, since: Instant::now() }),
+                Some(why) => Err(why.to_owned()),
+                None if why.is_empty() => Err("the command's first stage ended without a word".to_owned()),
+                None => Err(why),
+            },
             Err(error) => Err(format!(
                 "the command was not started within {}: {error}",
                 humantime::format_duration(STAGE)
@@ -238,7 +243,7 @@ impl Life {
     }
 }
 
-fn stage(spec: &ShimSpec, report: UnixStream) -> io::Result<Child> {
+fn stage(report: UnixStream) -> io::Result<Child> {
     // The very program that runs now, even if its file was replaced since; the words it was started with, and one more.
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let shim = getpid().as_raw_nonzero().to_string();
@@ -246,7 +251,6 @@ fn stage(spec: &ShimSpec, report: UnixStream) -> io::Result<Child> {
         .args(words)
         .args(["--exec", &shim])
         .env_clear()
-        .envs(&spec.env)
         .stdin(OwnedFd::from(report))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

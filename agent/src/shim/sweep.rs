@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use rustix::process::{Pid, getpid};
+use rustix::process::Pid;
 use tokio::time::sleep;
 
 use super::reaper::Reaper;
@@ -14,18 +14,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Looks before what still lives counts as unkillable: 5 s.
 const LOOKS: u32 = 500;
 
-/// Kills every descendant of this shim and every process that carries the unit's marks; returns when they are gone.
+/// Kills every descendant of this shim; returns when they are gone.
 ///
 /// # Errors
 /// The pids that could not be killed within 5 s (another user's, or stuck in the kernel).
-pub(super) async fn sweep(instance: &str, unit: &str, reaper: &mut Reaper) -> Result<(), String> {
+pub(super) async fn sweep(reaper: &mut Reaper) -> Result<(), String> {
     // As subreaper the shim inherits whoever loses its parent, so killing level by level reaches every descendant.
-    let find = || {
-        let mut found = proc::children(getpid());
-        found.extend(proc::marked(instance, unit));
-        found
-    };
-    kill_until_gone(find, || reaper.reap()).await
+    kill_until_gone(proc::children, || reaper.reap()).await
 }
 
 /// Kills every process that carries the unit's marks: what a dead shim left behind.

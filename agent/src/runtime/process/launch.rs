@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ProcessRuntime, UnitSpec,
+    ProcessRuntime, UNFINISHED, UnitSpec,
     error::RuntimeError,
     files, ports,
     unit::{Unit, UnitRecord, lost},
@@ -72,8 +72,7 @@ impl ProcessRuntime {
         let made = files::check(&placed, &spec.manifest.id, &unit.dir, &others).and_then(|()| {
             // From here on the files are ours by label, and a second app that wants them sees that.
             self.units().insert(id.clone(), Arc::clone(&unit));
-            make_dir(&unit, run_as)
-                .and_then(|()| shim_spec.write(&unit.dir))
+            self.make_dir(&unit, &shim_spec)
                 .map_err(|source| RuntimeError::io(format!("cannot make {}", unit.dir.display()), source))?;
             files::write(&placed, &unit.dir, run_as)
         });
@@ -89,9 +88,29 @@ impl ProcessRuntime {
         // A conflict is found before anything is written or listed: then nothing elsewhere is ours to remove.
         if self.units().remove(unit.id()).is_some() {
             files::remove(&unit.record, others).ok();
-            fs::remove_dir_all(&unit.dir).ok();
+            self.remove_dir(unit).ok();
         }
         self.ports().release(unit.id());
+    }
+
+    /// Makes the unit's directory with all that makes it one, under another name first: it appears whole or not at all.
+    fn make_dir(&self, unit: &Unit, spec: &ShimSpec) -> io::Result<()> {
+        let dir = self.inner.units_dir.join(format!("{UNFINISHED}{}", unit.id()));
+        let make = |dir: &Path| DirBuilder::new().mode(0o700).create(dir);
+        let work = dir.join(WORK);
+        let made = make(&dir).and_then(|()| make(&work)).and_then(|()| {
+            if let Some(run_as) = &spec.run_as {
+                chown(&work, Some(run_as.uid), Some(run_as.gid))?;
+            }
+            unit.record.write(&dir)?;
+            spec.write(&dir)?;
+            fs::rename(&dir, &unit.dir)
+        });
+        if made.is_err() {
+            // Not there if it could not even be made.
+            fs::remove_dir_all(&dir).ok();
+        }
+        made
     }
 
     fn new_id(&self, name: &str) -> (String, PathBuf) {
@@ -201,6 +220,7 @@ impl ProcessRuntime {
             .arg(&unit.dir)
             .env_clear()
             .current_dir("/")
+            .arg0("towline-shim")
             .stdin(OwnedFd::from(listener))
             .stdout(Stdio::null())
             .stderr(complaints)
@@ -227,15 +247,16 @@ impl ProcessRuntime {
         self.inner.tasks.spawn("shim-link", follower.run(stream, commands));
     }
 
-    /// Takes over a unit that an earlier agent made.
-    pub(super) async fn adopt(&self, record: UnitRecord) {
+    /// Takes over a unit that an earlier agent made. Returns its id if it never came to start: an agent died in the
+    /// middle of making it, files may be missing, and it is not worth keeping.
+    pub(super) async fn adopt(&self, record: UnitRecord) -> Option<String> {
         for binding in &record.ports {
             self.ports().reserve(&record.unit, binding);
         }
         let dir = self.inner.units_dir.join(&record.unit);
-        let state =
-            UnitState::read(&dir).unwrap_or_else(|_| UnitState::new(Status::Building, record.created));
-        let ended = state.final_state;
+        let known = UnitState::read(&dir).ok();
+        let (started, ended) = (known.is_some(), known.as_ref().is_some_and(|state| state.final_state));
+        let state = known.unwrap_or_else(|| UnitState::new(Status::Starting, record.created));
         let unit = Arc::new(Unit::new(record, dir, state));
         self.units().insert(unit.id().to_owned(), Arc::clone(&unit));
         match connect(&unit.dir) {
@@ -244,15 +265,9 @@ impl ProcessRuntime {
             Err(_) if ended => {}
             Err(_) => settle(&unit, &self.inner.config.instance).await,
         }
+        let living = unit.state.borrow().status != Status::Error;
+        (!started && !living).then(|| unit.id().to_owned())
     }
-}
-
-fn make_dir(unit: &Unit, run_as: Option<&shim::RunAs>) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(&unit.dir)?;
-    unit.record.write(&unit.dir)?;
-    let work = unit.dir.join(WORK);
-    DirBuilder::new().mode(0o700).create(&work)?;
-    run_as.map_or(Ok(()), |run_as| chown(&work, Some(run_as.uid), Some(run_as.gid)))
 }
 
 fn connect(dir: &Path) -> io::Result<UnixStream> {

@@ -119,15 +119,12 @@ impl Merge {
     fn batch(mut self) -> (Self, Vec<UnitLogLine>) {
         let mut lines = Vec::new();
         while lines.len() < BATCH {
-            let next = self
-                .tails
-                .iter_mut()
-                .filter_map(|(unit, tail)| Some((tail.peek()?.time, unit.clone())))
-                .min();
-            let Some((_, unit)) = next else { break };
-            let Some(line) = self.tails.get_mut(&unit).and_then(Tail::take) else { break };
+            let heads =
+                self.tails.iter_mut().filter_map(|(unit, tail)| Some((tail.peek()?.time, unit, tail)));
+            let Some((_, unit, tail)) = heads.min_by_key(|(time, ..)| *time) else { break };
+            let Some(line) = tail.take() else { break };
             if self.since.is_none_or(|since| line.time >= since) {
-                lines.push(UnitLogLine { unit, line });
+                lines.push(UnitLogLine { unit: unit.clone(), line });
             }
         }
         (self, lines)
