@@ -1,65 +1,19 @@
 //! `towline-hub`: the control plane as a process.
 
+mod args;
+
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use towline_bus::Transport;
-use towline_hub::{Hub, HubConfig};
+use towline_hub::Hub;
 use tracing_subscriber::EnvFilter;
 
-/// Towline's hub: knows every instance, and routes calls to them.
-#[derive(Parser)]
-#[command(name = "towline-hub", version, args_conflicts_with_subcommands = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: ServeArgs,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve (the default).
-    Serve(ServeArgs),
-    /// Check flags and files, and end.
-    CheckConfig(ServeArgs),
-}
-
-#[derive(Args)]
-struct ServeArgs {
-    /// Where the NATS server is.
-    #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
-    nats: String,
-    /// Where the API listens.
-    #[arg(long, value_name = "ADDRESS", default_value = HubConfig::LISTEN)]
-    listen: SocketAddr,
-    /// Where `/metrics` listens.
-    #[arg(long, value_name = "ADDRESS", default_value = HubConfig::METRICS_LISTEN)]
-    metrics_listen: SocketAddr,
-    /// Where the hub keeps its state.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/towline-hub")]
-    data_dir: PathBuf,
-    /// The file that holds the API's token [default: made as <DIR>/token].
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-}
-
-impl From<&ServeArgs> for HubConfig {
-    fn from(args: &ServeArgs) -> Self {
-        Self {
-            listen: args.listen,
-            metrics_listen: Some(args.metrics_listen),
-            token_file: args.token_file.clone(),
-            ..Self::new(&args.data_dir)
-        }
-    }
-}
+use crate::args::{Cli, Command, ServeArgs};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -219,10 +219,7 @@ async fn read_body(request: Request, announced: usize, max: usize) -> Result<Vec
         };
         match chunk {
             None => return Ok(bytes),
-            Some(Ok(chunk)) if bytes.len() + chunk.len() > max => {
-                drop(chunk);
-                return Err(too_large(max));
-            }
+            Some(Ok(chunk)) if bytes.len() + chunk.len() > max => return Err(too_large(max)),
             Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
             Some(Err(error)) => {
                 return Err(Refusal::malformed(format!("the body ended before its end: {error}")));

@@ -17,7 +17,7 @@ fn healthy() -> Json<Healthy> {
 
 /// The hub is up.
 #[utoipa::path(
-    get, path = "/healthz", tag = "health", operation_id = "healthz",
+    get, path = "/healthz", tag = "health", operation_id = "healthz", security(()),
     responses((status = 200, description = "The process answers.", body = Healthy)),
 )]
 pub(super) async fn healthz() -> Json<Healthy> {
@@ -26,7 +26,7 @@ pub(super) async fn healthz() -> Json<Healthy> {
 
 /// The hub can work: it reaches the bus, and its store takes writes.
 #[utoipa::path(
-    get, path = "/readyz", tag = "health", operation_id = "readyz",
+    get, path = "/readyz", tag = "health", operation_id = "readyz", security(()),
     responses(
         (status = 200, description = "It can.", body = Healthy),
         (status = 503, description = "It cannot; the detail says why.", body = Problem, content_type = "application/problem+json"),

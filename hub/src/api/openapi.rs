@@ -65,7 +65,7 @@ pub(super) fn open_routes() -> OpenApiRouter<Arc<Api>> {
 
 /// This document.
 #[utoipa::path(
-    get, path = "/openapi.json", tag = "health", operation_id = "openapi",
+    get, path = "/openapi.json", tag = "health", operation_id = "openapi", security(()),
     responses((status = 200, description = "The API's description.", content_type = "application/json")),
 )]
 pub(super) async fn document(State(api): Shared) -> impl IntoResponse {
@@ -75,7 +75,7 @@ pub(super) async fn document(State(api): Shared) -> impl IntoResponse {
 
 /// This document.
 #[utoipa::path(
-    get, path = "/v1/openapi.json", tag = "health", operation_id = "openapi_v1",
+    get, path = "/v1/openapi.json", tag = "health", operation_id = "openapi_v1", security(()),
     responses((status = 200, description = "The API's description.", content_type = "application/json")),
 )]
 pub(super) async fn document_under_v1(state: Shared) -> impl IntoResponse {

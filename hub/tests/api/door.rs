@@ -89,6 +89,20 @@ async fn bodies_are_bounded() {
 }
 
 #[tokio::test]
+async fn who_sends_too_much_reads_why() {
+    let (hub, _dir) = TestHub::start().await;
+    for _ in 0..5 {
+        let body = vec![b' '; 96 << 20];
+        let sync = hub.request(Method::POST, "/v1/instances/default/shop/sync");
+        let problem = refused(sync.header("content-type", "application/json").body(body), 413).await;
+        assert_eq!(problem.code, "too_large");
+        let create = hub.request(Method::POST, "/v1/instances").header("content-type", "application/json");
+        refused(create.body(vec![b' '; 8 << 20]), 413).await;
+    }
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn malformed_http_ends_one_connection_and_nothing_else() {
     let (hub, _dir) = TestHub::start().await;
     for hostile in
@@ -204,6 +218,8 @@ async fn the_document_names_every_route() {
         assert!(status != 405 && !text.contains("there is no route"), "{route} gave {status} {text}");
     }
     assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
+    assert_eq!(document["paths"]["/healthz"]["get"]["security"], json!([{}]), "health needs no token");
+    assert_eq!(document["security"], json!([{"token": []}]));
     assert!(document["components"]["schemas"]["ResourceBytes"]["oneOf"].is_array());
     hub.stop().await;
 }
