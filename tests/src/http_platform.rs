@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use towline_bus::platform::{CallContext, ItemStream, Platform};
 use towline_bus::task::Tasks;
 use towline_hub::api::types::{
-    ActionInfo, Apply, DefinitionInfo, LogLineInfo, Lookup, Pong, Problem, ServiceList, Sync, Version,
+    ActionInfo, Apply, DefinitionInfo, LogLineInfo, Lookup, Pong, Problem, Search, ServiceList, Sync, Version,
 };
 use towline_protocol::platform::{Definition, LogLine, LogsRequest, Service, SyncAction};
 use towline_protocol::{CallError, Code, InstanceId, ResourceId};
@@ -96,6 +96,11 @@ impl Platform for HttpPlatform {
         namespace: Option<&str>,
         ignored: &BTreeSet<ResourceId>,
     ) -> Result<Vec<Service>, CallError> {
+        // What fits a URL goes there; ten thousand ids do not.
+        if ignored.len() > 100 {
+            let search = Search { namespace: namespace.map(str::to_owned), ignored: ignored.clone() };
+            return json(self.post("services:search", cx).json(&search)).await.map(services);
+        }
         let query: Vec<(&str, &str)> = namespace
             .map(|namespace| ("namespace", namespace))
             .into_iter()
