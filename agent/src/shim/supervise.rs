@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process_group, set_child_subreap
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, Interval, interval, sleep, timeout_at},
 };
 
 use super::{
@@ -39,6 +39,8 @@ use crate::{manifest::StopSignal, proc};
 
 /// How long the second stage may take to become the command.
 const STAGE: Duration = Duration::from_secs(10);
+/// Between two looks whether the unit's directory is still there.
+const LOOK: Duration = Duration::from_secs(2);
 /// Between two looks whether a stopped group has gone.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -64,27 +66,43 @@ pub(super) async fn supervise(dir: &Path) -> io::Result<()> {
         spec,
         log: Arc::new(Mutex::new(log)),
         reaper: Reaper::new()?,
-        stop: StopRequests { commands, signal: signal(SignalKind::terminate())? },
+        stop: StopRequests {
+            commands,
+            signal: signal(SignalKind::terminate())?,
+            dir: dir.to_owned(),
+            looks: interval(LOOK),
+        },
         states,
     };
     let states = life.run().await;
     drop(states);
     link.finish().await;
-    std::fs::remove_file(dir.join(SOCKET))
+    match std::fs::remove_file(dir.join(SOCKET)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
-/// Those who may ask for the end: the agent by command, anyone else by SIGTERM to the shim.
+/// Those who may ask for the end: the agent by command, anyone else by SIGTERM to the shim, or by removing the unit's
+/// directory: without its label no agent would ever find the unit again.
 struct StopRequests {
     commands: mpsc::Receiver<Command>,
     signal: tokio::signal::unix::Signal,
+    dir: PathBuf,
+    looks: Interval,
 }
 
 impl StopRequests {
     /// Waits for a request. Cancel safe.
     async fn wait(&mut self) {
-        tokio::select! {
-            Some(Command::Stop) = self.commands.recv() => {}
-            Some(()) = self.signal.recv() => {}
+        loop {
+            tokio::select! {
+                Some(Command::Stop) = self.commands.recv() => return,
+                Some(()) = self.signal.recv() => return,
+                _ = self.looks.tick() => if !self.dir.exists() {
+                    return;
+                },
+            }
         }
     }
 }

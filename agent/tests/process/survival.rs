@@ -89,3 +89,12 @@ async fn what_a_killed_agent_was_making_or_removing_is_cleared_away() {
     fs::remove_dir(units.join("not-ours")).unwrap();
     bench.end().await;
 }
+
+#[tokio::test]
+async fn a_unit_whose_directory_is_removed_ends() {
+    let bench = Bench::new().await;
+    bench.start(&shell("setsid sleep 1000 & wait")).await.unwrap();
+    fs::remove_dir_all(bench.dir.path()).unwrap();
+    wait("the end", || bench.marked().is_empty().then_some(()), || format!("{:?}", bench.marked())).await;
+    bench.runtime.close().await;
+}
