@@ -1,0 +1,90 @@
+//! The commands, each a few requests and a table.
+
+mod calls;
+mod changes;
+mod instances;
+mod watch;
+
+pub(crate) use self::changes::{definition, origin_of};
+use clap::CommandFactory as _;
+use towline_hub::api::types::Problem;
+
+use crate::args::{Cli, Command, Global};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::show::Screen;
+use crate::target::Target;
+use crate::{dev, hello};
+
+pub(crate) const SYNC_HELP: &str = "\
+A file of actions:
+  actions:
+    - delete: {apiVersion: towline/v1, kind: App, metadata: {name: old}}
+    - apply: |
+        apiVersion: towline/v1
+        kind: App
+        metadata: {name: web}
+        spec: {command: [/usr/bin/web]}
+Each action deletes, then applies; a failed delete skips its own apply, and the rest goes on. Documents are written as
+text (`|`, passed on byte for byte) or in place.
+
+Example:
+  towline sync local -f actions.yaml";
+
+/// What commands that talk to a hub have in hand.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) target: Target,
+    pub(crate) screen: Screen,
+    /// Whether the caller bounds the time of calls.
+    pub(crate) is_bounded: bool,
+}
+
+impl Session {
+    fn open(global: &Global) -> Result<Self, Failure> {
+        let target = Target::resolve(global)?;
+        let client = Client::new(target.clone(), global.timeout)?;
+        Ok(Self { client, target, screen: Screen::new(global), is_bounded: global.timeout.is_some() })
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// Whatever keeps it from doing what was asked, with its exit code.
+pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+    let session = || Session::open(&cli.global);
+    match cli.command {
+        Command::Dev(args) => Box::pin(dev::run(args, &cli.global)).await,
+        Command::Hello(args) => hello::run(&args).await,
+        Command::Instances(args) => instances::list(&session()?, args).await,
+        Command::Instance(args) => instances::one(&session()?, args).await,
+        Command::Ping(at) => calls::ping(&session()?, at).await,
+        Command::Version(at) => calls::version(&session()?, at).await,
+        Command::Services(args) => calls::services(&session()?, args).await,
+        Command::Export(at) => calls::export(&session()?, at).await,
+        Command::Apply(args) => changes::apply(&session()?, args).await,
+        Command::Sync(args) => changes::sync(&session()?, args).await,
+        Command::Logs(args) => watch::logs(&session()?, args).await,
+        Command::Events(args) => watch::events(&session()?, args).await,
+        Command::Completions { shell } => completions(&Screen::new(&cli.global), shell),
+        Command::Shim(_) => Err(Failure::error("a shim is started before anything else")),
+    }
+}
+
+fn completions(screen: &Screen, shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "towline", &mut script);
+    screen.write(&script)
+}
+
+/// Whether a stream that ended so is worth being opened again.
+fn is_passing(problem: &Problem, is_bounded: bool) -> bool {
+    match problem.code.as_str() {
+        "unavailable" | "unknown_outcome" | "busy" | "not_ready" => true,
+        // The longest call ends, a stream of logs need not; unless somebody bounded it.
+        "expired" => !is_bounded,
+        _ => false,
+    }
+}

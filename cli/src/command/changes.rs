@@ -1,0 +1,83 @@
+//! Calls that change things. All input is read and checked before anything is sent; each request bears a key, so that it
+//! can be repeated without being done twice.
+
+use towline_hub::api::types::{Apply, DefinitionInfo, Sync};
+use towline_protocol::Method;
+
+use super::Session;
+use crate::actions::actions;
+use crate::args::{ApplyArgs, SyncArgs};
+use crate::client::{Attempt, Request};
+use crate::failure::Failure;
+use crate::input::{ReadInputError, Resource, read_sources, resources};
+
+impl From<ReadInputError> for Failure {
+    fn from(error: ReadInputError) -> Self {
+        match error {
+            ReadInputError::Malformed { complaints } => {
+                Failure::error("the input is wrong; nothing was sent").with_details([complaints])
+            }
+            other => Failure::error(other.to_string()),
+        }
+    }
+}
+
+pub(super) async fn apply(session: &Session, args: ApplyArgs) -> Result<(), Failure> {
+    let ApplyArgs { at, files, is_async, retry } = args;
+    let instance = session.target.instance(at)?;
+    let found = resources(&read_sources(&files)?)?;
+    let attempt = Attempt::new(&instance, retry.key);
+    let body = Apply { definitions: found.iter().map(|resource| definition(resource, is_async)).collect() };
+    let request = Request::post(Request::path_of(&instance, "/apply"), &body)
+        .within(Method::Apply.default_time())
+        .changing(attempt);
+    let progress =
+        session.screen.progress(format!("applying {} to {instance}", count(found.len(), "resource")));
+    let reply = session.client.fetch(&request).await;
+    drop(progress);
+    let reply = reply.map_err(|error| Failure::from(error).with_origins(|id| origin_of(&found, id)))?;
+    session.screen.answer(&reply, |_| {
+        let done = if is_async { "accepted" } else { "applied" };
+        Ok(found.iter().map(|resource| format!("{done}  {}\n", resource.id)).collect())
+    })
+}
+
+/// A resource as the API takes it.
+pub(crate) fn definition(resource: &Resource, is_async: bool) -> DefinitionInfo {
+    DefinitionInfo { id: resource.id.clone(), definition: resource.bytes.clone().into(), is_async }
+}
+
+/// Where the resource of this id was written.
+pub(crate) fn origin_of(resources: &[Resource], id: &str) -> Option<String> {
+    resources.iter().find(|resource| resource.id.as_str() == id).map(|resource| resource.origin.to_string())
+}
+
+/// `1 resource`, `2 resources`.
+pub(crate) fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+pub(super) async fn sync(session: &Session, args: SyncArgs) -> Result<(), Failure> {
+    let SyncArgs { at, files, retry } = args;
+    let instance = session.target.instance(at)?;
+    let body = Sync { actions: actions(&read_sources(&files)?)? };
+    let attempt = Attempt::new(&instance, retry.key);
+    let request = Request::post(Request::path_of(&instance, "/sync"), &body)
+        .within(Method::Sync.default_time())
+        .changing(attempt);
+    let progress =
+        session.screen.progress(format!("running {} on {instance}", count(body.actions.len(), "action")));
+    let reply = session.client.fetch(&request).await;
+    drop(progress);
+    session.screen.answer(&reply?, |_| {
+        let lines = body.actions.iter().map(|action| {
+            let done = match (&action.delete, &action.apply) {
+                (Some(_), Some(_)) => "replaced",
+                (Some(_), None) => "deleted",
+                (None, _) => "applied",
+            };
+            format!("{done}  {}\n", action.id)
+        });
+        Ok(lines.collect())
+    })
+}
