@@ -64,6 +64,7 @@ struct Inner {
     /// One lock per resource that is being worked on.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     calls: Calls,
+    applied: Mutex<[u8; 32]>,
     vitals: watch::Sender<Vitals>,
     drift: IntCounterVec,
     tasks: Tasks,
@@ -94,13 +95,16 @@ impl Direct {
         let resources = store.resources()?;
         let entries: BTreeMap<String, Arc<Entry>> =
             resources.into_iter().map(|(id, resource)| (id, Arc::new(Entry::read(resource)))).collect();
-        let (vitals, _) = watch::channel(vitals(&entries));
+        let mut applied = [0; 32];
+        entries.iter().for_each(|(id, entry)| combine(&mut applied, share(id, entry)));
+        let (vitals, _) = watch::channel(vitals(applied));
         let inner = Inner {
             runtime,
             store,
             entries: Mutex::new(entries),
             locks: Mutex::default(),
             calls: Calls::default(),
+            applied: Mutex::new(applied),
             vitals,
             drift,
             tasks: Tasks::new(),
@@ -179,12 +183,17 @@ impl Direct {
 
     /// Puts or removes an entry; says whether there was one.
     fn change(&self, id: &str, entry: Option<Arc<Entry>>) -> bool {
+        let added = entry.as_ref().map(|entry| share(id, entry));
         let mut entries = self.entries();
         let before = match entry {
             Some(entry) => entries.insert(id.to_owned(), entry),
             None => entries.remove(id),
         };
-        self.inner.vitals.send_replace(vitals(&entries));
+        let removed = before.as_ref().map(|before| share(id, before));
+        // Under the lock of the entries, so that changes are told in their order.
+        let mut applied = self.inner.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        added.into_iter().chain(removed).for_each(|share| combine(&mut applied, share));
+        self.inner.vitals.send_replace(vitals(*applied));
         before.is_some()
     }
 
@@ -209,17 +218,21 @@ impl Direct {
     }
 }
 
-fn vitals(entries: &BTreeMap<String, Arc<Entry>>) -> Vitals {
+/// The digest of one entry as it counts in the digest of all.
+fn share(id: &str, entry: &Entry) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    for (id, entry) in entries {
-        // Neither an id nor a digest holds a zero byte.
-        hasher
-            .update(id.as_bytes())
-            .update(b"\0")
-            .update(entry.resource.facts.digest.as_bytes())
-            .update(b"\0");
-    }
-    Vitals { applied: Bytes::copy_from_slice(hasher.finalize().as_bytes()), ..Vitals::default() }
+    // An id holds no zero byte.
+    hasher.update(id.as_bytes()).update(b"\0").update(entry.resource.facts.digest.as_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+/// The digest of all: every entry's share, combined so that one may change without looking at the others.
+fn combine(applied: &mut [u8; 32], share: [u8; 32]) {
+    applied.iter_mut().zip(share).for_each(|(sum, byte)| *sum ^= byte);
+}
+
+fn vitals(applied: [u8; 32]) -> Vitals {
+    Vitals { applied: Bytes::copy_from_slice(&applied), ..Vitals::default() }
 }
 
 /// The whole of several results: which failed, and whether anything was done.

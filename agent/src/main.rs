@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use towline_agent::{
     shim::{self, ShimArgs},
-    store::Store,
+    store::{OpenStoreError, Store},
 };
 use towline_protocol::InstanceId;
 
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         // Before anything else: a shim must be small, and its second stage single-threaded.
         Some(Command::Shim(args)) => return shim::run(&args),
-        Some(Command::CheckConfig(args)) => check(&args),
+        Some(Command::CheckConfig(args)) => check(&args, true),
         Some(Command::Run(args)) => run(&args),
         None => run(&cli.run),
     };
@@ -68,16 +68,20 @@ fn main() -> ExitCode {
 }
 
 /// Everything that can be known before the bus is reached.
-fn check(args: &RunArgs) -> Result<(), String> {
+fn check(args: &RunArgs, lenient: bool) -> Result<(), String> {
     args.instance.as_ref().ok_or("--instance is missing: name the instance to serve, such as acme/site-7")?;
     if let Some(creds) = &args.creds {
         std::fs::metadata(creds).map_err(|error| format!("--creds {}: {error}", creds.display()))?;
     }
-    Store::open(&args.data_dir).map(drop).map_err(|error| error.to_string())
+    match Store::open(&args.data_dir) {
+        // It serves already; nothing is wrong with the options.
+        Err(OpenStoreError::Locked { .. }) if lenient => Ok(()),
+        opened => opened.map(drop).map_err(|error| error.to_string()),
+    }
 }
 
 fn run(args: &RunArgs) -> Result<(), String> {
-    check(args)?;
+    check(args, false)?;
     match &args.nats {
         None => Err("--nats is missing: name the server to connect to".to_owned()),
         Some(url) => Err(format!(

@@ -198,7 +198,10 @@ async fn a_failing_update_leaves_the_old_version_running() {
         (bench.pids("web").await, bench.platform.export(&CallContext::new()).await.unwrap());
     for (spec, expected) in [
         (format!("{}  units: 2\n", broken()), "command `no-such-program` not found in PATH"),
-        ("  command: [\"false\"]\n  units: 2\n".to_owned(), "did not stay up: it exited with status 1"),
+        (
+            "  command: [sh, -c, echo I cannot; exit 7]\n  units: 2\n".to_owned(),
+            "did not stay up: exited with status 7; its last words: I cannot",
+        ),
     ] {
         let error = bench.apply("web", &spec).await.unwrap_err();
         assert_eq!((&error.code, &error.effect), (&Code::Cluster, &Effect::None));

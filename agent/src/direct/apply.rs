@@ -129,7 +129,7 @@ impl Direct {
             return Ok(());
         }
         if let Err(why) = self.converge(id, &entry, Revive::Failed, cancelled).await {
-            return Err(self.undo(id, before.as_deref(), why, cancelled.is_cancelled()).await);
+            return Err(self.undo(id, before.as_deref(), why).await);
         }
         let same = before.is_some_and(|before| {
             let (old, new) = (&before.resource, &entry.resource);
@@ -139,20 +139,18 @@ impl Direct {
     }
 
     /// Brings back what was there before a failed apply, and says what failed.
-    async fn undo(&self, id: &str, before: Option<&Entry>, why: String, cancelled: bool) -> Failure {
+    async fn undo(&self, id: &str, before: Option<&Entry>, mut error: ItemError) -> Failure {
         let never = CancellationToken::new();
         let back = match before {
             Some(before) => self.converge(id, before, Revive::Lost, &never).await,
             None => self.remove_units(id).await,
         };
-        let code = if cancelled { Code::Cancelled } else { Code::Cluster };
-        match back {
-            Ok(()) => Failure { error: ItemError::new(code, why), undone: true },
-            Err(second) => {
-                let text = format!("{why}; and bringing back what was there before failed, too: {second}");
-                Failure { error: ItemError::new(code, text), undone: false }
-            }
+        if let Err(second) = &back {
+            error
+                .message
+                .push_str(&format!("; and bringing back what was there before failed, too: {second}"));
         }
+        Failure { error, undone: back.is_ok() }
     }
 
     /// Deletes a resource; says whether there was anything to delete.
@@ -176,9 +174,7 @@ impl Direct {
         let _lock = self.lock(id).await;
         check_cancelled(cancelled)?;
         let had_units = !self.inner.runtime.units_of(id).is_empty();
-        if let Err(why) = self.remove_units(id).await {
-            return Err(Failure { error: ItemError::new(Code::Cluster, why), undone: false });
-        }
+        self.remove_units(id).await.map_err(|error| Failure { error, undone: false })?;
         let had_entry = self.change(id, None);
         if had_entry {
             journal.lock().await.add(Change::Remove(id.to_owned())).await.map_err(unstored)?;
@@ -201,7 +197,7 @@ impl Direct {
             let stopping = direct.inner.tasks.stopping().clone();
             let failure = direct.converge(&id, &entry, Revive::Failed, &stopping).await.err();
             if let Some(why) = failure {
-                direct.note_failure(&id, &entry, why).await;
+                direct.note_failure(&id, &entry, why.message).await;
             }
             drop(lock);
         });

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
+use towline_protocol::{Code, ItemError};
 
 use super::{
     AT_ONCE, Direct,
@@ -11,7 +12,7 @@ use super::{
     plan::{Observed, Phase, Step, Wanted, plan},
 };
 use crate::{
-    runtime::process::{UnitSpec, UnitStatus},
+    runtime::process::{LogQuery, RuntimeError, UnitSpec, UnitStatus},
     shim::{Ended, Status},
 };
 
@@ -21,6 +22,9 @@ const SETTLE: Duration = Duration::from_millis(300);
 
 /// Rounds after which a plan that does not come to an end is given up: two for each of the most units there can be.
 const ROUNDS: usize = 2_000;
+
+/// Characters of a log line that are told with a failure.
+const LAST_WORDS: usize = 200;
 
 /// What counts as ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,15 +39,15 @@ impl Direct {
     /// Brings the units of `entry` to what it defines.
     ///
     /// # Errors
-    /// The first thing that failed, as a sentence. What was done so far stays done.
+    /// The first thing that failed. What was done so far stays done.
     pub(super) async fn converge(
         &self,
         id: &str,
         entry: &Entry,
         revive: Revive,
         cancelled: &CancellationToken,
-    ) -> Result<(), String> {
-        let spec = entry.unit_spec().ok_or("its stored definition is not readable")?;
+    ) -> Result<(), ItemError> {
+        let spec = entry.unit_spec().ok_or_else(|| failed("its stored definition is not readable"))?;
         let wanted = wanted(&spec);
         for _ in 0..ROUNDS {
             let observed = self.observe(id, revive);
@@ -52,7 +56,7 @@ impl Direct {
                 return Ok(());
             }
             if cancelled.is_cancelled() {
-                return Err("cancelled by its caller".to_owned());
+                return Err(ItemError::new(Code::Cancelled, "cancelled by its caller"));
             }
             let update = observed.iter().any(|unit| unit.generation != wanted.generation);
             // What may fail comes first: then nothing that serves was removed for it.
@@ -61,17 +65,17 @@ impl Direct {
             self.steps(starts, &spec, update).await?;
             self.steps(removals, &spec, update).await?;
         }
-        Err("its units do not come to rest".to_owned())
+        Err(failed("its units do not come to rest"))
     }
 
     /// Removes every unit of an app.
     ///
     /// # Errors
     /// The first that could not be removed; the others are, none the less.
-    pub(super) async fn remove_units(&self, id: &str) -> Result<(), String> {
+    pub(super) async fn remove_units(&self, id: &str) -> Result<(), ItemError> {
         let units = self.inner.runtime.units_of(id);
         let removals = units.into_iter().map(|unit| self.remove(unit.unit));
-        let results: Vec<Result<(), String>> =
+        let results: Vec<Result<(), ItemError>> =
             stream::iter(removals).buffer_unordered(AT_ONCE).collect().await;
         results.into_iter().collect()
     }
@@ -87,19 +91,20 @@ impl Direct {
         units.into_iter().map(observed).collect()
     }
 
-    async fn steps(&self, steps: Vec<Step>, spec: &UnitSpec, update: bool) -> Result<(), String> {
+    async fn steps(&self, steps: Vec<Step>, spec: &UnitSpec, update: bool) -> Result<(), ItemError> {
         let work = steps.into_iter().map(|step| self.step(step, spec, update));
-        let results: Vec<Result<(), String>> = stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
+        let results: Vec<Result<(), ItemError>> =
+            stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
         results.into_iter().collect()
     }
 
-    async fn step(&self, step: Step, spec: &UnitSpec, update: bool) -> Result<(), String> {
+    async fn step(&self, step: Step, spec: &UnitSpec, update: bool) -> Result<(), ItemError> {
         let runtime = &self.inner.runtime;
         match step {
             Step::Start => {
-                let started = runtime.start(spec).await.map_err(|error| error.to_string())?;
+                let started = runtime.start(spec).await.map_err(|error| refused(&error))?;
                 if update && runtime.falls_within(&started.unit, SETTLE).await {
-                    return Err(self.fallen(&started.unit));
+                    return Err(self.fallen(&started).await);
                 }
                 Ok(())
             }
@@ -108,23 +113,48 @@ impl Direct {
                 // Its port was taken, or its directory damaged: then another unit in its stead.
                 tracing::info!(unit, %error, "a unit cannot be started again; replacing it");
                 self.remove(unit).await?;
-                runtime.start(spec).await.map(drop).map_err(|error| error.to_string())
+                runtime.start(spec).await.map(drop).map_err(|error| refused(&error))
             }
             Step::Remove(unit) => self.remove(unit).await,
         }
     }
 
-    async fn remove(&self, unit: String) -> Result<(), String> {
-        self.inner.runtime.delete(&unit).await.map_err(|error| error.to_string())
+    async fn remove(&self, unit: String) -> Result<(), ItemError> {
+        self.inner.runtime.delete(&unit).await.map_err(|error| refused(&error))
     }
 
-    fn fallen(&self, unit: &str) -> String {
-        let found = self.inner.runtime.list().into_iter().find(|status| status.unit == unit);
-        let why = found
-            .and_then(|status| status.state.last_end)
-            .map_or_else(String::new, |end| format!(": it {end}"));
-        format!("the new version did not stay up{why}; see its log")
+    /// Why a new version was given up; its log goes with it, so its last words are worth telling.
+    async fn fallen(&self, unit: &UnitStatus) -> ItemError {
+        let now = self.inner.runtime.units_of(&unit.app).into_iter().find(|status| status.unit == unit.unit);
+        let end =
+            now.and_then(|status| status.state.last_end).map_or_else(String::new, |end| format!(": {end}"));
+        let query = LogQuery {
+            app: unit.app.clone(),
+            unit: Some(unit.unit.clone()),
+            tail: Some(1),
+            ..LogQuery::default()
+        };
+        let last = self.inner.runtime.logs(query).recv().await;
+        let words = last.map_or_else(String::new, |line| {
+            let text: String = line.line.text.chars().take(LAST_WORDS).collect();
+            format!("; its last words: {text}")
+        });
+        failed(format!("the new version did not stay up{end}{words}"))
     }
+}
+
+fn failed(text: impl Into<String>) -> ItemError {
+    ItemError::new(Code::Cluster, text)
+}
+
+/// What the runtime refused, with the code of its kind.
+fn refused(error: &RuntimeError) -> ItemError {
+    let code = match error {
+        RuntimeError::PortInUse { .. } | RuntimeError::FileConflict { .. } => Code::Conflict,
+        RuntimeError::NoSuchUser { .. } => Code::Invalid,
+        _ => Code::Cluster,
+    };
+    ItemError::new(code, error.to_string())
 }
 
 fn wanted(spec: &UnitSpec) -> Wanted {

@@ -1,30 +1,40 @@
 //! What a call changes in the store, so that its last change and its outcome are one transaction.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use towline_bus::clock;
+use towline_bus::{clock, clock::Moment};
 use towline_protocol::{CallError, Effect};
 
 use crate::store::{Change, Outcome, OutcomeKey, Store, StoreError};
+
+/// How long changes are gathered before they are written: a call that brings thousands must not wait for the disk for
+/// each. What a crash takes is carried out but not stored, and settled at the next start.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Collects the changes of one call. The last one is held back until the outcome is known.
 #[derive(Debug)]
 pub(super) struct Journal {
     store: Arc<Store>,
-    held: Option<Change>,
+    held: Vec<Change>,
+    since: Moment,
 }
 
 impl Journal {
     pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { store, held: None }
+        Self { store, held: Vec::new(), since: clock::now() }
     }
 
-    /// Takes a change that was carried out; writes the one before it.
+    /// Takes a change that was carried out; from time to time, writes those before it.
     pub(super) async fn add(&mut self, change: Change) -> Result<(), StoreError> {
-        match self.held.replace(change) {
-            Some(before) => commit(&self.store, vec![before], None).await,
-            None => Ok(()),
+        let now = clock::now();
+        let due = !self.held.is_empty() && now.since(self.since) >= GATHER;
+        let before = if due { std::mem::take(&mut self.held) } else { Vec::new() };
+        self.held.push(change);
+        if before.is_empty() {
+            return Ok(());
         }
+        self.since = now;
+        commit(&self.store, before, None).await
     }
 
     /// Writes what is held, and the outcome with it. A refusal that did nothing is not remembered: the caller may mend
@@ -35,7 +45,7 @@ impl Journal {
         outcome: &Result<(), CallError>,
     ) -> Result<(), StoreError> {
         let nothing_done = outcome.as_ref().is_err_and(|error| error.effect == Effect::None);
-        let changes: Vec<Change> = self.held.take().into_iter().collect();
+        let changes = std::mem::take(&mut self.held);
         let outcome = (!nothing_done).then(|| (key, Outcome(outcome.clone())));
         if changes.is_empty() && outcome.is_none() {
             return Ok(());

@@ -50,10 +50,10 @@ async fn mend(direct: &Direct, id: &str) {
     let Some(entry) = direct.entry(id).filter(wants_repair) else { return };
     let stopping = direct.inner.tasks.stopping().clone();
     if let Err(why) = direct.converge(id, &entry, Revive::Lost, &stopping).await
-        && entry.resource.facts.failure.as_ref() != Some(&why)
+        && entry.resource.facts.failure.as_ref() != Some(&why.message)
         && !stopping.is_cancelled()
     {
-        direct.note_failure(id, &entry, why).await;
+        direct.note_failure(id, &entry, why.message).await;
     }
 }
 

@@ -246,13 +246,20 @@ fn octal(field: &Field<'_>, most: u32) -> Option<u32> {
     value
 }
 
+/// Shortest wait before a restart.
+const LEAST_DELAY: std::time::Duration = std::time::Duration::from_millis(10);
+
 fn restart(mut fields: Fields<'_>) -> Restart {
     let conditions =
         [("always", Condition::Always), ("on-failure", Condition::OnFailure), ("never", Condition::Never)];
     let condition = fields.get("condition").choice(&conditions).unwrap_or(Condition::Always);
-    let delay = fields.get("delay").parsed().unwrap_or_else(|| Span::from_secs(1));
+    let first = fields.get("delay");
+    let delay = first.parsed().unwrap_or_else(|| Span::from_secs(1));
     let most = fields.get("maxDelay");
     let max_delay = most.parsed().unwrap_or_else(|| Span::from_secs(60).max(delay));
+    if delay.get() < LEAST_DELAY {
+        first.refuse(format!("found {delay}, allowed is at least 10ms: a crash loop must not eat the host"));
+    }
     if max_delay < delay {
         most.refuse(format!("found {max_delay}, allowed is at least delay, which is {delay}"));
     }

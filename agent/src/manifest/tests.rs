@@ -117,6 +117,7 @@ fn each_complaint_names_file_document_path_found_and_allowed() {
             "  restart: {delay: 2s, maxDelay: 1s}\n",
             "spec.restart.maxDelay: found 1s, allowed is at least delay",
         ),
+        ("  restart: {delay: 0s}\n", "spec.restart.delay: found 0s, allowed is at least 10ms"),
         ("  logs: {maxSize: 1}\n", "spec.logs.maxSize: found the number 1, allowed is a text"),
         ("  logs: {maxSize: 1Ki}\n", "spec.logs.maxSize: found 1Ki, allowed is at least 64Ki"),
         ("  logs: {maxSize: 10MiB}\n", "spec.logs.maxSize: found \"10MiB\", allowed is a size"),
