@@ -22,10 +22,12 @@ const STATES: [Status; 6] =
 /// # Errors
 /// When the registry has one of this name already.
 pub(crate) fn drift(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
-    let opts = Opts::new("towline_agent_drift_total", "Units found otherwise than they were left, by kind.");
+    let opts = Opts::new("towline_agent_drift_total", "Apps found otherwise than defined, by kind.");
     let drift = IntCounterVec::new(opts, &["kind"])?;
     registry.register(Box::new(drift.clone()))?;
-    drift.with_label_values(&["lost"]);
+    for kind in ["lost", "differs"] {
+        drift.with_label_values(&[kind]);
+    }
     Ok(drift)
 }
 

@@ -395,7 +395,7 @@ async fn an_async_apply_answers_at_once_and_shows_its_failure() {
         })
         .await;
     bench.platform.apply(&CallContext::new(), &[later(&broken())]).await.unwrap();
-    let failed = bench.until("web", "the failure", |service| service.status == ServiceStatus::Degraded).await;
+    let failed = bench.until("web", "the failure", |service| service.metadata.contains_key("failure")).await;
     assert!(failed.metadata["failure"].contains("not found in PATH"));
     bench.apply("web", &sleeper("  units: 2\n")).await.unwrap();
     assert_eq!(bench.service("web").await.status, ServiceStatus::Ready);
@@ -517,5 +517,32 @@ async fn units_without_a_definition_are_shown_and_can_be_taken_over_or_deleted()
     let all = bench.platform.all_services(&CallContext::new(), None, &BTreeSet::new()).await.unwrap();
     assert_eq!(all.len(), 1);
     assert_eq!((&all[0].status, all[0].units.len(), &all[0].excuse), (&ServiceStatus::Ready, 1, &None));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_repair_that_fails_is_tried_again() {
+    let bench = Bench::new().await;
+    let program = bench.dir.path().join("program");
+    fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let spec = format!("  command: [{}]\n", program.display());
+    bench.apply("web", &spec).await.unwrap();
+    let away = bench.dir.path().join("away");
+    fs::rename(&program, &away).unwrap();
+    let shim = bench.agent.direct().runtime().list()[0].state.shim.unwrap().0;
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(shim).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    let failed =
+        bench.until("web", "a failed repair", |service| service.metadata.contains_key("failure")).await;
+    assert!(failed.metadata["failure"].contains("does not exist"), "{failed:?}");
+    fs::rename(&away, &program).unwrap();
+    let whole = |service: &Service| {
+        service.status == ServiceStatus::Ready && !service.metadata.contains_key("failure")
+    };
+    bench.until("web", "repair", whole).await;
     bench.end().await;
 }

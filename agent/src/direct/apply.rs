@@ -195,22 +195,27 @@ impl Direct {
         let direct = self.clone();
         self.inner.tasks.spawn("async-apply", async move {
             let stopping = direct.inner.tasks.stopping().clone();
-            let failure = direct.converge(&id, &entry, Revive::Failed, &stopping).await.err();
-            if let Some(why) = failure {
-                direct.note_failure(&id, &entry, why.message).await;
+            let done = direct.converge(&id, &entry, Revive::Failed, &stopping).await;
+            // Cut short by the agent's own end, it is finished at the next start.
+            if let Err(error) = done
+                && !stopping.is_cancelled()
+            {
+                direct.note(&id, &entry, Some(error.message)).await;
             }
             drop(lock);
         });
     }
 
-    /// Stores that carrying out `entry` failed.
-    pub(super) async fn note_failure(&self, id: &str, entry: &Entry, why: String) {
-        tracing::warn!(id, why, "a definition could not be carried out");
-        let noted = Arc::new(entry.with_failure(Some(why)));
+    /// Stores that carrying out `entry` failed, or no longer does.
+    pub(super) async fn note(&self, id: &str, entry: &Entry, failure: Option<String>) {
+        if let Some(why) = &failure {
+            tracing::warn!(id, why, "a definition cannot be carried out");
+        }
+        let noted = Arc::new(entry.with_failure(failure));
         let change = Change::Put(id.to_owned(), Arc::clone(&noted.resource));
         self.change(id, Some(noted));
         if let Err(error) = super::journal::commit(&self.inner.store, vec![change], None).await {
-            tracing::error!(id, %error, "the failure cannot be stored");
+            tracing::error!(id, %error, "what became of it cannot be stored");
         }
     }
 }

@@ -50,7 +50,7 @@ impl Direct {
         let spec = entry.unit_spec().ok_or_else(|| failed("its stored definition is not readable"))?;
         let wanted = wanted(&spec);
         for _ in 0..ROUNDS {
-            let observed = self.observe(id, revive);
+            let observed = observed(self.inner.runtime.units_of(id), revive);
             let steps = plan(&wanted, &observed);
             if steps.is_empty() {
                 return Ok(());
@@ -78,17 +78,6 @@ impl Direct {
         let results: Vec<Result<(), ItemError>> =
             stream::iter(removals).buffer_unordered(AT_ONCE).collect().await;
         results.into_iter().collect()
-    }
-
-    fn observe(&self, id: &str, revive: Revive) -> Vec<Observed> {
-        let mut units = self.inner.runtime.units_of(id);
-        units.sort_by_key(|unit| unit.created);
-        let observed = |status: UnitStatus| Observed {
-            phase: phase(&status, revive),
-            unit: status.unit,
-            generation: status.generation,
-        };
-        units.into_iter().map(observed).collect()
     }
 
     async fn steps(&self, steps: Vec<Step>, spec: &UnitSpec, update: bool) -> Result<(), ItemError> {
@@ -157,7 +146,19 @@ fn refused(error: &RuntimeError) -> ItemError {
     ItemError::new(code, error.to_string())
 }
 
-fn wanted(spec: &UnitSpec) -> Wanted {
+/// Units as planning sees them, oldest first.
+pub(super) fn observed(mut units: Vec<UnitStatus>, revive: Revive) -> Vec<Observed> {
+    units.sort_by_key(|unit| unit.created);
+    let observed = |status: UnitStatus| Observed {
+        phase: phase(&status, revive),
+        unit: status.unit,
+        generation: status.generation,
+    };
+    units.into_iter().map(observed).collect()
+}
+
+/// What a definition asks of planning.
+pub(super) fn wanted(spec: &UnitSpec) -> Wanted {
     let app = &spec.manifest.spec;
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     Wanted {
