@@ -18,6 +18,8 @@ pub struct Grant {
     pub boot: BootId,
     /// The store behind the process.
     pub store: StoreId,
+    /// Its agent said goodbye: nobody need wait for its lease.
+    pub ended: bool,
 }
 
 /// The outcome of a compare-and-set.
@@ -65,6 +67,12 @@ pub trait Authority: Send + Sync + 'static {
         expected: Option<Epoch>,
         grant: Grant,
     ) -> Result<Activation, AuthorityError>;
+
+    /// Notes that the session of this epoch ended of its own will, if it is still the active one.
+    ///
+    /// # Errors
+    /// When the store fails; its lease will be waited for then.
+    async fn end(&self, instance: &InstanceId, epoch: Epoch) -> Result<(), AuthorityError>;
 
     /// The active grant of one instance.
     ///
@@ -149,6 +157,15 @@ impl Authority for MemoryAuthority {
                 Activation::Lost { active: entry.active.clone() }
             }
         }))
+    }
+
+    async fn end(&self, instance: &InstanceId, epoch: Epoch) -> Result<(), AuthorityError> {
+        self.with(instance, |entry| {
+            if let Some(active) = entry.active.as_mut().filter(|active| active.epoch == epoch) {
+                active.ended = true;
+            }
+        });
+        Ok(())
     }
 
     async fn active(&self, instance: &InstanceId) -> Result<Option<Grant>, AuthorityError> {

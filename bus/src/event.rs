@@ -1,5 +1,5 @@
-//! What happens to sessions, for those who watch. The id of an event is (instance, epoch, kind): whoever stores it does so
-//! once.
+//! What happens to sessions, for those who watch. The id of an event is (instance, epoch, kind, heartbeat): whoever stores it
+//! does so once.
 
 use towline_protocol::{Epoch, InstanceId, wire_enum};
 
@@ -32,6 +32,9 @@ pub struct BusEvent {
     pub epoch: Epoch,
     /// What happened.
     pub kind: EventKind,
+    /// The number of the last heartbeat before it, for what may happen to a session more than once; else 0. All replicas
+    /// hear the same heartbeats, so all of them give the event the same id.
+    pub heartbeat: u32,
     /// When, in Unix milliseconds of the hub's clock.
     pub at_unix_ms: u64,
     /// A sentence for people.

@@ -7,14 +7,17 @@
 
 pub mod battery;
 pub mod memory;
+pub mod nats;
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use thiserror::Error;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
 
 /// A message as it arrives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,19 +87,18 @@ pub struct SubscribeError {
 
 /// Messages of one pattern, in the order of their publication per publisher. Dropping it unsubscribes.
 pub struct Subscription {
-    messages: mpsc::Receiver<Message>,
-    _unsubscribe: Box<dyn Send + Sync>,
+    messages: Pin<Box<dyn Stream<Item = Message> + Send>>,
 }
 
 impl Subscription {
-    /// Made by transports: `unsubscribe` is dropped with the subscription.
-    pub fn new(messages: mpsc::Receiver<Message>, unsubscribe: impl Send + Sync + 'static) -> Self {
-        Self { messages, _unsubscribe: Box::new(unsubscribe) }
+    /// Made by transports: a stream that unsubscribes when it is dropped.
+    pub fn new(messages: impl Stream<Item = Message> + Send + 'static) -> Self {
+        Self { messages: Box::pin(messages) }
     }
 
     /// The next message; `None` once the transport was closed. A subscription outlives reconnects. Cancel safe.
     pub async fn next(&mut self) -> Option<Message> {
-        self.messages.recv().await
+        self.messages.next().await
     }
 }
 
@@ -140,4 +142,32 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// Sends what is buffered, then closes. Subscriptions end.
     async fn close(&self);
+}
+
+/// Whether a pattern is well formed: tokens without white space, `>` only at the end.
+fn is_pattern(pattern: &str) -> bool {
+    let mut tokens = pattern.split('.').peekable();
+    while let Some(token) = tokens.next() {
+        if token.is_empty()
+            || token.contains(char::is_whitespace)
+            || (token == ">" && tokens.peek().is_some())
+        {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_patterns_are_refused() {
+        for (pattern, expected) in
+            [("a.>", true), ("*.b", true), ("a..b", false), ("", false), (">.a", false), ("a b", false)]
+        {
+            assert_eq!(is_pattern(pattern), expected, "{pattern:?}");
+        }
+    }
 }

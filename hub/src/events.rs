@@ -184,6 +184,7 @@ mod tests {
             instance: "acme/shop".parse().unwrap(),
             epoch: Epoch::new(epoch).unwrap(),
             kind: EventKind::Connected,
+            heartbeat: 0,
             at_unix_ms: 1_700_000_000_000,
             detail: String::new(),
         }

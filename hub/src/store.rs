@@ -6,7 +6,7 @@
 //! | `epochs` | instance → highest reserved epoch, active grant |
 //! | `instances` | instance → its record |
 //! | `events` | sequence → event |
-//! | `event_ids` | (instance, epoch, kind) → sequence, so that each event is written once |
+//! | `event_ids` | (instance, epoch, kind, heartbeat) → sequence, so that each event is written once |
 //! | `pins` | (instance, request id) → the store that saw the first attempt, and when |
 //! | `pins_by_age` | (when, instance, request id) → nothing: the order in which pins go |
 //!

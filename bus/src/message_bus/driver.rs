@@ -9,7 +9,7 @@ use towline_protocol::session::{Claim, Leaving, Ready, Renewal};
 use towline_protocol::subject::{Root, Subject, Verb};
 use towline_protocol::{BootId, Epoch, InstanceId, limits, wire};
 
-use super::roster::{Entry, Roster};
+use super::roster::{Entry, Roster, Told};
 use crate::authority::{Authority, Grant};
 use crate::clock::{self, Moment};
 use crate::event::{BusEvent, EventKind};
@@ -130,8 +130,8 @@ impl Driver {
             entry.handle(now, event)
         };
         self.roster.note_change();
-        for (epoch, kind, detail) in told {
-            self.tell(instance, epoch, kind, detail);
+        for told in told {
+            self.tell(instance, told);
         }
         for effect in effects {
             self.act(instance, effect).await;
@@ -160,8 +160,11 @@ impl Driver {
             }
             HubEffect::Reserve { nonce, above } => self.reserve(instance.clone(), nonce, above),
             HubEffect::Activate { expected, grant } => self.activate(instance.clone(), expected, grant),
+            HubEffect::NoteEnd { epoch } => self.note_end(instance.clone(), epoch),
             HubEffect::CountKick => self.metrics.kicks.inc(),
-            HubEffect::Tell { epoch, kind, detail } => self.tell(instance, epoch, kind, detail),
+            HubEffect::Tell { epoch, kind, detail } => {
+                self.tell(instance, Told { epoch, kind, heartbeat: 0, detail })
+            }
         }
     }
 
@@ -185,6 +188,15 @@ impl Driver {
         });
     }
 
+    fn note_end(&self, instance: InstanceId, epoch: Epoch) {
+        let authority = self.authority.clone();
+        self.tasks.spawn_isolated("bus note end", async move {
+            if let Err(error) = authority.end(&instance, epoch).await {
+                tracing::warn!(%error, %instance, "a goodbye was not noted; its lease will be waited for");
+            }
+        });
+    }
+
     async fn answer(&self, instance: &InstanceId, boot: BootId, number: u32, body: Vec<u8>) {
         let subject = Subject::Answer { instance: instance.clone(), boot, number };
         self.publish(&subject, Kind::Answer, number, body).await;
@@ -201,10 +213,11 @@ impl Driver {
         }
     }
 
-    fn tell(&self, instance: &InstanceId, epoch: Epoch, kind: EventKind, detail: String) {
+    fn tell(&self, instance: &InstanceId, told: Told) {
+        let Told { epoch, kind, heartbeat, detail } = told;
         tracing::info!(%instance, %epoch, %kind, "{detail}");
-        let event =
-            BusEvent { instance: instance.clone(), epoch, kind, at_unix_ms: clock::unix_ms(), detail };
+        let instance = instance.clone();
+        let event = BusEvent { instance, epoch, kind, heartbeat, at_unix_ms: clock::unix_ms(), detail };
         if let Err(error) = self.events.try_send(event) {
             tracing::error!(%error, "an event was not stored: whoever stores them does not keep up");
         }
@@ -223,16 +236,18 @@ impl Driver {
                 if let Some(Change::Lost { silent }) = entry.presence.check(now, self.deaf_until)
                     && let Some(target) = entry.session.last()
                 {
-                    lost.push((instance.clone(), target.epoch, silent));
+                    let detail = format!("not heard for {} ms", silent.as_millis());
+                    let (epoch, heartbeat) = (target.epoch, entry.last_heartbeat);
+                    let told = Told { epoch, kind: EventKind::Disconnected, heartbeat, detail };
+                    lost.push((instance.clone(), told));
                 }
                 let due = entry.session.handle(now, HubEvent::Tick);
                 effects.extend(due.into_iter().map(|effect| (instance.clone(), effect)));
             }
             (lost, effects)
         };
-        for (instance, epoch, silent) in lost {
-            let detail = format!("not heard for {} ms", silent.as_millis());
-            self.tell(&instance, epoch, EventKind::Disconnected, detail);
+        for (instance, told) in lost {
+            self.tell(&instance, told);
             self.roster.note_change();
         }
         for (instance, effect) in effects {

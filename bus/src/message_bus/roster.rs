@@ -88,6 +88,8 @@ pub(super) struct Entry {
     pub(super) presence: Presence,
     pub(super) health: Health,
     pub(super) applied: Bytes,
+    /// The number of the last heartbeat of the session that serves.
+    pub(super) last_heartbeat: u32,
 }
 
 impl Default for Entry {
@@ -97,6 +99,7 @@ impl Default for Entry {
             presence: Presence::NeverSeen,
             health: Health::default(),
             applied: Bytes::new(),
+            last_heartbeat: 0,
         }
     }
 }
@@ -171,14 +174,20 @@ impl Roster {
 }
 
 /// What there is to tell those who watch.
-pub(super) type Told = Vec<(Epoch, EventKind, String)>;
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) epoch: Epoch,
+    pub(super) kind: EventKind,
+    pub(super) heartbeat: u32,
+    pub(super) detail: String,
+}
 
 impl Entry {
     /// Feeds both machines, and says what is to be done and told.
-    pub(super) fn handle(&mut self, now: Moment, event: HubEvent) -> (Vec<HubEffect>, Told) {
-        let mut told = Told::new();
-        if let HubEvent::Renewal { renewal, .. } = &event {
-            self.note_renewal(now, renewal, &mut told);
+    pub(super) fn handle(&mut self, now: Moment, event: HubEvent) -> (Vec<HubEffect>, Vec<Told>) {
+        let mut told = Vec::new();
+        if let HubEvent::Renewal { number, renewal } = &event {
+            self.note_renewal(now, *number, renewal, &mut told);
         }
         let said_goodbye = matches!(event, HubEvent::Goodbye { .. });
         let before = self.session.target().map(|target| target.epoch);
@@ -195,7 +204,7 @@ impl Entry {
         (effects, told)
     }
 
-    fn note_renewal(&mut self, now: Moment, renewal: &Renewal, told: &mut Told) {
+    fn note_renewal(&mut self, now: Moment, number: u32, renewal: &Renewal, told: &mut Vec<Told>) {
         // A session that this hub only knows from its store must claim first, for the hub to know what it can.
         let is_ours = |target: &&Target| {
             (target.epoch, target.boot) == (renewal.epoch, renewal.boot) && !target.calls.is_empty()
@@ -203,6 +212,7 @@ impl Entry {
         if self.session.target().filter(is_ours).is_none() {
             return;
         }
+        self.last_heartbeat = number;
         self.health = renewal.health.clone();
         if let Some(detail) = &mut self.health.detail {
             *detail = detail.chars().take(HEALTH_CHARS_MAX).collect();
@@ -212,9 +222,10 @@ impl Entry {
         self.hear(now, renewal.epoch, "the agent is heard again", told);
     }
 
-    fn hear(&mut self, now: Moment, epoch: Epoch, how: &str, told: &mut Told) {
+    fn hear(&mut self, now: Moment, epoch: Epoch, how: &str, told: &mut Vec<Told>) {
         if self.presence.hear(now) == Some(Change::Returned) {
-            told.push((epoch, EventKind::Reconnected, how.to_owned()));
+            let (kind, heartbeat) = (EventKind::Reconnected, self.last_heartbeat);
+            told.push(Told { epoch, kind, heartbeat, detail: how.to_owned() });
         }
     }
 

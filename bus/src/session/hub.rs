@@ -111,6 +111,11 @@ pub enum HubEffect {
         /// What is to become active.
         grant: Grant,
     },
+    /// Tell the authority that the session ended of its own will.
+    NoteEnd {
+        /// Its epoch.
+        epoch: Epoch,
+    },
     /// A session was told to stand down: counted once.
     CountKick,
     /// Tell those who watch.
@@ -184,7 +189,8 @@ struct Claimed {
 }
 
 impl HubSession {
-    /// What a restarted hub knows: the grant may still be served, so its lease is taken to have been renewed just now.
+    /// What a restarted hub knows: the grant may still be served, so its lease is taken to have been renewed just now,
+    /// unless its agent said goodbye.
     #[must_use]
     pub fn restored(now: Moment, grant: &Grant) -> Self {
         let target = Target {
@@ -195,7 +201,8 @@ impl HubSession {
             runtime: String::new(),
             calls: Vec::new(),
         };
-        Self { active: Some(Active::new(target, now)), ..Self::default() }
+        let active = Active { gone: grant.ended, ..Active::new(target, now) };
+        Self { active: Some(active), ..Self::default() }
     }
 
     /// Where calls go now; `None` while nobody may be called.
@@ -228,6 +235,7 @@ impl HubSession {
             }
             HubEvent::Goodbye { leaving } => {
                 if self.mark_gone(&leaving) {
+                    effects.push(HubEffect::NoteEnd { epoch: leaving.epoch });
                     effects.push(tell(leaving.epoch, EventKind::Left, "the agent said goodbye"));
                 }
                 self.claimed.take_if(|claimed| claimed.claim.boot == leaving.boot && !claimed.activating);
@@ -256,7 +264,6 @@ impl HubSession {
         if self.may_resume(&claim) {
             let Some(active) = self.active.as_mut() else { return };
             active.lease_ends = now + limits::LEASE_HUB;
-            active.gone = false;
             active.target = target_of(active.target.epoch, &claim);
             effects.push(answer(ClaimOutcome::Resumed, Some(active.target.epoch), None));
             return;
@@ -281,6 +288,7 @@ impl HubSession {
                 active.target.boot == claim.boot
                     && claim.held == Some(active.target.epoch)
                     && active.kicked_by.is_none()
+                    && !active.gone
             })
     }
 
@@ -384,7 +392,7 @@ impl HubSession {
             }
         }
         claimed.activating = true;
-        let grant = Grant { epoch, boot: claimed.claim.boot, store: claimed.claim.store };
+        let grant = Grant { epoch, boot: claimed.claim.boot, store: claimed.claim.store, ended: false };
         let expected = self.active.as_ref().map(|active| active.target.epoch);
         effects.push(HubEffect::Activate { expected, grant });
     }

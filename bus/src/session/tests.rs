@@ -144,6 +144,11 @@ impl World {
                     self.tell_hub(HubEvent::Reserved { nonce, result });
                 }
                 HubEffect::Activate { expected, grant } => self.activate(expected, grant),
+                HubEffect::NoteEnd { epoch } => {
+                    if let Some(active) = self.active.as_mut().filter(|active| active.epoch == epoch) {
+                        active.ended = true;
+                    }
+                }
                 HubEffect::CountKick => self.kicks += 1,
                 HubEffect::Tell { epoch, kind, .. } => {
                     if kind.as_str() == "kicked" {
@@ -361,6 +366,19 @@ fn a_hub_that_forgot_is_told() {
     world.active = None;
     world.run(seconds(10));
     assert_eq!((world.serving(), world.activated.len()), (vec![0], 2));
+}
+
+#[test]
+fn a_goodbye_outlives_the_hub() {
+    let mut world = World::new(1, 0);
+    world.start_agent(ClaimMode::Fresh);
+    world.run(seconds(5));
+    world.tell_agent(0, AgentEvent::Leave(EndReason::Left));
+    world.run(seconds(1));
+    world.hub = HubSession::restored(world.now, &world.active.clone().unwrap());
+    world.start_agent(ClaimMode::Fresh);
+    world.run(Duration::from_millis(500));
+    assert_eq!((world.serving(), world.kicks), (vec![1], 0), "nobody waits for a lease that was given back");
 }
 
 #[test]

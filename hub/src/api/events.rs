@@ -60,7 +60,7 @@ async fn next(tail: Option<EventTail>) -> Option<(sse::Event, Option<EventTail>)
 }
 
 fn show_event(event: StoredEvent) -> sse::Event {
-    let StoredEvent { sequence, instance, epoch, kind, at_unix_ms, detail } = event;
+    let StoredEvent { sequence, instance, epoch, kind, at_unix_ms, detail, .. } = event;
     let at = Time::from_unix_ms(at_unix_ms);
     let shown = Event {
         sequence,

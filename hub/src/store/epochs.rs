@@ -30,17 +30,19 @@ struct GrantRecord {
     epoch: Epoch,
     boot: BootId,
     store: StoreId,
+    #[serde(default)]
+    ended: bool,
 }
 
 impl From<Grant> for GrantRecord {
-    fn from(Grant { epoch, boot, store }: Grant) -> Self {
-        Self { epoch, boot, store }
+    fn from(Grant { epoch, boot, store, ended }: Grant) -> Self {
+        Self { epoch, boot, store, ended }
     }
 }
 
 impl From<GrantRecord> for Grant {
-    fn from(GrantRecord { epoch, boot, store }: GrantRecord) -> Self {
-        Self { epoch, boot, store }
+    fn from(GrantRecord { epoch, boot, store, ended }: GrantRecord) -> Self {
+        Self { epoch, boot, store, ended }
     }
 }
 
@@ -103,6 +105,20 @@ impl Authority for Store {
         }
     }
 
+    async fn end(&self, instance: &InstanceId, epoch: Epoch) -> Result<(), AuthorityError> {
+        let instance = instance.to_string();
+        let ended = self.write(move |transaction| {
+            let mut epochs = transaction.open_table(EPOCHS)?;
+            let mut record = record_of(&epochs, &instance)?;
+            if let Some(active) = record.active.as_mut().filter(|active| active.epoch == epoch) {
+                active.ended = true;
+                epochs.insert(instance.as_str(), encode(&record).as_slice())?;
+            }
+            Ok(())
+        });
+        ended.await.map_err(|error| refused(&error))
+    }
+
     async fn active(&self, instance: &InstanceId) -> Result<Option<Grant>, AuthorityError> {
         let instance = instance.to_string();
         let found = self.read(move |transaction| record_of(&transaction.open_table(EPOCHS)?, &instance));
@@ -143,7 +159,7 @@ mod tests {
     use uuid::Uuid;
 
     fn grant(epoch: Epoch) -> Grant {
-        Grant { epoch, boot: BootId::new(Uuid::new_v4()), store: StoreId::new(Uuid::new_v4()) }
+        Grant { epoch, boot: BootId::new(Uuid::new_v4()), store: StoreId::new(Uuid::new_v4()), ended: false }
     }
 
     #[tokio::test]
@@ -162,6 +178,14 @@ mod tests {
         assert_eq!(store.all_active().await, Ok(vec![(instance.clone(), won)]));
         let second = store.reserve(&instance, None).await.unwrap();
         assert_eq!(Some(second), first.next());
+        store.end(&instance, second).await.unwrap();
+        assert_eq!(
+            store.active(&instance).await.unwrap().map(|grant| grant.ended),
+            Some(false),
+            "not its epoch"
+        );
+        store.end(&instance, first).await.unwrap();
+        assert_eq!(store.active(&instance).await.unwrap().map(|grant| grant.ended), Some(true));
         store.forget(&instance).await.unwrap();
         assert_eq!(store.active(&instance).await, Ok(None));
         assert_eq!(store.reserve(&instance, None).await.ok(), second.next());

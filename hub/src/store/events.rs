@@ -9,7 +9,7 @@ use super::{Store, StoreError, decode, encode};
 use crate::limits;
 
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
-const EVENT_IDS: TableDefinition<'_, (&str, u64, &str), u64> = TableDefinition::new("event_ids");
+const EVENT_IDS: TableDefinition<'_, (&str, u64, &str, u32), u64> = TableDefinition::new("event_ids");
 
 pub(super) fn make_tables(transaction: &WriteTransaction) -> Result<(), StoreError> {
     transaction.open_table(EVENTS)?;
@@ -28,6 +28,9 @@ pub struct StoredEvent {
     pub epoch: Epoch,
     /// What happened.
     pub kind: EventKind,
+    /// The number of the heartbeat before it, for what may happen to a session more than once.
+    #[serde(default)]
+    pub heartbeat: u32,
     /// When, in Unix milliseconds of the hub's clock.
     pub at_unix_ms: u64,
     /// A sentence for people.
@@ -68,7 +71,7 @@ pub struct EventPage {
 }
 
 impl Store {
-    /// Appends the events that are not there yet, by (instance, epoch, kind), and returns the last sequence of the log.
+    /// Appends the events that are not there yet, by (instance, epoch, kind, heartbeat), and returns the last sequence of the log.
     /// Durable before the answer.
     ///
     /// # Errors
@@ -120,9 +123,9 @@ fn append(transaction: &WriteTransaction, new: &[BusEvent], keep: u64) -> Result
     let mut events = transaction.open_table(EVENTS)?;
     let mut ids = transaction.open_table(EVENT_IDS)?;
     let mut last = events.last()?.map_or(0, |(sequence, _)| sequence.value());
-    for BusEvent { instance, epoch, kind, at_unix_ms, detail } in new {
+    for BusEvent { instance, epoch, kind, heartbeat, at_unix_ms, detail } in new {
         let instance_key = instance.to_string();
-        let id = (instance_key.as_str(), epoch.get(), kind.as_str());
+        let id = (instance_key.as_str(), epoch.get(), kind.as_str(), *heartbeat);
         if ids.get(id)?.is_some() {
             continue;
         }
@@ -132,6 +135,7 @@ fn append(transaction: &WriteTransaction, new: &[BusEvent], keep: u64) -> Result
             instance: instance.clone(),
             epoch: *epoch,
             kind: kind.clone(),
+            heartbeat: *heartbeat,
             at_unix_ms: *at_unix_ms,
             detail: detail.clone(),
         };
@@ -145,7 +149,7 @@ fn append(transaction: &WriteTransaction, new: &[BusEvent], keep: u64) -> Result
         let oldest = oldest?;
         // Its id goes with it: kept alone, ids would grow without a bound.
         let instance_key = oldest.instance.to_string();
-        ids.remove((instance_key.as_str(), oldest.epoch.get(), oldest.kind.as_str()))?;
+        ids.remove((instance_key.as_str(), oldest.epoch.get(), oldest.kind.as_str(), oldest.heartbeat))?;
     }
     Ok(last)
 }
@@ -159,6 +163,7 @@ mod tests {
             instance: "acme/shop".parse().unwrap(),
             epoch: Epoch::new(epoch).unwrap(),
             kind,
+            heartbeat: 0,
             at_unix_ms: 1_700_000_000_000 + epoch,
             detail: "the session serves".to_owned(),
         }
@@ -173,9 +178,14 @@ mod tests {
         assert_eq!(store.append_events(both.clone()).await, Ok(2));
         assert_eq!(store.append_events(both).await, Ok(2));
         assert_eq!(store.append_events(vec![event(2, EventKind::Connected)]).await, Ok(3));
+        // What happens to one session again is another event.
+        let lost = |heartbeat| vec![BusEvent { heartbeat, ..event(2, EventKind::Disconnected) }];
+        assert_eq!(store.append_events(lost(5)).await, Ok(4));
+        assert_eq!(store.append_events(lost(5)).await, Ok(4));
+        assert_eq!(store.append_events(lost(9)).await, Ok(5));
         let page = store.events_after(1, EventFilter::default()).await.unwrap();
-        assert_eq!(page.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!((page.read_to, page.oldest), (3, Some(1)));
+        assert_eq!(page.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [2, 3, 4, 5]);
+        assert_eq!((page.read_to, page.oldest), (5, Some(1)));
         store.close().await;
     }
 
@@ -200,6 +210,7 @@ mod tests {
             instance: "acme/shop".parse().unwrap(),
             epoch: Epoch::new(1).unwrap(),
             kind: EventKind::Kicked,
+            heartbeat: 0,
             at_unix_ms: 500,
             detail: String::new(),
         };

@@ -6,5 +6,4 @@ mod events;
 mod instances;
 mod lifecycle;
 mod metrics;
-mod near;
 mod support;
