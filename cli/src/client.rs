@@ -7,7 +7,6 @@ mod request;
 mod sse;
 mod stream;
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use towline_hub::api::types::Problem;
 pub(crate) use self::request::{Attempt, Request};
 pub(crate) use self::sse::SseEvent;
 pub(crate) use self::stream::EventStream;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, plainly};
 use crate::target::{HubUrl, Target};
 
 /// How long a connection to a hub may take to come about, before the next one is tried.
@@ -283,12 +282,9 @@ impl Client {
 
 /// What lies at the bottom of an error: `connection refused`, not the three layers above it.
 pub(crate) fn root_cause(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = inner.to_string();
-        source = inner.source();
+    let mut deepest: &dyn std::error::Error = error;
+    while let Some(inner) = deepest.source() {
+        deepest = inner;
     }
-    let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
+    plainly(deepest)
 }

@@ -1,7 +1,7 @@
 //! What a running `towline dev` tells the commands in other terminals: where its hub is, and where the token.
 //!
 //! One small file for each process in a place of this user's own, for their eyes alone. It is removed at the end; one
-//! whose process has gone is ignored, and swept by the next `towline dev`.
+//! whose process has gone is ignored, and tells the next `towline dev` what that process left behind.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -21,6 +21,9 @@ pub(crate) struct Context {
     pub(crate) token_file: PathBuf,
     /// The instance that it serves.
     pub(crate) instance: InstanceId,
+    /// Its data directory, if that was to be removed at the end.
+    #[serde(default)]
+    pub(crate) scratch: Option<PathBuf>,
     /// Its process: pids are used again, so the start time belongs to it.
     pid: u32,
     /// In clock ticks since boot.
@@ -48,29 +51,37 @@ impl Context {
     /// The context of this very process.
     pub(crate) fn of_this_process(hub: impl Into<String>, token_file: PathBuf, instance: InstanceId) -> Self {
         let pid = std::process::id();
-        Self { hub: hub.into(), token_file, instance, pid, start_time: start_time(pid).unwrap_or(0) }
+        let start_time = start_time(pid).unwrap_or(0);
+        Self { hub: hub.into(), token_file, instance, scratch: None, pid, start_time }
+    }
+
+    /// Notes a directory that is removed at the end.
+    #[must_use]
+    pub(crate) fn with_scratch(self, scratch: Option<PathBuf>) -> Self {
+        Self { scratch, ..self }
     }
 
     /// The newest one whose process lives.
     pub(crate) fn find(places: &[PathBuf]) -> Option<Self> {
-        let living = places.iter().flat_map(|place| files(place)).filter_map(|path| {
-            let context: Self = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-            context.lives().then_some(context)
-        });
+        let living = all(places).into_iter().map(|(_, context)| context).filter(Self::lives);
         living.max_by_key(|context| context.start_time)
+    }
+
+    /// Those whose process has gone without taking them back, and their files.
+    pub(crate) fn orphans(places: &[PathBuf]) -> Vec<(PathBuf, Self)> {
+        all(places).into_iter().filter(|(_, context)| !context.lives()).collect()
     }
 
     fn lives(&self) -> bool {
         start_time(self.pid) == Some(self.start_time)
     }
 
-    /// Makes this context known until the value is dropped. Files of processes that have gone are removed.
+    /// Makes this context known until the value is dropped.
     ///
     /// # Errors
     /// When nothing can be written there.
     pub(crate) fn publish(&self, place: &Path) -> io::Result<Published> {
         DirBuilder::new().recursive(true).mode(0o700).create(place)?;
-        sweep(place);
         let path = place.join(format!("dev-{}.json", self.pid));
         let draft = path.with_extension("new");
         let published = Published { path: path.clone(), draft: draft.clone() };
@@ -98,6 +109,14 @@ impl Drop for Published {
     }
 }
 
+fn all(places: &[PathBuf]) -> Vec<(PathBuf, Context)> {
+    let read = |path: PathBuf| {
+        let context = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+        Some((path, context))
+    };
+    places.iter().flat_map(|place| files(place)).filter_map(read).collect()
+}
+
 fn files(place: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(place) else { return Vec::new() };
     let is_ours = |path: &PathBuf| {
@@ -105,15 +124,6 @@ fn files(place: &Path) -> Vec<PathBuf> {
         name.starts_with("dev-") && name.ends_with(".json")
     };
     entries.flatten().map(|entry| entry.path()).filter(is_ours).collect()
-}
-
-fn sweep(place: &Path) {
-    for path in files(place) {
-        let context = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Context>(&text).ok());
-        if context.is_some_and(|context| !context.lives()) {
-            let _ = fs::remove_file(path);
-        }
-    }
 }
 
 /// When the process began, if it lives.
@@ -152,16 +162,17 @@ mod tests {
     }
 
     #[test]
-    fn the_context_of_a_process_that_has_gone_is_ignored_and_swept() {
+    fn the_context_of_a_process_that_has_gone_is_an_orphan() {
         let dir = tempfile::tempdir().unwrap();
         let stale = Context { start_time: 1, ..context() };
         let path = dir.path().join("dev-1.json");
         fs::write(&path, serde_json::to_vec(&stale).unwrap()).unwrap();
         fs::write(dir.path().join("dev-2.json"), "not a context").unwrap();
-        assert_eq!(Context::find(&[dir.path().to_owned()]), None);
-        drop(context().publish(dir.path()).unwrap());
-        assert!(!path.exists());
-        assert!(dir.path().join("dev-2.json").exists(), "what is not ours is left alone");
+        let places = [dir.path().to_owned()];
+        assert_eq!(Context::find(&places), None);
+        let _published = context().publish(dir.path()).unwrap();
+        assert_eq!(Context::find(&places), Some(context()));
+        assert_eq!(Context::orphans(&places), [(path, stale)]);
     }
 
     #[test]
@@ -172,7 +183,7 @@ mod tests {
             places_in(|name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
         };
         let state = PathBuf::from("/h/.local/state/towline");
-        assert_eq!(places(&[("HOME", "/h")]), [state.clone()]);
+        assert_eq!(places(&[("HOME", "/h")]), std::slice::from_ref(&state));
         assert_eq!(
             places(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", &runtime)]),
             [dir.path().join("towline"), state.clone()]

@@ -9,8 +9,10 @@
 
 mod applier;
 mod changes;
+mod data_dir;
 mod follow;
 mod house;
+mod orphans;
 mod plan;
 mod readiness;
 mod signals;
@@ -71,7 +73,7 @@ pub(crate) async fn run(args: DevArgs, global: &Global) -> Result<(), Failure> {
     let stopped = tokio::select! {
         stopped = Box::pin(house.close()) => stopped,
         signal = signals.next() => Err(Failure::error(format!("ended at once by a second signal ({signal})"))
-            .with_help("units may still run: `pgrep -f 'towline.* shim'` shows their supervisors")),
+            .with_help("units may still run; the next `towline dev` stops them")),
     };
     // The first thing that went wrong is the one worth telling.
     ended.and(stopped)
@@ -87,14 +89,23 @@ async fn work(
 ) -> Result<(), Failure> {
     let client = Client::new(Target::of_dev(&site.context)?, None)?;
     let mut applier = Applier::new(client, site.context.instance.clone());
-    let started = tokio::time::timeout(time, start(&mut applier, &watched, &site, screen, time)).await;
+    let started = tokio::time::timeout(time, start(&mut applier, &watched, &site, screen)).await;
     let started = match started {
         Ok(started) => started,
-        Err(_) => Err(late(&applier.services().await?, &watched, time)),
+        Err(_) => Err(late(&applier.services().await.unwrap_or_default(), &watched, time)),
     };
+    if args.once && started.is_err() {
+        // Why it did not start is the one thing to tell; the table helps if there is one.
+        let services = applier.services().await.unwrap_or_default();
+        return if services.services.is_empty() {
+            started
+        } else {
+            show_services(&services, screen).and(started)
+        };
+    }
     show_services(&applier.services().await?, screen)?;
     if args.once {
-        return started;
+        return Ok(());
     }
     if let Err(failure) = started {
         // What is wrong can be mended while the rest runs.
@@ -110,10 +121,9 @@ async fn start(
     watched: &Watched,
     site: &Site,
     screen: &Screen,
-    time: Duration,
 ) -> Result<(), Failure> {
     let progress = screen.progress("starting hub and agent");
-    site.await_presence(time).await?;
+    site.await_presence().await?;
     let wanted: Vec<_> = watched.resources().iter().map(|resource| resource.id.clone()).collect();
     let looking = applier.looker();
     let applying = applier.apply(watched.resources());

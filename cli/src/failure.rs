@@ -91,7 +91,7 @@ impl Failure {
     pub(crate) fn from_output(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(Exit::Ok, ""),
-            _ => Self::error(format!("cannot write to standard output: {error}")),
+            _ => Self::error(format!("cannot write to standard output: {}", plainly(error))),
         }
     }
 
@@ -164,6 +164,13 @@ impl Failure {
         };
         format!("{document}\n")
     }
+}
+
+/// What the system said, in the house's style: lower case.
+pub(crate) fn plainly(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }
 
 impl Exit {

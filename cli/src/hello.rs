@@ -12,7 +12,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, plainly};
 use crate::time::parse_timeout;
 
 /// Serves HTTP on the port that the environment names as PORT_HTTP, if it does; prints a line for each request, and one
@@ -64,7 +64,8 @@ fn port_of(variable: Option<String>) -> Result<Option<u16>, Failure> {
 async fn serve(port: Option<u16>, name: String, requests: Arc<AtomicU64>) -> Result<(), Failure> {
     let Some(port) = port else { return std::future::pending().await };
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let refused = |error| Failure::error(format!("cannot listen on {address}: {error}"));
+    let refused =
+        |error: io::Error| Failure::error(format!("cannot listen on {address}: {}", plainly(&error)));
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     say(&format!("{name} listens on http://{}", listener.local_addr().map_err(refused)?))?;
     let answer = move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request| {

@@ -15,6 +15,8 @@ use thiserror::Error;
 use towline_agent::manifest::{self, MAX_INPUT, ManifestErrors};
 use towline_protocol::ResourceId;
 
+use crate::failure::plainly;
+
 /// What `-f` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
@@ -36,7 +38,7 @@ impl FromStr for Input {
 #[derive(Debug, Error)]
 pub(crate) enum ReadInputError {
     /// A file or directory cannot be read.
-    #[error("cannot read `{name}`: {source}")]
+    #[error("cannot read `{name}`: {}", plainly(source))]
     Unreadable {
         /// What was to be read.
         name: String,

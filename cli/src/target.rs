@@ -9,7 +9,7 @@ use towline_protocol::InstanceId;
 
 use crate::args::{At, Global};
 use crate::context::{self, Context};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, plainly};
 
 /// Where a hub listens unless told otherwise.
 const GUESS: &str = "http://127.0.0.1:7400";
@@ -80,11 +80,11 @@ impl Token {
             Failure::error(format!("the token file `{}` cannot be used: {why}", path.display()))
                 .with_help("name the hub's token file with --token-file or TOWLINE_TOKEN_FILE; the hub's log says where it is")
         };
-        let size = path.metadata().map_err(|error| refused(error.to_string()))?.len();
+        let size = path.metadata().map_err(|error| refused(plainly(&error)))?.len();
         if size > TOKEN_BYTES_MAX {
             return Err(refused(format!("it has {size} bytes, and a token is one line")));
         }
-        let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+        let text = std::fs::read_to_string(path).map_err(|error| refused(plainly(&error)))?;
         let token = text.trim();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(refused("it should hold one line of visible ASCII characters".to_owned()));

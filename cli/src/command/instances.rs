@@ -7,7 +7,7 @@ use towline_hub::api::types::{CreateInstance, Instance, InstanceList};
 use super::Session;
 use crate::args::{InstanceCommand, InstancesArgs};
 use crate::client::{Reply, Request};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::show::{instance_table, instances_table};
 
 pub(super) async fn list(session: &Session, args: InstancesArgs) -> Result<(), Failure> {
@@ -35,9 +35,18 @@ pub(super) async fn one(session: &Session, command: InstanceCommand) -> Result<(
         InstanceCommand::Delete { name, force } => {
             let request =
                 Request::delete(Request::path_of(&name, "")).with_some("force", force.then_some("true"));
-            client.fetch(&request).await?;
+            client.fetch(&request).await.map_err(|error| in_our_words(error.into()))?;
             // The API answers without a body; a program sees the exit code.
             if screen.is_json() { Ok(()) } else { screen.line(&format!("{name} is off the record")) }
         }
+    }
+}
+
+/// The hub speaks of the parameters of its API.
+fn in_our_words(failure: Failure) -> Failure {
+    match failure.exit() {
+        Exit::Conflict => failure
+            .with_help("stop its agent first, which would put it on record again; or repeat with --force"),
+        _ => failure,
     }
 }

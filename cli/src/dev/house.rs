@@ -1,15 +1,11 @@
 //! Hub and agent under one roof: how they are put up, and how they are taken down without a trace.
 
 use std::error::Error;
-use std::fs::{self, DirBuilder, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
-use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,8 +14,11 @@ use towline_bus::MessageBus;
 use towline_bus::task::Tasks;
 use towline_bus::transport::memory::MemoryBroker;
 use towline_hub::{Hub, HubConfig, RunError};
+use towline_protocol::limits::CALL_TIME_MAX;
 use towline_protocol::{Epoch, InstanceId};
 
+use super::data_dir::DataDir;
+use super::orphans;
 use crate::args::DevArgs;
 use crate::context::{self, Context, Published};
 use crate::failure::{Exit, Failure};
@@ -62,6 +61,7 @@ impl House {
     /// # Errors
     /// What stands in the way: a port in use, a directory that belongs to another, …
     pub(super) async fn open(args: &DevArgs) -> Result<Self, Failure> {
+        orphans::clear(&context::places()).await;
         let data = DataDir::open(args.data_dir.as_deref())?;
         let broker = MemoryBroker::new();
         let instance: InstanceId = INSTANCE.parse().map_err(|error| Failure::error(format!("{error}")))?;
@@ -81,7 +81,8 @@ impl House {
             }
         };
         let hub_url = format!("http://{}", hub.address());
-        let context = Context::of_this_process(hub_url, hub.token_path().to_owned(), instance);
+        let context = Context::of_this_process(hub_url, hub.token_path().to_owned(), instance)
+            .with_scratch(data.scratch());
         let published = publish(&context);
         let site = Site {
             context,
@@ -163,10 +164,12 @@ impl House {
 impl Site {
     /// Waits until the hub hears the agent, and the agent knows that it does: its first call would be refused else.
     ///
+    /// The caller bounds the time.
+    ///
     /// # Errors
-    /// When it does not within the time.
-    pub(super) async fn await_presence(&self, within: Duration) -> Result<(), Failure> {
-        let present = self.bus.await_presence(&self.context.instance, within).await;
+    /// When the agent ended.
+    pub(super) async fn await_presence(&self) -> Result<(), Failure> {
+        let present = self.bus.await_presence(&self.context.instance, CALL_TIME_MAX).await;
         present.map_err(|error| Failure::new(Exit::TimedOut, error.to_string()))?;
         let mut serving = self.serving.clone();
         let served = serving.wait_for(Option::is_some).await;
@@ -252,80 +255,4 @@ fn chain(error: &dyn Error) -> String {
 fn program_name() -> String {
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     if called.components().count() > 1 { called.display().to_string() } else { "towline".to_owned() }
-}
-
-/// Where data lives.
-#[derive(Debug)]
-enum DataDir {
-    Kept(PathBuf),
-    Fresh(TempDir),
-}
-
-impl DataDir {
-    fn open(path: Option<&Path>) -> Result<Self, Failure> {
-        let refused = |what: &Path, error: &io::Error| {
-            Failure::error(format!("cannot use `{}`: {error}", what.display()))
-                .with_help("choose a directory that can be written with --data-dir")
-        };
-        match path {
-            Some(path) => {
-                let made = DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(path)
-                    .and_then(|()| path.canonicalize());
-                made.map(Self::Kept).map_err(|error| refused(path, &error))
-            }
-            None => {
-                let parent = std::env::temp_dir();
-                let made = tempfile::Builder::new()
-                    .prefix("towline-dev-")
-                    .permissions(Permissions::from_mode(0o700))
-                    .tempdir_in(&parent);
-                made.map(Self::Fresh).map_err(|error| refused(&parent, &error))
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Kept(path) => path,
-            Self::Fresh(dir) => dir.path(),
-        }
-    }
-
-    fn is_kept(&self) -> bool {
-        matches!(self, Self::Kept(_))
-    }
-
-    /// A directory in which units find this very program as `towline`, whatever it was called by.
-    fn program_dir(&self) -> Result<PathBuf, Failure> {
-        let dir = self.path().join("bin");
-        let link = dir.join("towline");
-        let made = std::env::current_exe().and_then(|program| {
-            fs::create_dir_all(&dir)?;
-            // Of an earlier run, perhaps of another build.
-            match fs::remove_file(&link) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            symlink(program, &link)
-        });
-        made.map(|()| dir)
-            .map_err(|error| Failure::error(format!("cannot make `{}`: {error}", link.display())))
-    }
-
-    fn close(self) -> io::Result<()> {
-        match self {
-            Self::Kept(_) => Ok(()),
-            Self::Fresh(dir) => dir.close(),
-        }
-    }
-
-    fn keep(self) -> PathBuf {
-        match self {
-            Self::Kept(path) => path,
-            Self::Fresh(dir) => dir.keep(),
-        }
-    }
 }
