@@ -241,7 +241,9 @@ fn summary(errors: BTreeMap<String, ItemError>, asked: usize, undone: bool) -> R
         return Ok(());
     }
     let effect = if undone && errors.len() >= asked { Effect::None } else { Effect::Partial };
-    Err(CallError::cluster(errors, effect))
+    let cancelled = errors.values().all(|error| error.code == Code::Cancelled);
+    let error = CallError::cluster(errors, effect);
+    Err(if cancelled { CallError { code: Code::Cancelled, ..error } } else { error })
 }
 
 /// The refusal of something a person wrote.

@@ -37,10 +37,15 @@ pub(crate) fn inspect(pid: Pid) -> Option<Process> {
     })
 }
 
-/// Whether the process with this pid and start time lives.
-pub(crate) fn lives((pid, start_time): (i32, u64)) -> bool {
+/// The process with this pid and start time, if it still lives.
+pub(crate) fn find((pid, start_time): (i32, u64)) -> Option<Process> {
     let found = Pid::from_raw(pid).and_then(inspect);
-    found.is_some_and(|process| process.start_time == start_time && !process.zombie)
+    found.filter(|process| process.start_time == start_time && !process.zombie)
+}
+
+/// Whether the process with this pid and start time lives.
+pub(crate) fn lives(identity: (i32, u64)) -> bool {
+    find(identity).is_some()
 }
 
 /// All processes that can be seen.

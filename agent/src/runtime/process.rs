@@ -92,6 +92,8 @@ struct Inner {
     units_dir: PathBuf,
     units: Mutex<BTreeMap<String, Arc<Unit>>>,
     ports: Mutex<Ports>,
+    /// Held while a unit is made.
+    creating: Mutex<()>,
     tasks: Tasks,
 }
 
@@ -113,6 +115,7 @@ impl ProcessRuntime {
             units_dir,
             units: Mutex::default(),
             ports: Mutex::default(),
+            creating: Mutex::default(),
             tasks: Tasks::new(),
         };
         let runtime = Self { inner: Arc::new(inner) };
@@ -136,7 +139,7 @@ impl ProcessRuntime {
     /// it then.
     pub async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
         let unit = self.create(spec)?;
-        match self.launch(&unit).await {
+        match self.launch(&unit, true).await {
             Ok(()) => Ok(unit.status()),
             Err(error) => {
                 // The first error is the one worth telling; what cannot be removed stays listed.
@@ -155,7 +158,7 @@ impl ProcessRuntime {
     /// As [`ProcessRuntime::start`], or that there is no such unit. The unit stays, as it was.
     pub async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
         let unit = self.find(unit)?;
-        self.launch(&unit).await?;
+        self.launch(&unit, false).await?;
         Ok(unit.status())
     }
 

@@ -98,3 +98,17 @@ async fn a_unit_whose_directory_is_removed_ends() {
     wait("the end", || bench.marked().is_empty().then_some(()), || format!("{:?}", bench.marked())).await;
     bench.runtime.close().await;
 }
+
+#[tokio::test]
+async fn a_shim_that_hangs_does_not_keep_its_unit_from_stopping() {
+    let bench = Bench::new().await;
+    let started = bench
+        .start(&format!("{}  stop: {{gracePeriod: 100ms}}\n", shell("setsid sleep 1000 & wait")))
+        .await
+        .unwrap();
+    let shim = rustix::process::Pid::from_raw(started.state.shim.unwrap().0).unwrap();
+    rustix::process::kill_process(shim, rustix::process::Signal::STOP).unwrap();
+    bench.runtime.stop(&started.unit).await.unwrap();
+    assert!(bench.marked().is_empty());
+    bench.end().await;
+}

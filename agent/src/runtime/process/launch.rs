@@ -13,7 +13,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixStream,
     sync::mpsc,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,8 @@ use crate::{
 
 /// How long a unit may take from the start of its shim to the start of its command.
 const START: Duration = Duration::from_secs(30);
+/// Between two connections to the same shim.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Name of the default working directory in a unit directory.
 const WORK: &str = "work";
 /// What the shim complains about goes here.
@@ -50,6 +52,8 @@ impl ProcessRuntime {
     pub(super) fn create(&self, spec: &UnitSpec) -> Result<Arc<Unit>, RuntimeError> {
         let app = &spec.manifest.spec;
         let account = app.user.as_deref().map(users::account).transpose()?;
+        // One at a time, so that nobody else declares the same file between look and label.
+        let _creating = self.inner.creating.lock().unwrap_or_else(PoisonError::into_inner);
         let (id, dir) = self.new_id(spec.manifest.name.as_str());
         let working_dir = app.working_dir.clone().unwrap_or_else(|| dir.join(WORK));
         let placed = files::place(&app.files, &working_dir);
@@ -170,11 +174,18 @@ impl ProcessRuntime {
         }
     }
 
-    /// Starts a shim for `unit`, unless one stands over it, and waits until the command runs.
-    pub(super) async fn launch(&self, unit: &Arc<Unit>) -> Result<(), RuntimeError> {
+    /// Starts a shim for `unit`, unless one stands over it, and waits until the command runs. `first` is for a unit
+    /// that was just made.
+    pub(super) async fn launch(&self, unit: &Arc<Unit>, first: bool) -> Result<(), RuntimeError> {
         let _gate = unit.gate.lock().await;
         let before = unit.state.borrow().clone();
-        if before.status != Status::Building && !before.final_state {
+        let building = before.status == Status::Building;
+        if first && !building {
+            return Err(RuntimeError::NotStarted {
+                reason: "it was stopped before it came to start".to_owned(),
+            });
+        }
+        if !building && !before.final_state {
             return Ok(());
         }
         unit.record.ports.iter().try_for_each(ports::check_free)?;
@@ -211,8 +222,12 @@ impl ProcessRuntime {
     fn spawn_shim(&self, unit: &Arc<Unit>) -> io::Result<UnixStream> {
         // The socket is ours to bind, so that connecting needs no waiting and a refusal proves a dead shim.
         let listener = shim::bind(&unit.dir)?;
-        let complaints =
-            OpenOptions::new().append(true).create(true).mode(0o600).open(unit.dir.join(COMPLAINTS))?;
+        let complaints = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(unit.dir.join(COMPLAINTS))?;
         let no_words = || io::Error::other("no command for shims is configured");
         let (program, words) = self.inner.config.shim.split_first().ok_or_else(no_words)?;
         let mut child = tokio::process::Command::new(program)
@@ -318,7 +333,11 @@ impl Follower {
             }
             // A connection may end without its shim; the shim itself never does without closing the socket.
             match connect(&self.unit.dir) {
-                Ok(again) => stream = again,
+                Ok(again) => {
+                    stream = again;
+                    // A shim that is about to end may take a connection and close it again, a few times.
+                    sleep(PAUSE).await;
+                }
                 Err(_) => {
                     settle(&self.unit, &self.instance).await;
                     break;

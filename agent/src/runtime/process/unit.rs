@@ -11,19 +11,24 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::error::RuntimeError;
 use crate::{
     manifest::Protocol,
     proc,
-    shim::{Command, Ended, Status, UnitState, write_atomically},
+    shim::{Command, Ended, ShimSpec, Status, UnitState, write_atomically},
 };
 
 /// Name of the label in a unit directory.
 const FILE: &str = "unit.json";
 /// Between two looks whether a shim has ended.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long a shim may take beyond the grace period to kill what is left and say so.
+const SLACK: Duration = Duration::from_secs(10);
 /// How long a shim may take to end after it said its last word, before that is an error.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -132,12 +137,18 @@ impl Unit {
     /// Ends the unit and waits until nothing of it is left, its shim included.
     pub(super) async fn stop(&self) -> Result<(), RuntimeError> {
         let _gate = self.gate.lock().await;
+        if self.state.borrow().status == Status::Building {
+            // Nothing was started yet, and nothing will be: who is about to start it sees this.
+            let stopped = UnitState::new(Status::Stopped, Timestamp::now());
+            self.state.send_replace(UnitState { final_state: true, ..stopped });
+            return Ok(());
+        }
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(commands) = commands {
             // Refused only by a shim that has ended, which is what we want of it.
             commands.send(Command::Stop).await.ok();
         }
-        let state = self.last_state().await;
+        let state = self.ended().await?;
         if let Some(shim) = state.shim {
             let gone = async {
                 while proc::lives(shim) {
@@ -145,12 +156,29 @@ impl Unit {
                 }
             };
             let late = |_| self.not_stopped("its supervisor has not ended");
-            tokio::time::timeout(FAREWELL, gone).await.map_err(late)?;
+            timeout(FAREWELL, gone).await.map_err(late)?;
         }
         match state.reason {
             Some(reason) if reason.starts_with("could not kill") => Err(self.not_stopped(&reason)),
             _ => Ok(()),
         }
+    }
+
+    /// Waits for the end that was asked for. A supervisor that does not bring it about in time is killed, and its unit
+    /// with it.
+    async fn ended(&self) -> Result<UnitState, RuntimeError> {
+        let grace = ShimSpec::read(&self.dir).map_or(Duration::ZERO, |spec| spec.grace);
+        if let Ok(state) = timeout(grace + SLACK, self.last_state()).await {
+            return Ok(state);
+        }
+        tracing::warn!(unit = self.id(), "its supervisor does not stop it; killing both");
+        let shim = self.state.borrow().shim;
+        if let Some(process) = shim.and_then(proc::find) {
+            proc::kill(process)
+                .map_err(|error| self.not_stopped(&format!("its supervisor cannot be killed: {error}")))?;
+        }
+        let late = |_| self.not_stopped("its supervisor does not answer");
+        timeout(SLACK, self.last_state()).await.map_err(late)
     }
 
     fn not_stopped(&self, reason: &str) -> RuntimeError {
