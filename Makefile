@@ -4,13 +4,16 @@ CARGO ?= cargo
 # An unexpected warning is a failure here, and only here: while you work it is a hint.
 STRICT = -D warnings
 
-.PHONY: help test build lint fmt doc clean
+.PHONY: help test nats-server build lint fmt doc clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: build ## unit tests, property tests, both batteries, the real binaries; needs nothing but Rust
+test: build nats-server ## unit tests, property tests, batteries, a real nats-server, the real binaries
 	$(CARGO) test --workspace --locked
+
+nats-server:
+	scripts/nats-server
 
 build:
 	$(CARGO) build --workspace --bins --locked

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`chain`] | HTTP API → hub → bus → agent, with a mock or with the process runtime |
 //! | [`http_platform`] | the API as a `Platform`, so that the battery runs over it |
+//! | [`nats`] | a real nats-server, and a proxy that cuts links |
 //! | [`wait`] | level-triggered waiting |
 //!
 //! A test that needs something that is missing fails, and says what to do; none is skipped.
 
 pub mod chain;
 pub mod http_platform;
+pub mod nats;
 pub mod wait;

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod chain;
 #[cfg(test)]
+mod nats;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod restarts;

@@ -138,7 +138,7 @@ impl NatsTransport {
             closed: Notify::new(),
             lame_duck: Notify::new(),
         });
-        let client = options(config, &shared)?.connect(servers).await.map_err(ConnectError::Client)?;
+        let client = options(config, &servers, &shared)?.connect(servers).await.map_err(ConnectError::Client)?;
         // The callback may have run already; it needs the client only for a server that leaves.
         let _ = shared.client.set(client.clone());
         let tasks = Tasks::new();
@@ -161,10 +161,15 @@ fn addresses(config: &NatsConfig) -> Result<Vec<ServerAddr>, ConnectError> {
     Ok(servers)
 }
 
-fn options(config: &NatsConfig, shared: &Arc<Shared>) -> Result<ConnectOptions, ConnectError> {
-    let mut options = match config.credentials.clone() {
-        None => ConnectOptions::new(),
-        Some(path) => with_credentials(path)?,
+fn options(
+    config: &NatsConfig,
+    servers: &[ServerAddr],
+    shared: &Arc<Shared>,
+) -> Result<ConnectOptions, ConnectError> {
+    let mut options = match (config.credentials.clone(), user_of(servers)) {
+        (Some(path), _) => with_credentials(path)?,
+        (None, Some((user, password))) => ConnectOptions::with_user_and_password(user, password),
+        (None, None) => ConnectOptions::new(),
     };
     if let Some(path) = &config.ca_file {
         std::fs::File::open(path).map_err(|source| ConnectError::File {
@@ -187,6 +192,13 @@ fn options(config: &NatsConfig, shared: &Arc<Shared>) -> Result<ConnectOptions, 
             told.on_event(&event);
             std::future::ready(())
         }))
+}
+
+/// User and password of the first address that names one. The client itself passes over what stands in an address.
+fn user_of(servers: &[ServerAddr]) -> Option<(String, String)> {
+    let plain = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let server = servers.iter().find(|server| server.has_user_pass())?;
+    Some((plain(server.username()?), plain(server.password().unwrap_or_default())))
 }
 
 /// Credentials that are read again at every connect: the file may have been renewed meanwhile.
@@ -303,7 +315,8 @@ impl Transport for NatsTransport {
         reply: Option<String>,
         payload: Bytes,
     ) -> Result<(), PublishError> {
-        if *self.shared.link.borrow() == LinkState::Disconnected {
+        // The client's own word: its events are lossy, and come a moment later.
+        if self.client.connection_state() != async_nats::connection::State::Connected {
             return Err(PublishError::Disconnected);
         }
         let limit = self.max_payload();
@@ -433,5 +446,7 @@ mod tests {
         assert!(matches!(with(&["http://a:1"]), Err(ConnectError::Address { .. })));
         assert_eq!(with(&["nats://a:1", "tls://b:2", "c:3"]).unwrap().len(), 3);
         assert_eq!(with(&["wss://a/path"]).unwrap().len(), 1);
+        let user = user_of(&with(&["nats://a:1", "nats://us%40er:pa%2Fss@b:2"]).unwrap());
+        assert_eq!(user, Some(("us@er".to_owned(), "pa/ss".to_owned())));
     }
 }

@@ -1,0 +1,188 @@
+//! A real nats-server, on a port of its own, gone afterwards; and a proxy that cuts what goes through it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use towline_bus::task::Tasks;
+
+use crate::wait::until;
+
+/// The server that `make test` installs.
+///
+/// # Panics
+/// When it is not there; the message says how to get it.
+#[must_use]
+pub fn server_binary() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/nats-server");
+    let found = Command::new(&script).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = found.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
+    assert!(output.status.success(), "{} failed; `make test` needs it", script.display());
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+}
+
+/// A running server. Dropping it kills it.
+#[derive(Debug)]
+pub struct NatsServer {
+    child: Mutex<Option<Child>>,
+    port: u16,
+    dir: TempDir,
+}
+
+impl NatsServer {
+    /// A server with defaults, and with what `more` adds to its configuration.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start(more: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a place for the server's files");
+        let port = free_port();
+        let config = format!("listen: \"127.0.0.1:{port}\"\n{more}\n");
+        std::fs::write(dir.path().join("nats.conf"), config).expect("the place can be written");
+        let server = Self { child: Mutex::new(None), port, dir };
+        server.restart().await;
+        server
+    }
+
+    /// `nats://127.0.0.1:port`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Its folder: configuration, log.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.lock().as_ref().expect("the server runs").id()
+    }
+
+    /// Kills it, if it runs.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.lock().take() {
+            // It may have ended by itself; either way it is gone after the wait.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again on the same port, if it does not run.
+    ///
+    /// # Panics
+    /// When it does not come up; its log is in the message.
+    pub async fn restart(&self) {
+        self.kill();
+        let log = self.dir.path().join("nats.log");
+        let child = Command::new(server_binary())
+            .arg("--config")
+            .arg(self.dir.path().join("nats.conf"))
+            .arg("--log")
+            .arg(&log)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the server's binary can be started");
+        *self.lock() = Some(child);
+        let address = self.address();
+        until(&format!("nats-server at {address}; see {}", log.display()), || async move {
+            TcpStream::connect(address).await.ok()
+        })
+        .await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.child.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that was free a moment ago.
+///
+/// # Panics
+/// When the machine has none left.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// Passes bytes to a server until it is cut: then connections end, and new ones are refused.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    cut: Arc<watch::Sender<bool>>,
+    tasks: Tasks,
+}
+
+impl Proxy {
+    /// A proxy before this server.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn before(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let (cut, tasks) = (Arc::new(watch::Sender::new(false)), Tasks::new());
+        let (is_cut, connections) = (cut.clone(), tasks.clone());
+        let stopping = tasks.stopping().clone();
+        tasks.spawn("proxy", async move {
+            while let Some(Ok((mut near, _))) = stopping.run_until_cancelled(listener.accept()).await {
+                let mut is_cut = is_cut.subscribe();
+                let stopping = stopping.clone();
+                connections.spawn_isolated("proxied connection", async move {
+                    let Ok(mut far) = TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = is_cut.wait_for(|cut| *cut) => {}
+                        () = stopping.cancelled() => {}
+                    }
+                });
+            }
+        });
+        Self { address, cut, tasks }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends every connection; new ones end at once.
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    /// Lets connections through again.
+    pub fn join(&self) {
+        self.cut.send_replace(false);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.tasks.stopping().cancel();
+    }
+}

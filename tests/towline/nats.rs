@@ -1,0 +1,3 @@
+//! The bus over a real nats-server.
+
+mod batteries;
