@@ -44,11 +44,20 @@ impl Document {
     }
 }
 
+/// An action, and where it was written.
+#[derive(Debug, Clone)]
+pub(crate) struct Action {
+    /// What to do.
+    pub(crate) info: ActionInfo,
+    /// Where it stands: `actions.yaml: actions[3]`.
+    pub(crate) place: String,
+}
+
 /// All actions of all sources, in order.
 ///
 /// # Errors
 /// Everything that is wrong with any of them, at once.
-pub(crate) fn actions(sources: &[Source]) -> Result<Vec<ActionInfo>, ReadInputError> {
+pub(crate) fn actions(sources: &[Source]) -> Result<Vec<Action>, ReadInputError> {
     let mut found = Vec::new();
     let mut complaints = Vec::new();
     for source in sources {
@@ -57,7 +66,7 @@ pub(crate) fn actions(sources: &[Source]) -> Result<Vec<ActionInfo>, ReadInputEr
                 for (index, entry) in file.actions.into_iter().enumerate() {
                     let place = Place { source: &source.name, index };
                     match check(entry, &place) {
-                        Ok(action) => found.push(action),
+                        Ok(info) => found.push(Action { info, place: place.to_string() }),
                         Err(complaint) => complaints.push(complaint),
                     }
                 }
@@ -133,7 +142,8 @@ mod tests {
 
     fn read(text: &str) -> Result<Vec<ActionInfo>, String> {
         let source = Source { name: "s.yaml".to_owned(), bytes: Bytes::copy_from_slice(text.as_bytes()) };
-        actions(&[source]).map_err(|error| error.to_string())
+        let found = actions(&[source]).map_err(|error| error.to_string())?;
+        Ok(found.into_iter().map(|action| action.info).collect())
     }
 
     const DOCUMENT: &str = "apiVersion: towline/v1\nkind: App\nmetadata: {name: web}\n";

@@ -18,7 +18,7 @@ use crate::time::Since;
 
 const EXAMPLES: &str = "\
 Two minutes:
-  towline dev                          hub, agent and two small apps, in one process; Ctrl-C ends all of it
+  towline dev                          hub, agent and two small apps in one process, until Ctrl-C
   towline services local               (second terminal) what runs there
   towline logs local hello -f          what it writes
   towline dev ./apps                   your own manifests; a changed file is applied again
@@ -67,9 +67,9 @@ pub(crate) struct Global {
 /// How answers are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
+    /// For people
     Table,
-    /// For programs: the API's own JSON; streams are one object a line.
+    /// For programs; streams are one object a line
     Json,
 }
 
@@ -117,7 +117,7 @@ pub(crate) enum Command {
         /// Which shell
         shell: Shell,
     },
-    /// The demo service of `towline dev`: a tiny web server that Towline runs, and no part of Towline's work
+    /// The demo service: a tiny web server, for `towline dev` to have something to run
     Hello(HelloArgs),
     /// Stand over one unit (started by the agent, not by hand)
     #[command(hide = true)]

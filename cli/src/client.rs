@@ -24,7 +24,7 @@ use crate::target::{HubUrl, Target};
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// How much longer than the hub we wait for its answer: the hub knows better what came of it.
-const SLACK: Duration = Duration::from_secs(5);
+const SLACK: Duration = Duration::from_secs(2);
 
 /// Why there is no answer to show.
 #[derive(Debug, Error)]

@@ -12,6 +12,7 @@ mod changes;
 mod data_dir;
 mod follow;
 mod house;
+mod memory;
 mod orphans;
 mod plan;
 mod readiness;
@@ -73,7 +74,7 @@ pub(crate) async fn run(args: DevArgs, global: &Global) -> Result<(), Failure> {
     let stopped = tokio::select! {
         stopped = Box::pin(house.close()) => stopped,
         signal = signals.next() => Err(Failure::error(format!("ended at once by a second signal ({signal})"))
-            .with_help("units may still run; the next `towline dev` stops them")),
+            .with_help("units end by themselves once their directory has gone; in a --data-dir, the next `towline dev` stops them")),
     };
     // The first thing that went wrong is the one worth telling.
     ended.and(stopped)
@@ -88,7 +89,7 @@ async fn work(
     time: Duration,
 ) -> Result<(), Failure> {
     let client = Client::new(Target::of_dev(&site.context)?, None)?;
-    let mut applier = Applier::new(client, site.context.instance.clone());
+    let mut applier = Applier::new(client, site.context.instance.clone(), site.memory(), watched.resources());
     let started = tokio::time::timeout(time, start(&mut applier, &watched, &site, screen)).await;
     let started = match started {
         Ok(started) => started,

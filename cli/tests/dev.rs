@@ -220,6 +220,43 @@ fn a_changed_file_is_applied_again_and_a_broken_one_changes_nothing() {
 }
 
 #[test]
+fn what_was_removed_while_nothing_ran_is_deleted_at_the_next_start() {
+    let home = Home::new();
+    let data = home.elsewhere().join("data");
+    let path = home.file("f.yaml", &format!("{}---\n{}", app("one", SLEEPER), app("two", SLEEPER)));
+    let args = [
+        "dev",
+        "--once",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data.to_str().unwrap(),
+        path.to_str().unwrap(),
+    ];
+    assert!(home.run(&args).expect(0).stdout.contains("default/App/two"));
+    home.file("f.yaml", &app("one", SLEEPER));
+    let again = home.run(&args).expect(0).stdout;
+    assert!(again.contains("default/App/one  ready") && !again.contains("default/App/two"), "{again}");
+    home.expect_nothing_left();
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let home = Home::new();
+    let spec = "command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"], stop: {gracePeriod: 5s}";
+    let path = home.file("stubborn.yaml", &app("stubborn", spec));
+    let dev = home.dev(&[path.to_str().unwrap()]);
+    dev.signal(Signal::TERM);
+    dev.until("it stops", |_, stderr| stderr.contains("SIGTERM: stopping everything"));
+    let ended = dev.stop(Signal::INT).expect(1);
+    assert!(ended.stderr.contains("ended at once by a second signal (SIGINT)"), "{}", ended.stderr);
+    wait_for("the unit follows", || match home.left_behind() {
+        left if left.is_empty() => Ok(()),
+        left => Err(left.join("\n")),
+    });
+}
+
+#[test]
 fn what_a_killed_dev_left_is_cleared_by_the_next() {
     let home = Home::new();
     let dev = home.dev(&[]);

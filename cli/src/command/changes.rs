@@ -60,7 +60,8 @@ pub(crate) fn count(number: usize, what: &str) -> String {
 pub(super) async fn sync(session: &Session, args: SyncArgs) -> Result<(), Failure> {
     let SyncArgs { at, files, retry } = args;
     let instance = session.target.instance(at)?;
-    let body = Sync { actions: actions(&read_sources(&files)?)? };
+    let found = actions(&read_sources(&files)?)?;
+    let body = Sync { actions: found.iter().map(|action| action.info.clone()).collect() };
     let attempt = Attempt::new(&instance, retry.key);
     let request = Request::post(Request::path_of(&instance, "/sync"), &body)
         .within(Method::Sync.default_time())
@@ -69,7 +70,14 @@ pub(super) async fn sync(session: &Session, args: SyncArgs) -> Result<(), Failur
         session.screen.progress(format!("running {} on {instance}", count(body.actions.len(), "action")));
     let reply = session.client.fetch(&request).await;
     drop(progress);
-    session.screen.answer(&reply?, |_| {
+    let place_of = |id: &str| {
+        // Errors come by id: of several actions on one, any may be meant.
+        let places =
+            found.iter().filter(|action| action.info.id.as_str() == id).map(|action| action.place.as_str());
+        Some(places.collect::<Vec<_>>().join(", ")).filter(|places| !places.is_empty())
+    };
+    let reply = reply.map_err(|error| Failure::from(error).with_origins(place_of))?;
+    session.screen.answer(&reply, |_| {
         let lines = body.actions.iter().map(|action| {
             let done = match (&action.delete, &action.apply) {
                 (Some(_), Some(_)) => "replaced",

@@ -3,6 +3,7 @@
 use towline_hub::api::types::{Apply, Problem, ServiceList, Sync};
 use towline_protocol::{InstanceId, Method};
 
+use super::memory::Memory;
 use super::plan::{Applied, after, plan};
 use crate::client::{Attempt, Client, ClientError, EventStream, Request};
 use crate::command::{definition, origin_of};
@@ -45,6 +46,7 @@ impl Looker {
 pub(super) struct Applier {
     looker: Looker,
     applied: Applied,
+    memory: Memory,
 }
 
 /// What was done.
@@ -57,9 +59,12 @@ pub(super) struct Done {
 }
 
 impl Applier {
-    /// Nothing is applied yet.
-    pub(super) fn new(client: Client, instance: InstanceId) -> Self {
-        Self { looker: Looker { client, instance }, applied: Vec::new() }
+    /// Nothing is applied yet, but what an earlier run left: of that, what is not wanted any more is deleted, and the
+    /// rest is applied again, which changes nothing where it still stands.
+    pub(super) fn new(client: Client, instance: InstanceId, memory: Memory, wanted: &[Resource]) -> Self {
+        let mut applied = memory.recall();
+        applied.retain(|(id, _)| wanted.iter().all(|resource| resource.id != *id));
+        Self { looker: Looker { client, instance }, applied, memory }
     }
 
     /// For looking while something is being applied.
@@ -106,6 +111,7 @@ impl Applier {
             }
             Err(_) => applied,
         };
+        self.memory.keep(&self.applied);
         match outcome {
             Ok(_) => Ok(Done { applied: plan.len() - deleted, deleted }),
             Err(error) => Err(Failure::from(error).with_origins(|id| origin_of(wanted, id))),

@@ -18,6 +18,7 @@ use towline_protocol::limits::CALL_TIME_MAX;
 use towline_protocol::{Epoch, InstanceId};
 
 use super::data_dir::DataDir;
+use super::memory::Memory;
 use super::orphans;
 use crate::args::DevArgs;
 use crate::context::{self, Context, Published};
@@ -174,6 +175,11 @@ impl Site {
         let mut serving = self.serving.clone();
         let served = serving.wait_for(Option::is_some).await;
         served.map(drop).map_err(|_| Failure::error("the agent ended before it served"))
+    }
+
+    /// Where what is applied is kept for the next time.
+    pub(super) fn memory(&self) -> Memory {
+        Memory::new(self.is_kept.then(|| self.data.join("applied.json")))
     }
 
     /// What a newcomer wants to know now.
