@@ -1,98 +1,113 @@
 //! `towline-agent`: the agent, and the supervisors of its units.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+mod args;
 
-use clap::{Args, Parser, Subcommand};
+use std::{error::Error, io::IsTerminal as _, process::ExitCode, sync::Arc};
+
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use towline_agent::{
-    shim::{self, ShimArgs},
+    Agent, AgentConfig, shim,
     store::{OpenStoreError, Store},
 };
+use towline_bus::{
+    Transport,
+    transport::nats::{NatsConfig, NatsTransport},
+};
 use towline_protocol::InstanceId;
+use tracing_subscriber::EnvFilter;
 
-/// Runs workloads on this host on behalf of a Towline hub.
-#[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    run: RunArgs,
-}
+use crate::args::{Cli, Command, RunArgs};
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve an instance (what is done without a command).
-    Run(RunArgs),
-    /// Check options and data directory, and do nothing else.
-    CheckConfig(RunArgs),
-    /// Stand over one unit (started by the agent, not by hand).
-    #[command(hide = true)]
-    Shim(ShimArgs),
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    /// Where the bus is.
-    #[arg(long, env = "TOWLINE_NATS", value_name = "URL")]
-    nats: Option<String>,
-    /// The instance to serve: `tenant/name`, or a name of the tenant `default`.
-    #[arg(long, env = "TOWLINE_INSTANCE", value_name = "T/N")]
-    instance: Option<InstanceId>,
-    /// Credentials for the bus.
-    #[arg(long, env = "TOWLINE_CREDS", value_name = "FILE")]
-    creds: Option<PathBuf>,
-    /// What runs workloads.
-    #[arg(long, env = "TOWLINE_RUNTIME", default_value = "process", value_parser = ["process"])]
-    runtime: String,
-    /// Where store and units live.
-    #[arg(long, env = "TOWLINE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/towline-agent")]
-    data_dir: PathBuf,
-    /// Where metrics are shown.
-    #[arg(long, env = "TOWLINE_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7402")]
-    metrics_listen: SocketAddr,
-}
+type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match cli.command {
-        // Before anything else: a shim must be small, and its second stage single-threaded.
+    let ended = match cli.command {
+        // Before anything else: a shim must be small, and its second stage has a single thread.
         Some(Command::Shim(args)) => return shim::run(&args),
-        Some(Command::CheckConfig(args)) => check(&args, true),
+        Some(Command::CheckConfig(args)) => check(&args),
         Some(Command::Run(args)) => run(&args),
         None => run(&cli.run),
     };
-    match outcome {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => complain(&why),
+        Err(error) => complain(error.as_ref()),
     }
 }
 
+#[expect(clippy::print_stderr, reason = "this is the program's last word, and it may have no log yet")]
+fn complain(error: &dyn Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+fn instance(args: &RunArgs) -> Result<InstanceId, &'static str> {
+    args.instance.clone().ok_or("--instance is missing: name the instance to serve, such as acme/site-7")
+}
+
 /// Everything that can be known before the bus is reached.
-fn check(args: &RunArgs, lenient: bool) -> Result<(), String> {
-    args.instance.as_ref().ok_or("--instance is missing: name the instance to serve, such as acme/site-7")?;
+fn check(args: &RunArgs) -> Outcome {
+    instance(args)?;
     if let Some(creds) = &args.creds {
         std::fs::metadata(creds).map_err(|error| format!("--creds {}: {error}", creds.display()))?;
     }
     match Store::open(&args.data_dir) {
         // It serves already; nothing is wrong with the options.
-        Err(OpenStoreError::Locked { .. }) if lenient => Ok(()),
-        opened => opened.map(drop).map_err(|error| error.to_string()),
+        Ok(_) | Err(OpenStoreError::Locked { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
-fn run(args: &RunArgs) -> Result<(), String> {
-    check(args, false)?;
-    match &args.nats {
-        None => Err("--nats is missing: name the server to connect to".to_owned()),
-        Some(url) => Err(format!(
-            "cannot connect to {url}: this build has no NATS transport yet; try `towline dev`, which runs hub and agent in one \
-             process"
-        )),
-    }
+fn run(args: &RunArgs) -> Outcome {
+    let filter = EnvFilter::try_from_env("TOWLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(Box::pin(serve(args)));
+    // What did not end within its grace must not hold the process.
+    runtime.shutdown_background();
+    ended
 }
 
-#[expect(clippy::print_stderr, reason = "this is the program's last word")]
-fn complain(why: &str) -> ExitCode {
-    eprintln!("error: {why}");
-    ExitCode::FAILURE
+async fn serve(args: &RunArgs) -> Outcome {
+    let instance = instance(args)?;
+    let nats = NatsConfig {
+        servers: args.nats.clone(),
+        name: format!("towline-agent {instance}"),
+        credentials: args.creds.clone(),
+        ..NatsConfig::default()
+    };
+    let transport: Arc<dyn Transport> = NatsTransport::connect(&nats).await?;
+    let config = AgentConfig::new(instance.clone(), &args.data_dir);
+    let agent = Agent::open(config, prometheus::Registry::new()).await?;
+    let metrics = agent.listen_metrics(args.metrics_listen).await?;
+    let data_dir = args.data_dir.display();
+    tracing::info!(%instance, %metrics, %data_dir, "the agent serves as soon as a hub hears it");
+    let ended = serve_until_signalled(&agent, &transport).await;
+    agent.close().await;
+    transport.close().await;
+    ended
+}
+
+async fn serve_until_signalled(agent: &Agent, transport: &Arc<dyn Transport>) -> Outcome {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signalled = async || {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    };
+    let stopping = CancellationToken::new();
+    let mut serving = std::pin::pin!(agent.serve(Arc::clone(transport), stopping.clone()));
+    tokio::select! {
+        ended = serving.as_mut() => return Ok(ended?),
+        () = signalled() => stopping.cancel(),
+    }
+    tracing::info!("finishing calls under way; units run on; a second signal ends it at once");
+    tokio::select! {
+        ended = serving => Ok(ended?),
+        () = signalled() => Err("ended at once by a second signal".into()),
+    }
 }

@@ -1,0 +1,50 @@
+//! The command line of `towline-agent`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use towline_agent::shim::ShimArgs;
+use towline_protocol::InstanceId;
+
+/// Runs workloads on this host on behalf of a Towline hub.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve an instance (what is done without a command).
+    Run(RunArgs),
+    /// Check options and data directory, and do nothing else.
+    CheckConfig(RunArgs),
+    /// Stand over one unit (started by the agent, not by hand).
+    #[command(hide = true)]
+    Shim(ShimArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Where the bus is: one address or several.
+    #[arg(long, env = "TOWLINE_NATS", value_name = "URL", value_delimiter = ',')]
+    pub(crate) nats: Vec<String>,
+    /// The instance to serve: `tenant/name`, or a name of the tenant `default`.
+    #[arg(long, env = "TOWLINE_INSTANCE", value_name = "T/N")]
+    pub(crate) instance: Option<InstanceId>,
+    /// Credentials for the bus.
+    #[arg(long, env = "TOWLINE_CREDS", value_name = "FILE")]
+    pub(crate) creds: Option<PathBuf>,
+    /// What runs workloads.
+    #[arg(long, env = "TOWLINE_RUNTIME", default_value = "process", value_parser = ["process"])]
+    pub(crate) runtime: String,
+    /// Where store and units live.
+    #[arg(long, env = "TOWLINE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/towline-agent")]
+    pub(crate) data_dir: PathBuf,
+    /// Where metrics and health are shown.
+    #[arg(long, env = "TOWLINE_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7402")]
+    pub(crate) metrics_listen: SocketAddr,
+}
