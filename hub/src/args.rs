@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use towline_bus::transport::nats::NatsConfig;
 use towline_hub::HubConfig;
 
 /// Towline's hub: knows every instance, and routes calls to them.
@@ -26,9 +27,21 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
-    /// Where the NATS server is.
-    #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
-    pub(crate) nats: String,
+    /// NATS servers: `nats://`, `tls://`, `ws://` or `wss://`, all of one kind.
+    #[arg(
+        long,
+        env = "TOWLINE_NATS",
+        value_name = "URL[,URL]",
+        value_delimiter = ',',
+        default_value = "nats://127.0.0.1:4222"
+    )]
+    pub(crate) nats: Vec<String>,
+    /// Credentials for NATS: a file with a user's JWT and key.
+    #[arg(long, env = "TOWLINE_CREDS", value_name = "FILE")]
+    pub(crate) creds: Option<PathBuf>,
+    /// Certificates to trust beside the system's, for `tls://` and `wss://`, in PEM.
+    #[arg(long, env = "TOWLINE_NATS_CA", value_name = "FILE")]
+    pub(crate) nats_ca: Option<PathBuf>,
     /// Where the API listens.
     #[arg(long, value_name = "ADDRESS", default_value = HubConfig::LISTEN)]
     pub(crate) listen: SocketAddr,
@@ -41,6 +54,17 @@ pub(crate) struct ServeArgs {
     /// The file that holds the API's token [default: made as <DIR>/token].
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+}
+
+impl From<&ServeArgs> for NatsConfig {
+    fn from(args: &ServeArgs) -> Self {
+        Self {
+            servers: args.nats.clone(),
+            name: "towline-hub".to_owned(),
+            credentials: args.creds.clone(),
+            ca_file: args.nats_ca.clone(),
+        }
+    }
 }
 
 impl From<&ServeArgs> for HubConfig {

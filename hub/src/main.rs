@@ -9,7 +9,8 @@ use std::sync::Arc;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use towline_bus::Transport;
+use towline_bus::Transport as _;
+use towline_bus::transport::nats::NatsTransport;
 use towline_hub::Hub;
 use tracing_subscriber::EnvFilter;
 
@@ -42,7 +43,15 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 }
 
 async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
-    let hub = Hub::build(args.into(), transport(&args.nats)?).await?;
+    let nats = NatsTransport::connect(&args.into()).await?;
+    let served = serve_over(args, nats.clone()).await;
+    // What was answered last must not stay in a buffer.
+    nats.close().await;
+    served
+}
+
+async fn serve_over(args: &ServeArgs, nats: Arc<NatsTransport>) -> anyhow::Result<()> {
+    let hub = Hub::build(args.into(), nats).await?;
     tracing::info!(api = %hub.address(), token_file = %hub.token_path().display(), "the hub serves");
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut signalled = async || {
@@ -64,17 +73,12 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     }
 }
 
-fn transport(url: &str) -> anyhow::Result<Arc<dyn Transport>> {
-    anyhow::bail!(
-        "cannot reach {url}: this build has no NATS transport yet; `towline dev` runs a hub and an agent in one process"
-    )
-}
-
 fn check_config(args: &ServeArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.token_file {
         towline_hub::token::Token::read(path)?;
     }
     let dir = towline_hub::data_dir::DataDir::claim(&args.data_dir)?;
+    towline_bus::transport::nats::check(&args.into())?;
     tracing::info!(data_dir = %dir.path().display(), "flags and files are sound");
-    transport(&args.nats).map(drop)
+    Ok(())
 }

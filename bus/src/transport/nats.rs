@@ -129,6 +129,7 @@ impl NatsTransport {
     /// [`ConnectError`] for what will not pass by itself.
     pub async fn connect(config: &NatsConfig) -> Result<Arc<Self>, ConnectError> {
         install_tls_provider();
+        check(config)?;
         let servers = addresses(config)?;
         let shared = Arc::new(Shared {
             link: watch::Sender::new(LinkState::Disconnected),
@@ -138,13 +139,32 @@ impl NatsTransport {
             closed: Notify::new(),
             lame_duck: Notify::new(),
         });
-        let client = options(config, &servers, &shared)?.connect(servers).await.map_err(ConnectError::Client)?;
+        let client =
+            options(config, &servers, &shared).connect(servers).await.map_err(ConnectError::Client)?;
         // The callback may have run already; it needs the client only for a server that leaves.
         let _ = shared.client.set(client.clone());
         let tasks = Tasks::new();
         tasks.spawn("nats lame duck", leave_in_time(shared.clone(), tasks.stopping().clone()));
         Ok(Arc::new(Self { client, shared, subscribing: tokio::sync::Mutex::new(0), tasks }))
     }
+}
+
+/// Looks at addresses and files, and connects nowhere.
+///
+/// # Errors
+/// What [`NatsTransport::connect`] would refuse.
+pub fn check(config: &NatsConfig) -> Result<(), ConnectError> {
+    let files = [("the credentials file", &config.credentials), ("the CA file", &config.ca_file)];
+    for (what, path) in files {
+        if let Some(path) = path {
+            std::fs::File::open(path).map_err(|source| ConnectError::File {
+                what,
+                path: path.clone(),
+                source,
+            })?;
+        }
+    }
+    addresses(config).map(drop)
 }
 
 fn addresses(config: &NatsConfig) -> Result<Vec<ServerAddr>, ConnectError> {
@@ -161,26 +181,17 @@ fn addresses(config: &NatsConfig) -> Result<Vec<ServerAddr>, ConnectError> {
     Ok(servers)
 }
 
-fn options(
-    config: &NatsConfig,
-    servers: &[ServerAddr],
-    shared: &Arc<Shared>,
-) -> Result<ConnectOptions, ConnectError> {
+fn options(config: &NatsConfig, servers: &[ServerAddr], shared: &Arc<Shared>) -> ConnectOptions {
     let mut options = match (config.credentials.clone(), user_of(servers)) {
-        (Some(path), _) => with_credentials(path)?,
+        (Some(path), _) => with_credentials(path),
         (None, Some((user, password))) => ConnectOptions::with_user_and_password(user, password),
         (None, None) => ConnectOptions::new(),
     };
     if let Some(path) = &config.ca_file {
-        std::fs::File::open(path).map_err(|source| ConnectError::File {
-            what: "the CA file",
-            path: path.clone(),
-            source,
-        })?;
         options = options.add_root_certificates(path.clone());
     }
     let told = shared.clone();
-    Ok(options
+    options
         .name(&config.name)
         .retry_on_initial_connect()
         .connection_timeout(HANDSHAKE_TIME_MAX)
@@ -191,7 +202,7 @@ fn options(
             // Nothing slow here: the client drops events that are not taken.
             told.on_event(&event);
             std::future::ready(())
-        }))
+        })
 }
 
 /// User and password of the first address that names one. The client itself passes over what stands in an address.
@@ -202,16 +213,14 @@ fn user_of(servers: &[ServerAddr]) -> Option<(String, String)> {
 }
 
 /// Credentials that are read again at every connect: the file may have been renewed meanwhile.
-fn with_credentials(path: PathBuf) -> Result<ConnectOptions, ConnectError> {
-    let missing = |source| ConnectError::File { what: "the credentials file", path: path.clone(), source };
-    std::fs::File::open(&path).map_err(missing)?;
-    Ok(ConnectOptions::with_auth_callback(move |nonce| {
+fn with_credentials(path: PathBuf) -> ConnectOptions {
+    ConnectOptions::with_auth_callback(move |nonce| {
         let path = path.clone();
         async move {
             let text = tokio::fs::read_to_string(&path).await.map_err(async_nats::AuthError::new)?;
             sign(&text, &nonce).map_err(async_nats::AuthError::new)
         }
-    }))
+    })
 }
 
 /// What a `.creds` file says to a nonce.
