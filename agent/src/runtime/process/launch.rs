@@ -222,6 +222,8 @@ impl ProcessRuntime {
     fn spawn_shim(&self, unit: &Arc<Unit>) -> io::Result<UnixStream> {
         // The socket is ours to bind, so that connecting needs no waiting and a refusal proves a dead shim.
         let listener = shim::bind(&unit.dir)?;
+        // Before anyone could refuse: a shim that ends at once is then a connection that ends, like any other's.
+        let stream = connect(&unit.dir)?;
         let complaints = OpenOptions::new()
             .write(true)
             .create(true)
@@ -247,7 +249,7 @@ impl ProcessRuntime {
             // When the agent ends first, the shim goes to whoever adopts orphans.
             token.run_until_cancelled(child.wait()).await;
         });
-        connect(&unit.dir)
+        Ok(stream)
     }
 
     /// Follows the shim at the other end of `stream` until it or the runtime ends.
