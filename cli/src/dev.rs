@@ -138,7 +138,9 @@ async fn start(
                 applied = true;
             }
             _ = looks.tick() => {
-                let readiness = Readiness::of(&looking.services().await?, &wanted);
+                // A look that fails is no reason to give up: the caller bounds the time.
+                let Ok(services) = looking.services().await else { continue };
+                let readiness = Readiness::of(&services, &wanted);
                 progress.say(readiness.to_string());
                 if applied && readiness.is_complete() {
                     return Ok(());

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -237,6 +238,28 @@ fn what_was_removed_while_nothing_ran_is_deleted_at_the_next_start() {
     home.file("f.yaml", &app("one", SLEEPER));
     let again = home.run(&args).expect(0).stdout;
     assert!(again.contains("default/App/one  ready") && !again.contains("default/App/two"), "{again}");
+    home.expect_nothing_left();
+}
+
+#[test]
+fn a_dev_that_was_asleep_goes_on() {
+    let home = Home::new();
+    let path = home.file("f.yaml", &app("one", SLEEPER));
+    let dev = home.dev(&[path.to_str().unwrap()]);
+    dev.signal(Signal::STOP);
+    // Longer than any lease: the hub and the agent of this process have to find each other again.
+    std::thread::sleep(Duration::from_secs(8));
+    dev.signal(Signal::CONT);
+    fs::write(&path, app("two", SLEEPER)).unwrap();
+    wait_for("the change is applied", || {
+        let ended = home.run(&["services", "local"]);
+        if ended.stdout.contains("default/App/two  ready") {
+            Ok(())
+        } else {
+            Err(format!("{ended:?}\n{}", dev.stderr()))
+        }
+    });
+    dev.stop(Signal::TERM).expect(0);
     home.expect_nothing_left();
 }
 

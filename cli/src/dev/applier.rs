@@ -9,6 +9,7 @@ use crate::client::{Attempt, Client, ClientError, EventStream, Request};
 use crate::command::{definition, origin_of};
 use crate::failure::Failure;
 use crate::input::Resource;
+use crate::time::Since;
 
 /// Looks at the instance. Clones share connections.
 #[derive(Debug, Clone)]
@@ -28,15 +29,16 @@ impl Looker {
         Ok(self.client.fetch(&request).await?.read()?)
     }
 
-    /// What happens to the instance from `since` on.
+    /// What happens to the instance from `since` on, or after the event of an id.
     ///
     /// # Errors
     /// As every call.
-    pub(super) async fn events(&self, since: crate::time::Since) -> Result<EventStream, Failure> {
-        let request = Request::get("/v1/events")
+    pub(super) async fn events(&self, since: Since, after: Option<String>) -> Result<EventStream, Failure> {
+        let mut request = Request::get("/v1/events")
             .with("instance", self.instance.to_string())
             .with("since", since.to_param())
             .streaming();
+        request.resume_after(after);
         Ok(self.client.open(&request).await?)
     }
 }

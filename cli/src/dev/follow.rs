@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
 use towline_bus::clock;
 use towline_hub::api::types::{Event, ServiceList};
 
 use super::applier::{Applier, Looker};
 use super::changes::changes;
 use super::watched::Watched;
-use crate::client::SseEvent;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::show::{Screen, time_of_day};
 use crate::time::Since;
 
@@ -19,68 +19,111 @@ const FILES_EVERY: Duration = Duration::from_millis(250);
 /// Between two looks at the services.
 const SERVICES_EVERY: Duration = Duration::from_millis(500);
 
-/// Follows until it is dropped.
+/// Before a stream of events that was cut is opened again.
+const EVENTS_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Follows until it is dropped. What fails for a while is told and tried again: a laptop that was asleep must not lose
+/// what runs on it.
 ///
 /// # Errors
-/// When the hub or the agent of this very process answers no more, or standard output is gone.
+/// When standard output is gone.
 pub(super) async fn run(applier: Applier, watched: Watched, screen: &Screen) -> Result<(), Failure> {
     let looker = applier.looker();
     tokio::select! {
-        ended = follow_files(applier, watched, screen) => ended,
+        () = follow_files(applier, watched, screen) => Ok(()),
         ended = follow_services(&looker, screen) => ended,
-        ended = follow_events(&looker, screen) => ended,
+        () = follow_events(&looker, screen) => Ok(()),
     }
 }
 
-async fn follow_files(mut applier: Applier, mut watched: Watched, screen: &Screen) -> Result<(), Failure> {
+async fn follow_files(mut applier: Applier, mut watched: Watched, screen: &Screen) {
     let mut looks = tokio::time::interval(FILES_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut did_not_get_through = false;
     loop {
         looks.tick().await;
-        let Some(read) = watched.look_again() else { continue };
-        let outcome = match read {
-            Ok(()) => applier.apply(watched.resources()).await,
-            Err(failure) => Err(failure),
+        let outcome = match watched.look_again() {
+            Some(Ok(())) => applier.apply(watched.resources()).await,
+            Some(Err(failure)) => Err(failure),
+            None if did_not_get_through => applier.apply(watched.resources()).await,
+            None => continue,
         };
+        let told_already = std::mem::take(&mut did_not_get_through);
         match outcome {
             Ok(done) => {
-                tell(screen, &format!("files changed: {} applied, {} deleted", done.applied, done.deleted))
+                tell(screen, &format!("files changed: {} applied, {} deleted", done.applied, done.deleted));
             }
             Err(failure) => {
-                tell(screen, &format!("files changed: {}", failure.render().trim_end()));
-                screen.note("what ran before runs on; save the file again once it is mended");
+                did_not_get_through = is_passing(&failure);
+                if !(told_already && did_not_get_through) {
+                    tell(screen, &format!("files changed: {}", failure.render().trim_end()));
+                    let rest = if did_not_get_through {
+                        "trying again"
+                    } else {
+                        "what ran before runs on; save again once it is mended"
+                    };
+                    screen.note(rest);
+                }
             }
         }
     }
 }
 
+/// Whether it only did not get through: then it is tried again. What was refused waits for the next change.
+fn is_passing(failure: &Failure) -> bool {
+    // A conflict is one of sessions here; those over resources come by id.
+    matches!(failure.exit(), Exit::Unavailable | Exit::UnknownOutcome | Exit::TimedOut | Exit::Conflict)
+}
+
 async fn follow_services(looker: &Looker, screen: &Screen) -> Result<(), Failure> {
     let mut looks = tokio::time::interval(SERVICES_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: Option<ServiceList> = None;
+    let mut is_out = false;
     loop {
         looks.tick().await;
-        let now = looker.services().await?;
-        if let Some(before) = &before {
-            let told = changes(before, &now, screen.style());
-            if screen.is_json() && !told.is_empty() {
-                screen.item(&now, |_| String::new())?;
-            } else {
-                for line in told {
-                    screen.line(&stamped(&line))?;
+        let now = match looker.services().await {
+            Ok(now) => now,
+            Err(failure) => {
+                if !is_out {
+                    tell(screen, &format!("{}; trying again", failure.message()));
                 }
+                is_out = true;
+                continue;
             }
+        };
+        if std::mem::take(&mut is_out) {
+            tell(screen, "the services can be seen again");
+        }
+        if let Some(before) = &before {
+            show_changes(before, &now, screen)?;
         }
         before = Some(now);
     }
 }
 
-async fn follow_events(looker: &Looker, screen: &Screen) -> Result<(), Failure> {
-    let mut stream = looker.events(Since::from_unix_ms(clock::unix_ms())).await?;
-    while let Some(SseEvent { data, .. }) = stream.next().await? {
-        if let Ok(Event { instance, kind, detail, .. }) = serde_json::from_str(&data) {
-            tell(screen, &format!("{instance} {kind}: {detail}"));
-        }
+fn show_changes(before: &ServiceList, now: &ServiceList, screen: &Screen) -> Result<(), Failure> {
+    let told = changes(before, now, screen.style());
+    if screen.is_json() && !told.is_empty() {
+        return screen.item(now, |_| String::new());
     }
-    Err(Failure::error("the hub ended its stream of events"))
+    told.iter().try_for_each(|line| screen.line(&stamped(line)))
+}
+
+async fn follow_events(looker: &Looker, screen: &Screen) {
+    let since = Since::from_unix_ms(clock::unix_ms());
+    let mut last = None;
+    loop {
+        if let Ok(mut stream) = looker.events(since, last.clone()).await {
+            while let Ok(Some(event)) = stream.next().await {
+                if let Ok(Event { instance, kind, detail, .. }) = serde_json::from_str(&event.data) {
+                    tell(screen, &format!("{instance} {kind}: {detail}"));
+                }
+                last = event.id;
+            }
+        }
+        tokio::time::sleep(EVENTS_AGAIN_AFTER).await;
+    }
 }
 
 fn tell(screen: &Screen, text: &str) {
