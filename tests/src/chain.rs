@@ -1,5 +1,4 @@
-//! The whole chain in one process: HTTP API, hub, memory bus, agent. All of it is the real thing but the bus, which has
-//! the semantics of the real one.
+//! The whole chain in one process: HTTP API, hub, bus, agent; over the memory transport or over a real nats-server.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,8 +13,9 @@ use towline_bus::platform::MockPlatform;
 use towline_bus::session::Identity;
 use towline_bus::subscription::{ActiveSubscription, SubscribeConfig, Vitals};
 use towline_bus::task::Tasks;
-use towline_bus::transport::memory::{MemoryBroker, MemoryTransport, Permissions};
-use towline_bus::{MessageBus, subscribe};
+use towline_bus::transport::memory::{MemoryBroker, Permissions};
+use towline_bus::transport::nats::{NatsConfig, NatsTransport};
+use towline_bus::{MessageBus, Transport, subscribe};
 use towline_hub::{Hub, HubConfig};
 use towline_protocol::session::ClaimMode;
 use towline_protocol::subject::Root;
@@ -23,13 +23,71 @@ use towline_protocol::{BootId, InstanceId, Method, StoreId};
 use uuid::Uuid;
 
 use crate::http_platform::HttpPlatform;
+use crate::nats::NatsServer;
 use crate::wait::PATIENCE;
 
-/// A hub with its API, on a bus in memory.
+/// What carries the messages.
+#[derive(Debug, Clone)]
+pub enum Wire {
+    /// The memory transport.
+    Memory(MemoryBroker),
+    /// A real nats-server.
+    Nats(Arc<NatsServer>),
+}
+
+impl Wire {
+    /// A nats-server of its own, with defaults.
+    pub async fn nats() -> Self {
+        Self::Nats(Arc::new(NatsServer::start("").await))
+    }
+
+    /// The server, where there is one.
+    ///
+    /// # Panics
+    /// On the memory transport.
+    #[must_use]
+    pub fn server(&self) -> &NatsServer {
+        match self {
+            Self::Memory(_) => panic!("the memory transport has no server"),
+            Self::Nats(server) => server,
+        }
+    }
+
+    /// A connection for a hub.
+    pub async fn hub_link(&self) -> Arc<dyn Transport> {
+        match self {
+            Self::Memory(broker) => broker.connect(),
+            Self::Nats(server) => nats_link(server.url()).await,
+        }
+    }
+
+    /// A connection for an agent; in memory it has the permissions of its instance and no others.
+    pub async fn agent_link(&self, name: &str) -> Arc<dyn Transport> {
+        let (root, instance) = (Root::default(), instance(name));
+        match self {
+            Self::Memory(broker) => broker.connect_with(Permissions {
+                publish: Some(root.agent_may_publish(&instance)),
+                subscribe: Some(root.agent_may_subscribe(&instance)),
+            }),
+            Self::Nats(server) => nats_link(server.url()).await,
+        }
+    }
+}
+
+/// A connection to a nats-server.
+///
+/// # Panics
+/// When the address is none.
+pub async fn nats_link(url: String) -> Arc<NatsTransport> {
+    let config = NatsConfig { servers: vec![url], ..NatsConfig::default() };
+    NatsTransport::connect(&config).await.expect("the address is well formed")
+}
+
+/// A hub with its API.
 #[derive(Debug)]
 pub struct HubChain {
-    /// The bus's server.
-    pub broker: MemoryBroker,
+    /// What carries the messages.
+    pub wire: Wire,
     /// The hub's half of the bus.
     pub bus: MessageBus,
     /// `http://address` of the API.
@@ -44,41 +102,49 @@ pub struct HubChain {
 }
 
 impl HubChain {
-    /// A new hub.
+    /// A new hub on the memory transport.
     ///
     /// # Panics
     /// When it does not start.
     pub async fn start() -> Self {
+        Self::start_over(Wire::Memory(MemoryBroker::new())).await
+    }
+
+    /// A new hub.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_over(wire: Wire) -> Self {
         let data_dir = tempfile::tempdir().expect("a place for the hub's data");
-        Self::start_on(MemoryBroker::new(), data_dir).await
+        Self::start_on(wire, data_dir).await
     }
 
     /// A hub on a bus and a data directory that were there before.
     ///
     /// # Panics
     /// When it does not start.
-    pub async fn start_on(broker: MemoryBroker, data_dir: TempDir) -> Self {
+    pub async fn start_on(wire: Wire, data_dir: TempDir) -> Self {
         let mut config = HubConfig::new(data_dir.path());
         config.listen = ([127, 0, 0, 1], 0).into();
         config.metrics_listen = Some(([127, 0, 0, 1], 0).into());
-        let hub = Hub::build(config, broker.connect()).await.expect("the hub starts");
+        let hub = Hub::build(config, wire.hub_link().await).await.expect("the hub starts");
         let token = std::fs::read_to_string(hub.token_path()).expect("the token is there").trim().to_owned();
         let url = format!("http://{}", hub.address());
         let metrics_url = format!("http://{}", hub.metrics_address().expect("it was asked for"));
         let (bus, tasks, shutdown) = (hub.bus().clone(), Tasks::new(), CancellationToken::new());
         let until = shutdown.clone();
         tasks.spawn("hub", async move { hub.run(until).await.expect("the hub runs") });
-        Self { broker, bus, url, metrics_url, token, data_dir, tasks, shutdown }
+        Self { wire, bus, url, metrics_url, token, data_dir, tasks, shutdown }
     }
 
     /// Stops the hub in order, and returns what outlives it.
     ///
     /// # Panics
     /// When it does not end in time.
-    pub async fn stop(self) -> (MemoryBroker, TempDir) {
+    pub async fn stop(self) -> (Wire, TempDir) {
         self.shutdown.cancel();
         assert!(self.tasks.stop(PATIENCE).await, "the hub drains in time");
-        (self.broker, self.data_dir)
+        (self.wire, self.data_dir)
     }
 
     /// An instance, through the API.
@@ -125,7 +191,7 @@ impl HubChain {
             record_epoch: Box::new(|_| ()),
             metrics: BusMetrics::unregistered(),
         };
-        let link = self.agent_link(name);
+        let link = self.wire.agent_link(name).await;
         let subscription = subscribe(link, config, Arc::new(mock.clone())).await.expect("the bus takes it");
         self.bus.await_presence(&instance(name), PATIENCE).await.expect("it comes to serve");
         (mock, subscription)
@@ -140,20 +206,12 @@ impl HubChain {
         let mut config = AgentConfig::new(instance(name), data_dir.path());
         config.shim = vec![binary("towline-agent").into(), "shim".into()];
         let agent = Arc::new(Agent::open(config, Registry::new()).await.expect("the agent opens"));
-        let (tasks, stopping, link) = (Tasks::new(), CancellationToken::new(), self.agent_link(name));
+        let (tasks, stopping, link) =
+            (Tasks::new(), CancellationToken::new(), self.wire.agent_link(name).await);
         let (serving, until) = (agent.clone(), stopping.clone());
         tasks.spawn("agent", async move { serving.serve(link, until).await.expect("the agent serves") });
         self.bus.await_presence(&instance(name), PATIENCE).await.expect("it comes to serve");
         ProcessAgent { agent, data_dir, tasks, stopping }
-    }
-
-    /// A connection with the permissions of an agent, and no others.
-    fn agent_link(&self, name: &str) -> Arc<MemoryTransport> {
-        let (root, instance) = (Root::default(), instance(name));
-        self.broker.connect_with(Permissions {
-            publish: Some(root.agent_may_publish(&instance)),
-            subscribe: Some(root.agent_may_subscribe(&instance)),
-        })
     }
 }
 

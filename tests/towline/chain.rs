@@ -6,12 +6,20 @@ use towline_bus::Platform as _;
 use towline_bus::platform::{BATTERY, CallContext, Ends};
 use towline_bus::session::EndReason;
 use towline_protocol::{CallError, Code, Method};
-use towline_tests::chain::HubChain;
+use towline_tests::chain::{HubChain, Wire};
 use towline_tests::wait::{PATIENCE, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x_b1_to_b18_over_the_whole_chain() {
-    let hub = HubChain::start().await;
+    battery_over(HubChain::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x_b1_to_b18_over_the_whole_chain_on_nats() {
+    battery_over(HubChain::start_over(Wire::nats().await).await).await;
+}
+
+async fn battery_over(hub: HubChain) {
     let (mock, subscription) = hub.mock("battery").await;
     let near = hub.platform("battery");
     for case in BATTERY {

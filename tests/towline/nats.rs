@@ -1,3 +1,5 @@
 //! The bus over a real nats-server.
 
 mod batteries;
+mod loss;
+mod takeover;

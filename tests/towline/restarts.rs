@@ -18,9 +18,9 @@ async fn x_m3_the_gauge_is_right_after_a_restart() {
         [hub.bus.instance(&instance("a")), hub.bus.instance(&instance("b"))].map(|view| view.unwrap().epoch)
     };
     let before = epochs(&hub);
-    let (broker, data_dir) = hub.stop().await;
+    let (wire, data_dir) = hub.stop().await;
     first.leave().await;
-    let hub = HubChain::start_on(broker, data_dir).await;
+    let hub = HubChain::start_on(wire, data_dir).await;
     hub.bus.await_presence(&instance("b"), PATIENCE).await.unwrap();
     assert_eq!((hub.metric(CONNECTED).await, hub.metric(UNREACHABLE).await), (Some(1.0), Some(1.0)));
     assert_eq!(epochs(&hub), before, "whoever stayed keeps its epoch");
@@ -38,8 +38,8 @@ async fn epochs_never_go_back_over_restarts() {
         assert!(epoch > last, "{epoch:?} after {last:?}");
         last = epoch;
         subscription.leave().await;
-        let (broker, data_dir) = hub.stop().await;
-        hub = HubChain::start_on(broker, data_dir).await;
+        let (wire, data_dir) = hub.stop().await;
+        hub = HubChain::start_on(wire, data_dir).await;
     }
     hub.stop().await;
 }

@@ -226,24 +226,24 @@ impl World {
         match mail {
             Mail::ToHub(event) => self.tell_hub(event),
             Mail::Claim(boot, number, answer) => {
-                self.to_boot(boot, AgentEvent::ClaimAnswered { number, answer })
+                self.tell_boot(boot, AgentEvent::ClaimAnswered { number, answer })
             }
             Mail::Ready(boot, number, answer) => {
-                self.to_boot(boot, AgentEvent::ReadyAnswered { number, answer })
+                self.tell_boot(boot, AgentEvent::ReadyAnswered { number, answer })
             }
             Mail::Renewal(boot, number, answer) => {
-                self.to_boot(boot, AgentEvent::RenewalAnswered { number, answer })
+                self.tell_boot(boot, AgentEvent::RenewalAnswered { number, answer })
             }
             Mail::Order(order) => {
                 let hears = |agent: &Agent| agent.hears == Some(order.epoch) && agent.linked;
                 if let Some(index) = self.agents.iter().position(hears) {
-                    self.to_boot(self.agents[index].boot, AgentEvent::Ordered(order));
+                    self.tell_boot(self.agents[index].boot, AgentEvent::Ordered(order));
                 }
             }
         }
     }
 
-    fn to_boot(&mut self, boot: BootId, event: AgentEvent) {
+    fn tell_boot(&mut self, boot: BootId, event: AgentEvent) {
         let index = self.agents.iter().position(|agent| agent.boot == boot).unwrap();
         let agent = &mut self.agents[index];
         if agent.frozen {

@@ -1,0 +1,109 @@
+//! Absence and loss, over a real nats-server.
+
+use std::time::Duration;
+
+use towline_bus::Platform as _;
+use towline_bus::platform::CallContext;
+use towline_protocol::Code;
+use towline_tests::chain::{HubChain, Wire, instance};
+use towline_tests::wait::{PATIENCE, until};
+
+async fn hub() -> HubChain {
+    HubChain::start_over(Wire::nats().await).await
+}
+
+#[tokio::test]
+async fn x_a1_absence_answers_at_once_on_nats() {
+    let hub = hub().await;
+    let (_, subscription) = hub.mock("a").await;
+    // Gone without a goodbye: the server itself says that nobody listens.
+    drop(subscription);
+    until("its subscriptions are gone", || async {
+        let begun = tokio::time::Instant::now();
+        let error = hub.bus.connect(&instance("a")).ping(&CallContext::new()).await.err()?;
+        (error.code == Code::Unavailable && begun.elapsed() < Duration::from_millis(100)).then_some(())
+    })
+    .await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x_a3_a_burst_loses_none_on_nats() {
+    let hub = hub().await;
+    let (mock, subscription) = hub.mock("a").await;
+    mock.set_version("1");
+    let remote = hub.bus.connect(&instance("a"));
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..1_000 {
+        let remote = remote.clone();
+        calls.spawn(async move { remote.version(&CallContext::new()).await });
+    }
+    while let Some(call) = calls.join_next().await {
+        assert_eq!(call.unwrap().as_deref(), Ok("1"));
+    }
+    subscription.leave().await;
+    hub.stop().await;
+}
+
+/// The server is killed and started again under load: every call ends, and agents are back by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x_a4_a_server_restart_under_load() {
+    let hub = hub().await;
+    let mut agents = Vec::new();
+    for number in 0..5 {
+        agents.push(hub.mock(&format!("a{number}")).await);
+    }
+    let mut load = tokio::task::JoinSet::new();
+    for number in 0..5 {
+        let remote = hub.bus.connect(&instance(&format!("a{number}")));
+        load.spawn(async move {
+            let (mut answered, mut refused) = (0, 0);
+            for _ in 0..2_000 {
+                match tokio::time::timeout(PATIENCE, remote.ping(&CallContext::new())).await {
+                    Ok(Ok(())) => answered += 1,
+                    Ok(Err(error)) => {
+                        let is_typed = matches!(
+                            error.code,
+                            Code::Unavailable | Code::UnknownOutcome | Code::Busy | Code::Fenced
+                        );
+                        assert!(is_typed, "{error:?}");
+                        refused += 1;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(_) => panic!("a call hangs"),
+                }
+            }
+            (answered, refused)
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    hub.wire.server().kill();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    hub.wire.server().restart().await;
+    let mut refused = 0;
+    while let Some(ended) = load.join_next().await {
+        refused += ended.expect("no call hangs").1;
+    }
+    assert!(refused > 0, "the restart was felt");
+    for number in 0..5 {
+        let name = format!("a{number}");
+        hub.bus.await_presence(&instance(&name), PATIENCE).await.unwrap();
+        until("pings are answered again", || async { hub.bus.ping(&instance(&name)).await.ok() }).await;
+    }
+    assert_eq!(hub.metric("towline_bus_kicks_total").await, Some(0.0), "nobody was kicked by an outage");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn x_a5_a_call_without_a_bus_fails_fast_on_nats() {
+    let hub = hub().await;
+    let (_, _subscription) = hub.mock("a").await;
+    hub.wire.server().kill();
+    let remote = hub.bus.connect(&instance("a"));
+    until("the loss of the bus is known", || async {
+        let begun = tokio::time::Instant::now();
+        let error = remote.ping(&CallContext::new()).await.err()?;
+        (error.code == Code::Busy && begun.elapsed() < Duration::from_millis(100)).then_some(())
+    })
+    .await;
+}
