@@ -68,16 +68,31 @@ pub(crate) async fn run(args: DevArgs, global: &Global) -> Result<(), Failure> {
         failed = house.failed() => Err(failed),
         signal = signals.next() => {
             screen.note(&format!("{signal}: stopping everything; a second signal ends at once"));
-            if args.once { Err(Failure::error(format!("interrupted by {signal} before all had started"))) } else { Ok(()) }
+            let early = format!("interrupted by {signal} before all had started");
+            if args.once { Err(Failure::error(early)) } else { Ok(()) }
         }
     };
     let stopped = tokio::select! {
         stopped = Box::pin(house.close()) => stopped,
-        signal = signals.next() => Err(Failure::error(format!("ended at once by a second signal ({signal})"))
-            .with_help("units end by themselves once their directory has gone; in a --data-dir, the next `towline dev` stops them")),
+        failure = insisted(&mut signals, &screen) => Err(failure),
     };
     // The first thing that went wrong is the one worth telling.
     ended.and(stopped)
+}
+
+/// Waits for the second signal. The first may have come before, or come while everything stops anyway.
+async fn insisted(signals: &mut Signals, screen: &Screen) -> Failure {
+    while signals.count() < 2 {
+        let signal = signals.next().await;
+        if signals.count() == 1 {
+            screen.note(&format!(
+                "{signal}: everything is being stopped already; a second signal ends at once"
+            ));
+        }
+    }
+    Failure::error("ended at once by a second signal").with_help(
+        "units end by themselves once their directory has gone; in a --data-dir, the next `towline dev` stops them",
+    )
 }
 
 /// Applies, waits, shows, and follows.

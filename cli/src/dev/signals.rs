@@ -10,6 +10,7 @@ pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    count: u32,
 }
 
 impl Signals {
@@ -18,15 +19,23 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            count: 0,
         })
     }
 
     /// The name of the next one. Cancel safe.
     pub(super) async fn next(&mut self) -> &'static str {
-        tokio::select! {
+        let name = tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.hangup.recv() => "SIGHUP",
-        }
+        };
+        self.count += 1;
+        name
+    }
+
+    /// How many have come.
+    pub(super) fn count(&self) -> u32 {
+        self.count
     }
 }
