@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
 use towline_protocol::session::{
@@ -74,7 +74,7 @@ impl std::fmt::Debug for SubscribeConfig {
 #[derive(Debug)]
 pub struct ActiveSubscription {
     serving: watch::Receiver<Option<Epoch>>,
-    reason: oneshot::Receiver<EndReason>,
+    reason: watch::Receiver<Option<EndReason>>,
     leave: CancellationToken,
     tasks: Tasks,
 }
@@ -89,7 +89,8 @@ impl ActiveSubscription {
     /// Waits until the subscription ends, and says why. Cancel safe.
     pub async fn ended(&mut self) -> EndReason {
         // The session's task always says why, unless it was stopped with its runtime.
-        (&mut self.reason).await.unwrap_or(EndReason::Left)
+        let reason = self.reason.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or(EndReason::Left)
     }
 
     /// Says goodbye and ends. Calls under way are finished first, for a few seconds.
@@ -122,7 +123,7 @@ pub async fn subscribe(
     let answers = Pattern::Answers { instance: config.instance.clone(), boot };
     let answers = transport.subscribe(config.root.pattern(&answers), None).await?;
     let (serving, is_serving) = watch::channel(None);
-    let (reason, ended) = oneshot::channel();
+    let (reason, ended) = watch::channel(None);
     let leave = CancellationToken::new();
     let lease = Arc::new(Lease::default());
     let (fatal, failed) = mpsc::channel(1);
@@ -167,7 +168,7 @@ impl Driver {
         mut self,
         mut answers: transport::Subscription,
         leave: CancellationToken,
-        reason: oneshot::Sender<EndReason>,
+        reason: watch::Sender<Option<EndReason>>,
     ) {
         let mut link = self.transport.link();
         link.mark_changed();
@@ -198,8 +199,7 @@ impl Driver {
         self.hear_no_more();
         self.serving.send_replace(None);
         tracing::info!(instance = %self.config.instance, reason = %ended, "subscription ended");
-        // Nobody waits for the reason: the subscription was dropped.
-        let _ = reason.send(ended);
+        reason.send_replace(Some(ended));
     }
 
     /// Feeds the machine, and what comes of that, until nothing more does.

@@ -47,6 +47,9 @@ While it runs, commands in other terminals find it by themselves: `towline servi
 /// How long `--once` waits until all has started.
 const START_TIME: Duration = Duration::from_secs(60);
 
+/// How long all must have been started before it counts: an app that fails at once was never there.
+const SETTLED: Duration = Duration::from_millis(500);
+
 /// Between two looks at how the services stand while they start.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -146,6 +149,7 @@ async fn start(
     let mut applying = std::pin::pin!(applying);
     let mut looks = tokio::time::interval(LOOK_EVERY);
     let mut applied = false;
+    let mut complete_since = None;
     loop {
         tokio::select! {
             done = &mut applying, if !applied => {
@@ -157,7 +161,9 @@ async fn start(
                 let Ok(services) = looking.services().await else { continue };
                 let readiness = Readiness::of(&services, &wanted);
                 progress.say(readiness.to_string());
-                if applied && readiness.is_complete() {
+                let now = clock::now();
+                complete_since = (applied && readiness.is_complete()).then(|| complete_since.unwrap_or(now));
+                if complete_since.is_some_and(|since| now.since(since) >= SETTLED) {
                     return Ok(());
                 }
             }

@@ -97,6 +97,16 @@ fn once_that_takes_too_long_says_what_is_missing() {
 }
 
 #[test]
+fn once_with_an_app_that_ends_at_once_says_why() {
+    let home = Home::new();
+    let path = home.file("f.yaml", &app("dies", "command: [sh, -c, \"exit 3\"]"));
+    let args = ["dev", "--once", "--timeout", "2s", "--listen", "127.0.0.1:0", path.to_str().unwrap()];
+    let ended = home.run(&args).expect(9);
+    assert!(ended.stderr.contains("exited with status 3"), "{}", ended.stderr);
+    home.expect_nothing_left();
+}
+
+#[test]
 fn a_port_in_use_and_a_directory_in_use_are_told_with_a_remedy() {
     let home = Home::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

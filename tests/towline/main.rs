@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod chain;
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test owns its tasks")]
 mod nats;
 #[cfg(test)]
 mod process;
