@@ -131,9 +131,9 @@ pub(crate) struct DevArgs {
     /// Wait until all has started, show it, stop it, leave nothing behind, and end
     #[arg(long)]
     pub(crate) once: bool,
-    /// Where the API listens; port 0 takes any that is free
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
-    pub(crate) listen: SocketAddr,
+    /// Where the API listens; port 0 takes any that is free [default: 127.0.0.1:7400; with --once any that is free]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
     /// Where data is kept from one run to the next [default: a fresh directory, removed at the end]
     #[arg(long, value_name = "D")]
     pub(crate) data_dir: Option<PathBuf>,

@@ -37,7 +37,7 @@ fn ids(home: &Home) -> Vec<String> {
 #[test]
 fn once_starts_all_shows_it_and_leaves_nothing() {
     let home = Home::new();
-    let ended = home.run(&["dev", "--once", "--listen", "127.0.0.1:0"]).expect(0);
+    let ended = home.run(&["dev", "--once"]).expect(0);
     let rows: Vec<&str> = ended.stdout.lines().collect();
     assert!(rows[0].starts_with("SERVICE "), "{}", ended.stdout);
     assert!(
@@ -47,7 +47,7 @@ fn once_starts_all_shows_it_and_leaves_nothing() {
     assert_eq!((rows.len(), ended.stderr.as_str()), (4, ""), "no noise");
     home.expect_nothing_left();
 
-    let args = ["dev", "--once", "--listen", "127.0.0.1:0", &example("dev"), "--output", "json"];
+    let args = ["dev", "--once", &example("dev"), "--output", "json"];
     let list: Value = serde_json::from_str(&home.run(&args).expect(0).stdout).unwrap();
     let services = list["services"].as_array().unwrap();
     assert_eq!((services.len(), &services[0]["status"]), (2, &Value::from("ready")));
@@ -60,9 +60,7 @@ fn once_with_a_manifest_that_is_wrong_names_the_place_and_starts_nothing() {
     let text =
         format!("{}---\n{}", app("good", SLEEPER), app("bad", "command: [x], units: -1, umsk: \"022\""));
     let path = home.file("apps/two.yaml", &text);
-    let ended = home
-        .run(&["dev", "--once", "--listen", "127.0.0.1:0", path.parent().unwrap().to_str().unwrap()])
-        .expect(1);
+    let ended = home.run(&["dev", "--once", path.parent().unwrap().to_str().unwrap()]).expect(1);
     for part in ["two.yaml: document 2: spec.units: found", "two.yaml: document 2: spec.umsk: "] {
         assert!(ended.stderr.contains(part), "{}", ended.stderr);
     }
@@ -78,7 +76,7 @@ fn once_with_a_command_that_does_not_exist_is_a_failure_of_the_cluster() {
         "f.yaml",
         &format!("{}---\n{}", app("good", SLEEPER), app("bad", "command: [no-such-program]")),
     );
-    let ended = home.run(&["dev", "--once", "--listen", "127.0.0.1:0", path.to_str().unwrap()]).expect(8);
+    let ended = home.run(&["dev", "--once", path.to_str().unwrap()]).expect(8);
     assert!(ended.stderr.contains("default/App/bad ("), "{}", ended.stderr);
     assert!(ended.stderr.contains("f.yaml, document 2"), "{}", ended.stderr);
     assert!(ended.stderr.contains("command `no-such-program` not found in PATH"), "{}", ended.stderr);
@@ -89,7 +87,7 @@ fn once_with_a_command_that_does_not_exist_is_a_failure_of_the_cluster() {
 fn once_that_takes_too_long_says_what_is_missing() {
     let home = Home::new();
     let path = home.file("f.yaml", &app("slow", SLEEPER));
-    let args = ["dev", "--once", "--timeout", "1ms", "--listen", "127.0.0.1:0", path.to_str().unwrap()];
+    let args = ["dev", "--once", "--timeout", "1ms", path.to_str().unwrap()];
     let ended = home.run(&args).expect(9);
     assert!(ended.stderr.contains("not all has started within 1ms"), "{}", ended.stderr);
     assert!(ended.stderr.contains("default/App/slow"), "{}", ended.stderr);
@@ -100,7 +98,7 @@ fn once_that_takes_too_long_says_what_is_missing() {
 fn once_with_an_app_that_ends_at_once_says_why() {
     let home = Home::new();
     let path = home.file("f.yaml", &app("dies", "command: [sh, -c, \"exit 3\"]"));
-    let args = ["dev", "--once", "--timeout", "2s", "--listen", "127.0.0.1:0", path.to_str().unwrap()];
+    let args = ["dev", "--once", "--timeout", "2s", path.to_str().unwrap()];
     let ended = home.run(&args).expect(9);
     assert!(ended.stderr.contains("exited with status 3"), "{}", ended.stderr);
     home.expect_nothing_left();
@@ -122,15 +120,13 @@ fn a_port_in_use_and_a_directory_in_use_are_told_with_a_remedy() {
 
     let data = home.elsewhere().join("data");
     let dev = home.dev(&["--data-dir", data.to_str().unwrap()]);
-    let again = home
-        .run(&["dev", "--once", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()])
-        .expect(1);
+    let again = home.run(&["dev", "--once", "--data-dir", data.to_str().unwrap()]).expect(1);
     assert!(again.stderr.contains("running hub") && again.stderr.contains("--data-dir"), "{}", again.stderr);
     assert_eq!(ids(&home), ["default/App/hello", "default/App/ticker"], "the first one is unharmed");
     dev.stop(Signal::INT).expect(0);
     home.expect_nothing_left();
     assert!(data.join("hub/hub.redb").exists(), "what was named is kept");
-    home.run(&["dev", "--once", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]).expect(0);
+    home.run(&["dev", "--once", "--data-dir", data.to_str().unwrap()]).expect(0);
 }
 
 #[test]
@@ -293,7 +289,7 @@ fn a_dev_that_was_asleep_goes_on() {
 fn a_signal_at_any_moment_leaves_nothing() {
     let home = Home::new();
     for after_ms in [0, 20, 40, 60, 80, 100, 150] {
-        let dev = home.start(&["dev", "--once", "--listen", "127.0.0.1:0"]);
+        let dev = home.start(&["dev", "--once"]);
         std::thread::sleep(Duration::from_millis(after_ms));
         let ended = dev.stop(Signal::TERM);
         // Killed before it could catch signals, interrupted, or done already.
@@ -325,7 +321,7 @@ fn what_a_killed_dev_left_is_cleared_by_the_next() {
     let dev = home.dev(&[]);
     dev.stop(Signal::KILL);
     assert!(home.left_behind().iter().any(|left| left.contains("towline hello")), "units outlive it");
-    home.run(&["dev", "--once", "--listen", "127.0.0.1:0"]).expect(0);
+    home.run(&["dev", "--once"]).expect(0);
     home.expect_nothing_left();
 }
 

@@ -1,6 +1,7 @@
 //! Hub and agent under one roof: how they are put up, and how they are taken down without a trace.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,9 @@ use crate::failure::{Exit, Failure};
 
 /// The instance that everything happens on.
 const INSTANCE: &str = "default/local";
+
+/// Where the API listens, on this host alone.
+const PORT: u16 = 7400;
 
 /// How long the tasks may take to end after hub and agent have said that they are done.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +71,7 @@ impl House {
         let broker = MemoryBroker::new();
         let instance: InstanceId = INSTANCE.parse().map_err(|error| Failure::error(format!("{error}")))?;
         let config = HubConfig {
-            listen: args.listen,
+            listen: address_of(args),
             // A second listener would be a second port to be in use; the API says all that a trial needs.
             metrics_listen: None,
             ..HubConfig::new(data.path().join("hub"))
@@ -205,6 +209,12 @@ impl Site {
             self.data.display(),
         )
     }
+}
+
+/// Whoever tries something once need not care which port, and may have another `towline dev` running.
+fn address_of(args: &DevArgs) -> SocketAddr {
+    let port = if args.once { 0 } else { PORT };
+    args.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 async fn open_agent(data: &DataDir, instance: InstanceId) -> Result<Agent, Failure> {
