@@ -116,6 +116,8 @@ impl MessageBus {
             tasks.clone(),
         );
         tasks.spawn("bus sessions", driver.run(asks, heartbeats));
+        let counting = metrics.clone().count_events(transport.events(), tasks.stopping().clone());
+        tasks.spawn("bus alarms", counting);
         Ok((Self { roster, caller, authority, transport, metrics, tasks }, receiver))
     }
 

@@ -1,6 +1,11 @@
 //! What the bus counts. Names as in `docs/operations.md`; labels are bounded, never an instance id.
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use crate::transport::TransportEvent;
 
 /// Buckets of every call histogram, in seconds: 1 ms to 20 min, the longest allowed call.
 pub const CALL_SECONDS_BUCKETS: [f64; 16] =
@@ -57,6 +62,25 @@ impl BusMetrics {
         registry.register(Box::new(metrics.in_flight.clone()))?;
         registry.register(Box::new(metrics.call_seconds.clone()))?;
         Ok(metrics)
+    }
+
+    /// Counts among the refusals what a transport has to tell, until it is closed or `stopping` is cancelled.
+    pub(crate) async fn count_events(
+        self,
+        mut events: broadcast::Receiver<TransportEvent>,
+        stopping: CancellationToken,
+    ) {
+        let count = |reason, times| self.refusals.with_label_values(&[reason]).inc_by(times);
+        while let Some(event) = stopping.run_until_cancelled(events.recv()).await {
+            match event {
+                Ok(TransportEvent::PermissionDenied { .. }) => count("permission_denied", 1),
+                Ok(TransportEvent::SlowConsumer { .. }) => count("slow_consumer", 1),
+                Ok(TransportEvent::CredentialsRefused { .. }) => count("credentials_refused", 1),
+                Ok(TransportEvent::PayloadRefused) => count("payload_refused", 1),
+                Err(RecvError::Lagged(missed)) => count("missed_event", missed),
+                Err(RecvError::Closed) => return,
+            }
+        }
     }
 
     /// Metrics that no registry shows.

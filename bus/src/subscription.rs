@@ -122,6 +122,8 @@ pub async fn subscribe(
     let boot = config.identity.boot;
     let answers = Pattern::Answers { instance: config.instance.clone(), boot };
     let answers = transport.subscribe(config.root.pattern(&answers), None).await?;
+    let counting = config.metrics.clone().count_events(transport.events(), tasks.stopping().clone());
+    tasks.spawn("alarms", counting);
     let (serving, is_serving) = watch::channel(None);
     let (reason, ended) = watch::channel(None);
     let leave = CancellationToken::new();
@@ -271,6 +273,7 @@ impl Driver {
             Ok((calls, controls)) => {
                 let hearing = CancellationToken::new();
                 self.hearing = Some(hearing.clone());
+                self.lease.expect(epoch);
                 self.tasks.spawn("calls", hear_calls(calls, self.responder.clone(), hearing.clone()));
                 let root = self.config.root.clone();
                 let controls =

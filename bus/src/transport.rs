@@ -54,6 +54,13 @@ pub enum TransportEvent {
         /// The subscription's pattern.
         pattern: String,
     },
+    /// The server does not take who we say we are: not now, or no more. It is asked again, ever more seldom.
+    CredentialsRefused {
+        /// What the server said.
+        what: String,
+    },
+    /// The server found a message too large, although it fits what it announced, and ended the connection.
+    PayloadRefused,
 }
 
 /// Why a message was not handed to the server. Nothing was sent.
@@ -62,6 +69,12 @@ pub enum PublishError {
     /// There is no connection now. Failing fast is the point: what a client buffers comes too late.
     #[error("the bus is not connected")]
     Disconnected,
+    /// A subject, or the reply's, is none that can be published to.
+    #[error("`{subject}` is not a subject that can be published to")]
+    Malformed {
+        /// The subject, shortened.
+        subject: String,
+    },
     /// The payload exceeds what the server takes.
     #[error("a payload of {found} bytes exceeds the bus's limit of {limit}")]
     TooLarge {
@@ -144,12 +157,29 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// The longest subject or pattern in bytes. Ours have at most about 250; NATS ends a connection for a line of 4,096.
+const SUBJECT_BYTES_MAX: usize = 1_024;
+
+/// Whether a message may be published to this: a pattern without wildcards. NATS would take those, literally, and what it
+/// delivers then would look like a pattern to whoever hears it.
+fn is_subject(subject: &str) -> bool {
+    is_pattern(subject) && !subject.split('.').any(|token| matches!(token, "*" | ">"))
+}
+
+/// The beginning of a subject, for an error.
+fn shortened(subject: &str) -> String {
+    subject.chars().take(200).collect()
+}
+
 /// Whether a pattern is well formed: tokens without white space, `>` only at the end.
 fn is_pattern(pattern: &str) -> bool {
+    if pattern.len() > SUBJECT_BYTES_MAX {
+        return false;
+    }
     let mut tokens = pattern.split('.').peekable();
     while let Some(token) = tokens.next() {
         if token.is_empty()
-            || token.contains(char::is_whitespace)
+            || token.contains(|c: char| c.is_whitespace() || c.is_control())
             || (token == ">" && tokens.peek().is_some())
         {
             return false;
@@ -169,5 +199,6 @@ mod tests {
         {
             assert_eq!(is_pattern(pattern), expected, "{pattern:?}");
         }
+        assert!(!is_pattern(&"a".repeat(SUBJECT_BYTES_MAX + 1)));
     }
 }

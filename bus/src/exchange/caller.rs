@@ -248,6 +248,7 @@ pub(super) async fn compress(body: Vec<u8>) -> Result<Outgoing, CallError> {
 fn not_sent(error: &PublishError) -> CallError {
     match error {
         PublishError::TooLarge { .. } => CallError::new(Code::TooLarge, error.to_string()),
+        PublishError::Malformed { .. } => CallError::new(Code::Invalid, error.to_string()),
         PublishError::Disconnected | PublishError::TimedOut => {
             // The hub's own loss of the bus is its own error, never the instance's.
             CallError::new(Code::Busy, format!("the hub does not reach the bus: {error}"))

@@ -268,6 +268,16 @@ async fn malformed_patterns(venue: &dyn Venue) {
     for pattern in ["", "a..b", "a b", ">.a"] {
         assert!(a.subscribe(pattern.to_owned(), None).await.is_err(), "{pattern:?} was taken");
     }
+    let in_no_group = a.subscribe("a.b".to_owned(), Some("two words".to_owned())).await;
+    assert!(in_no_group.is_err(), "a malformed queue group was taken");
+    let too_long = "a".repeat(5_000);
+    for subject in ["", ".", "a..b", "a.*", "a.>", "a b", "a\r\nPUB b 0\r\n", "a\0", "a\u{2028}b", &too_long]
+    {
+        for (subject, reply) in [(subject, None), ("fine", Some(subject.to_owned()))] {
+            let published = a.publish(subject.to_owned(), reply, Bytes::new()).await;
+            assert!(matches!(published, Err(PublishError::Malformed { .. })), "{subject:?}: {published:?}");
+        }
+    }
 }
 
 async fn closing_ends_subscriptions(venue: &dyn Venue) {

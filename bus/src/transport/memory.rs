@@ -15,6 +15,7 @@ use towline_protocol::limits;
 use self::trie::Trie;
 use super::{
     LinkState, Message, PublishError, SubscribeError, Subscription, Transport, TransportEvent, is_pattern,
+    is_subject, shortened,
 };
 
 /// What NATS allows by default.
@@ -189,6 +190,11 @@ impl Transport for MemoryTransport {
         reply: Option<String>,
         payload: Bytes,
     ) -> Result<(), PublishError> {
+        for subject in reply.iter().chain([&subject]) {
+            if !is_subject(subject) {
+                return Err(PublishError::Malformed { subject: shortened(subject) });
+            }
+        }
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(PublishError::TooLarge { found: payload.len(), limit: MAX_PAYLOAD_BYTES });
         }
@@ -227,7 +233,7 @@ impl Transport for MemoryTransport {
         queue: Option<String>,
     ) -> Result<Subscription, SubscribeError> {
         let failed = |reason: &str| SubscribeError { pattern: pattern.clone(), reason: reason.to_owned() };
-        if !is_pattern(&pattern) {
+        if !is_pattern(&pattern) || queue.as_ref().is_some_and(|queue| !is_subject(queue)) {
             return Err(failed("it is not a pattern"));
         }
         let (sender, receiver) = mpsc::channel(limits::SUBSCRIPTION_MESSAGES_MAX);
