@@ -38,6 +38,9 @@ pub(crate) struct RunArgs {
     /// Credentials for the bus.
     #[arg(long, env = "TOWLINE_CREDS", value_name = "FILE")]
     pub(crate) creds: Option<PathBuf>,
+    /// Certificates to trust beside the system's, for `tls://` and `wss://`, in PEM.
+    #[arg(long, env = "TOWLINE_NATS_CA", value_name = "FILE")]
+    pub(crate) nats_ca: Option<PathBuf>,
     /// What runs workloads.
     #[arg(long, env = "TOWLINE_RUNTIME", default_value = "process", value_parser = ["process"])]
     pub(crate) runtime: String,

@@ -13,7 +13,7 @@ use towline_agent::{
 };
 use towline_bus::{
     Transport,
-    transport::nats::{NatsConfig, NatsTransport},
+    transport::nats::{self, NatsConfig, NatsTransport},
 };
 use towline_protocol::InstanceId;
 use tracing_subscriber::EnvFilter;
@@ -47,12 +47,18 @@ fn instance(args: &RunArgs) -> Result<InstanceId, &'static str> {
     args.instance.clone().ok_or("--instance is missing: name the instance to serve, such as acme/site-7")
 }
 
+fn bus(args: &RunArgs, instance: &InstanceId) -> NatsConfig {
+    NatsConfig {
+        servers: args.nats.clone(),
+        name: format!("towline-agent {instance}"),
+        credentials: args.creds.clone(),
+        ca_file: args.nats_ca.clone(),
+    }
+}
+
 /// Everything that can be known before the bus is reached.
 fn check(args: &RunArgs) -> Outcome {
-    instance(args)?;
-    if let Some(creds) = &args.creds {
-        std::fs::metadata(creds).map_err(|error| format!("--creds {}: {error}", creds.display()))?;
-    }
+    nats::check(&bus(args, &instance(args)?))?;
     match Store::open(&args.data_dir) {
         // It serves already; nothing is wrong with the options.
         Ok(_) | Err(OpenStoreError::Locked { .. }) => Ok(()),
@@ -73,13 +79,7 @@ fn run(args: &RunArgs) -> Outcome {
 
 async fn serve(args: &RunArgs) -> Outcome {
     let instance = instance(args)?;
-    let nats = NatsConfig {
-        servers: args.nats.clone(),
-        name: format!("towline-agent {instance}"),
-        credentials: args.creds.clone(),
-        ..NatsConfig::default()
-    };
-    let transport: Arc<dyn Transport> = NatsTransport::connect(&nats).await?;
+    let transport: Arc<dyn Transport> = NatsTransport::connect(&bus(args, &instance)).await?;
     let config = AgentConfig::new(instance.clone(), &args.data_dir);
     let agent = Agent::open(config, prometheus::Registry::new()).await?;
     let metrics = agent.listen_metrics(args.metrics_listen).await?;

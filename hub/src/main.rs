@@ -52,7 +52,9 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 
 async fn serve_over(args: &ServeArgs, nats: Arc<NatsTransport>) -> anyhow::Result<()> {
     let hub = Hub::build(args.into(), nats).await?;
-    tracing::info!(api = %hub.address(), token_file = %hub.token_path().display(), "the hub serves");
+    let metrics = hub.metrics_address().map_or_else(|| "none".to_owned(), |address| address.to_string());
+    let token_file = hub.token_path().display();
+    tracing::info!(api = %hub.address(), %metrics, %token_file, "the hub serves");
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut signalled = async || {
         tokio::select! {
