@@ -126,12 +126,13 @@ async fn work(
     if args.once {
         return Ok(());
     }
+    let is_pending = started.as_ref().is_err_and(follow::is_passing);
     if let Err(failure) = started {
         // What is wrong can be mended while the rest runs.
         screen.note(failure.render().trim_end());
     }
     screen.note(&site.introduction(watched.first_app()));
-    follow::run(applier, watched, screen).await
+    follow::run(applier, watched, is_pending, screen).await
 }
 
 /// Applies what is watched, and waits until all of it has started.

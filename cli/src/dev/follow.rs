@@ -22,55 +22,61 @@ const SERVICES_EVERY: Duration = Duration::from_millis(500);
 /// Before a stream of events that was cut is opened again.
 const EVENTS_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Follows until it is dropped. What fails for a while is told and tried again: a laptop that was asleep must not lose
+/// Follows until it is dropped; `is_pending` says that what is watched was not applied yet. What fails for a while is told and tried again: a laptop that was asleep must not lose
 /// what runs on it.
 ///
 /// # Errors
 /// When standard output is gone.
-pub(super) async fn run(applier: Applier, watched: Watched, screen: &Screen) -> Result<(), Failure> {
+pub(super) async fn run(
+    applier: Applier,
+    watched: Watched,
+    is_pending: bool,
+    screen: &Screen,
+) -> Result<(), Failure> {
     let looker = applier.looker();
     tokio::select! {
-        () = follow_files(applier, watched, screen) => Ok(()),
+        () = follow_files(applier, watched, is_pending, screen) => Ok(()),
         ended = follow_services(&looker, screen) => ended,
         () = follow_events(&looker, screen) => Ok(()),
     }
 }
 
-async fn follow_files(mut applier: Applier, mut watched: Watched, screen: &Screen) {
+async fn follow_files(mut applier: Applier, mut watched: Watched, mut is_pending: bool, screen: &Screen) {
     let mut looks = tokio::time::interval(FILES_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut did_not_get_through = false;
     loop {
         looks.tick().await;
-        let outcome = match watched.look_again() {
-            Some(Ok(())) => applier.apply(watched.resources()).await,
-            Some(Err(failure)) => Err(failure),
-            None if did_not_get_through => applier.apply(watched.resources()).await,
+        let is_retry = match watched.look_again() {
+            Some(Ok(())) => false,
+            Some(Err(failure)) => {
+                tell(screen, &format!("files changed: {}", failure.render().trim_end()));
+                screen.note("what ran before runs on; save again once it is mended");
+                continue;
+            }
+            None if is_pending => true,
             None => continue,
         };
-        let told_already = std::mem::take(&mut did_not_get_through);
+        let outcome = applier.apply(watched.resources()).await;
+        is_pending = outcome.as_ref().is_err_and(is_passing);
         match outcome {
             Ok(done) => {
                 tell(screen, &format!("files changed: {} applied, {} deleted", done.applied, done.deleted));
             }
+            Err(_) if is_pending && is_retry => {}
             Err(failure) => {
-                did_not_get_through = is_passing(&failure);
-                if !(told_already && did_not_get_through) {
-                    tell(screen, &format!("files changed: {}", failure.render().trim_end()));
-                    let rest = if did_not_get_through {
-                        "trying again"
-                    } else {
-                        "what ran before runs on; save again once it is mended"
-                    };
-                    screen.note(rest);
-                }
+                tell(screen, &format!("files changed: {}", failure.render().trim_end()));
+                screen.note(if is_pending {
+                    "trying again"
+                } else {
+                    "what failed is tried again with the next change"
+                });
             }
         }
     }
 }
 
 /// Whether it only did not get through: then it is tried again. What was refused waits for the next change.
-fn is_passing(failure: &Failure) -> bool {
+pub(super) fn is_passing(failure: &Failure) -> bool {
     // A conflict is one of sessions here; those over resources come by id.
     matches!(failure.exit(), Exit::Unavailable | Exit::UnknownOutcome | Exit::TimedOut | Exit::Conflict)
 }
