@@ -5,6 +5,7 @@
 //! | [`chain`] | HTTP API → hub → bus → agent, with a mock or with the process runtime |
 //! | [`http_platform`] | the API as a `Platform`, so that the battery runs over it |
 //! | [`nats`] | a real nats-server, and a proxy that cuts links |
+//! | [`processes`] | the real binaries, killed, frozen and cut off |
 //! | [`wait`] | level-triggered waiting |
 //!
 //! A test that needs something that is missing fails, and says what to do; none is skipped.
@@ -14,4 +15,5 @@
 pub mod chain;
 pub mod http_platform;
 pub mod nats;
+pub mod processes;
 pub mod wait;

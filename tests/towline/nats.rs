@@ -2,4 +2,5 @@
 
 mod batteries;
 mod loss;
+mod processes;
 mod takeover;
