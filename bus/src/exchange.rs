@@ -10,6 +10,10 @@ mod caller;
 mod responder;
 mod transfer;
 
+use towline_protocol::{CallError, Code, limits};
+
+use self::transfer::Outgoing;
+
 pub use caller::{Caller, Destination};
 pub(crate) use responder::{Lease, Responder};
 
@@ -17,3 +21,23 @@ pub(crate) use responder::{Lease, Responder};
 const WORKING: u32 = 0;
 /// The sequence of the keep-alive that says: the stream is open.
 const OPENED: u32 = 1;
+
+/// Messages above this are compressed off the runtime's own threads: 256 KiB take about a millisecond.
+const COMPRESS_INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// Makes a message, off the runtime's threads if it is large.
+async fn compress(body: Vec<u8>) -> Result<Outgoing, CallError> {
+    if body.len() <= COMPRESS_INLINE_BYTES_MAX || body.len() > limits::MESSAGE_BYTES_MAX {
+        return Ok(Outgoing::new(body)?);
+    }
+    let made = tokio::task::spawn_blocking(move || Outgoing::new(body)).await;
+    Ok(made.map_err(|_| CallError::new(Code::Cancelled, "the runtime is shutting down"))??)
+}
+
+/// Refuses lists that are longer than a call may carry.
+pub(crate) fn check_count(what: &str, found: usize, most: usize) -> Result<(), CallError> {
+    if found <= most {
+        return Ok(());
+    }
+    Err(CallError::new(Code::TooLarge, format!("{found} {what} in one call, and {most} are allowed")))
+}

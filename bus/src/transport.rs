@@ -6,6 +6,7 @@
 //! tests holds for both.
 
 pub mod battery;
+pub mod fault;
 pub mod memory;
 pub mod nats;
 

@@ -6,6 +6,7 @@
 mod bus {
     mod absence;
     mod batteries;
+    mod faults;
     mod fixture;
     mod hostile;
     mod measured;

@@ -14,7 +14,7 @@ use towline_protocol::{CallError, Code, InstanceId, Method, ResourceId, limits};
 
 use super::roster::Roster;
 use crate::clock;
-use crate::exchange::{Caller, Destination};
+use crate::exchange::{Caller, Destination, check_count};
 use crate::metrics::{BusMetrics, outcome_label};
 use crate::platform::{CallContext, ItemStream, Platform};
 
@@ -79,13 +79,6 @@ impl Remote {
         self.metrics.call_seconds.with_label_values(&labels).observe(seconds);
         result
     }
-}
-
-fn check_count(what: &str, found: usize, most: usize) -> Result<(), CallError> {
-    if found <= most {
-        return Ok(());
-    }
-    Err(CallError::new(Code::TooLarge, format!("{found} {what} in one call, and {most} are allowed")))
 }
 
 #[async_trait]

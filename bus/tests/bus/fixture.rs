@@ -87,36 +87,24 @@ impl Agent {
         mock: MockPlatform,
         platform: Arc<dyn Platform>,
     ) -> Self {
-        let instance = id(name);
-        let root = Root::default();
-        let permissions = Permissions {
+        let (root, instance) = (Root::default(), id(name));
+        let link = broker.connect_with(Permissions {
             publish: Some(root.agent_may_publish(&instance)),
             subscribe: Some(root.agent_may_subscribe(&instance)),
-        };
-        let link = broker.connect_with(permissions);
-        let metrics = BusMetrics::unregistered();
-        let (_, vitals) = watch::channel(Vitals::default());
-        let config = SubscribeConfig {
-            root,
-            instance,
-            identity: Identity {
-                boot: boot.unwrap_or_else(|| BootId::new(Uuid::new_v4())),
-                store: StoreId::new(Uuid::new_v4()),
-                last_epoch: None,
-                version: "0.0.1".to_owned(),
-                runtime: "mock".to_owned(),
-                calls: Method::names(),
-            },
-            mode,
-            vitals,
-            record_epoch: Box::new(|_| ()),
-            metrics: metrics.clone(),
-        };
-        let transport: Arc<dyn Transport> = link.clone();
-        let subscription = subscribe(transport, config, platform).await.unwrap();
+        });
+        let (subscription, metrics) = subscribe_over(link.clone(), name, mode, boot, platform).await;
         Self { mock, link, subscription, metrics }
     }
 
+    /// An agent over any transport; its memory link is one that nobody uses.
+    pub(crate) async fn start_over(transport: Arc<dyn Transport>, name: &str, mode: ClaimMode) -> Self {
+        let mock = MockPlatform::new();
+        let platform: Arc<dyn Platform> = Arc::new(mock.clone());
+        let (subscription, metrics) = subscribe_over(transport, name, mode, None, platform).await;
+        Self { mock, link: MemoryBroker::new().connect(), subscription, metrics }
+    }
+
+    /// Waits until the subscription ends, and says why.
     pub(crate) async fn ended(&mut self) -> EndReason {
         tokio::time::timeout(PATIENCE, self.subscription.ended())
             .await
@@ -143,4 +131,32 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         }
     };
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "not in time: {what}");
+}
+
+async fn subscribe_over(
+    transport: Arc<dyn Transport>,
+    name: &str,
+    mode: ClaimMode,
+    boot: Option<BootId>,
+    platform: Arc<dyn Platform>,
+) -> (ActiveSubscription, BusMetrics) {
+    let metrics = BusMetrics::unregistered();
+    let (_, vitals) = watch::channel(Vitals::default());
+    let config = SubscribeConfig {
+        root: Root::default(),
+        instance: id(name),
+        identity: Identity {
+            boot: boot.unwrap_or_else(|| BootId::new(Uuid::new_v4())),
+            store: StoreId::new(Uuid::new_v4()),
+            last_epoch: None,
+            version: "0.0.1".to_owned(),
+            runtime: "mock".to_owned(),
+            calls: Method::names(),
+        },
+        mode,
+        vitals,
+        record_epoch: Box::new(|_| ()),
+        metrics: metrics.clone(),
+    };
+    (subscribe(transport, config, platform).await.unwrap(), metrics)
 }

@@ -186,8 +186,9 @@ async fn hostile_bytes_at_the_hub_end_no_loop() {
     let mut sent = 0;
     for subject in subjects {
         for payload in garbage {
-            hostile.publish(subject.to_owned(), None, Bytes::copy_from_slice(payload)).await.unwrap();
-            sent += 1;
+            // What is no subject at all, the transport refuses by itself.
+            let taken = hostile.publish(subject.to_owned(), None, Bytes::copy_from_slice(payload)).await;
+            sent += u64::from(taken.is_ok());
         }
     }
     let all = |metrics: &BusMetrics| {
@@ -278,11 +279,14 @@ async fn x_a6_hostile_instance_ids_do_not_pass_the_bus() {
     for bad in ["*", ">", "a.b", "", &"a".repeat(64), "é"] {
         assert!(bad.parse::<InstanceId>().is_err(), "{bad:?}");
     }
-    // Subjects that carry them are refused by the hub.
+    // Subjects that carry them are refused by the transport, or by the hub.
     let hostile = hub.broker.connect();
     let frame = Frame { header: Header::new(Kind::Heartbeat, Encoding::MessagePack), body: Bytes::new() };
-    for tenant in ["*", ">", "é"] {
-        hostile.publish(format!("tl.e.{tenant}.x.heartbeat"), None, frame.encode()).await.unwrap();
+    let mut taken = 0;
+    for tenant in ["*", ">", "é", "UPPER"] {
+        let sent = hostile.publish(format!("tl.e.{tenant}.x.heartbeat"), None, frame.encode()).await;
+        taken += u64::from(sent.is_ok());
     }
-    eventually("each is counted", || refusals(&hub.metrics, "malformed_subject") == 3).await;
+    assert!(taken >= 2);
+    eventually("each is counted", || refusals(&hub.metrics, "malformed_subject") == taken).await;
 }

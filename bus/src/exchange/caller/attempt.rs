@@ -1,0 +1,346 @@
+//! One try at a call, on the caller's side.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus::IntGauge;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, Interval};
+use towline_protocol::frame::{Encoding, Frame, Header, Kind};
+use towline_protocol::subject::Subject;
+use towline_protocol::{AttemptId, CallError, Code, Effect, Epoch, Method, limits, wire};
+
+use super::{ATTEMPT_FRAMES_MAX, Arrival, Destination, Inner, Pending};
+use crate::clock;
+use crate::exchange::WORKING;
+use crate::exchange::transfer::{Incoming, Joined, Outgoing};
+use crate::platform::{CallContext, ItemSink};
+
+/// How long a caller that took its call back still waits to hear what came of it.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+
+/// One try. Dropping it forgets the call, and takes back one that only reads.
+pub(super) struct Attempt {
+    caller: Arc<Inner>,
+    to: Destination,
+    id: AttemptId,
+    arrivals: mpsc::Receiver<Arrival>,
+    deadline: Instant,
+    /// When the agent was heard last on this call.
+    heard: Instant,
+    time: Duration,
+    is_mutating: bool,
+    outgoing: Outgoing,
+    header: Header,
+    sent: u32,
+    finished: bool,
+    taken_back: bool,
+    #[expect(dead_code, reason = "held for as long as the call is under way")]
+    permit: OwnedSemaphorePermit,
+    in_flight: IntGauge,
+}
+
+impl Attempt {
+    /// Makes the call known, so that what is answered reaches it. Nothing is sent yet.
+    pub(super) fn register(
+        caller: Arc<Inner>,
+        to: Destination,
+        method: Method,
+        time: Duration,
+        outgoing: Outgoing,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let id = AttemptId(caller.last_attempt.fetch_add(1, Ordering::Relaxed));
+        let (sender, arrivals) = mpsc::channel(ATTEMPT_FRAMES_MAX);
+        let pending = Pending { instance: to.instance.clone(), epoch: to.epoch, arrivals: sender };
+        caller.lock().insert(id, pending);
+        let in_flight = caller.metrics.in_flight.clone();
+        in_flight.inc();
+        let mut header = Header::new(Kind::Call, Encoding::MessagePack);
+        header.epoch = Some(to.epoch);
+        header.time_left = Some(time);
+        let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        header.not_after_unix_ms = Some(clock::unix_ms().saturating_add(time_ms));
+        Self {
+            caller,
+            to,
+            id,
+            arrivals,
+            deadline: Instant::now() + time,
+            heard: Instant::now(),
+            time,
+            is_mutating: method.is_mutating(),
+            outgoing,
+            header,
+            sent: 1,
+            finished: false,
+            taken_back: false,
+            permit,
+            in_flight,
+        }
+    }
+
+    /// What names the reply subject.
+    pub(super) const fn id(&self) -> AttemptId {
+        self.id
+    }
+
+    /// The frame that makes the call.
+    pub(super) fn first_frame(&self) -> Bytes {
+        self.outgoing.frame(&self.header, 0).encode()
+    }
+
+    /// Waits for the whole answer.
+    pub(super) async fn message(&mut self, cx: &CallContext) -> Result<(Kind, Bytes), CallError> {
+        let first = self.next(cx).await?;
+        let kind = first.header.kind;
+        if !matches!(kind, Kind::Reply | Kind::Failure) {
+            return Err(self.broken("it answered with a frame of another kind"));
+        }
+        let body = self.join(first, cx).await?;
+        Ok((kind, body))
+    }
+
+    /// Joins a message whose first frame has come.
+    pub(super) async fn join(&mut self, first: Frame, cx: &CallContext) -> Result<Bytes, CallError> {
+        let announced = u32::try_from(Incoming::announced(&first)).unwrap_or(u32::MAX);
+        let budget = self.caller.reassembly.clone();
+        let _held = tokio::time::timeout_at(self.deadline, budget.acquire_many(announced.min(PERMITS_MAX)))
+            .await
+            .map_err(|_| self.lost("the hub had no room for its answer"))?;
+        let mut joined = Incoming::begin(first).map_err(|error| self.broken(&error.to_string()))?;
+        loop {
+            let incoming = match joined {
+                Joined::Whole(bytes) => {
+                    self.finished = true;
+                    return Ok(bytes);
+                }
+                Joined::Partly(incoming) => incoming,
+            };
+            if incoming.next() % (limits::STREAM_WINDOW_FRAMES / 2) == 0 {
+                self.credit(incoming.next()).await;
+            }
+            let frame = self.next(cx).await?;
+            let is_repeated = frame.header.sequence < incoming.next();
+            if frame.header.kind != Kind::Chunk && !is_repeated {
+                return Err(self.broken("it broke off its own message"));
+            }
+            joined = incoming.add(&frame).map_err(|error| self.broken(&error.to_string()))?;
+        }
+    }
+
+    /// The next frame that carries something: keep-alives and credits are dealt with here.
+    pub(super) async fn next(&mut self, cx: &CallContext) -> Result<Frame, CallError> {
+        loop {
+            let silence = self.heard + limits::CALL_SILENCE_MAX;
+            let arrival = tokio::select! {
+                arrival = self.arrivals.recv() => arrival,
+                () = cx.cancelled.cancelled(), if !self.taken_back => {
+                    self.taken_back = true;
+                    self.deadline = self.deadline.min(Instant::now() + CANCEL_GRACE);
+                    self.control(Kind::Cancel, 0).await;
+                    continue;
+                }
+                () = tokio::time::sleep_until(silence.min(self.deadline)) => {
+                    return Err(self.out_of_time());
+                }
+            };
+            self.heard = Instant::now();
+            match arrival {
+                Some(Arrival::Frame(frame)) => match frame.header.kind {
+                    Kind::KeepAlive if frame.header.sequence == WORKING => {}
+                    Kind::Credit => self.send_chunks(frame.header.sequence).await?,
+                    Kind::Unknown(_) => {}
+                    _ => return Ok(frame),
+                },
+                Some(Arrival::NoResponders) => {
+                    self.finished = true;
+                    let text = format!("nobody serves {} now", self.to.instance);
+                    return Err(CallError::new(Code::Unavailable, text));
+                }
+                Some(Arrival::LinkLost) | None => return Err(self.lost("the hub lost the bus")),
+            }
+        }
+    }
+
+    /// Sends what the agent has room for.
+    async fn send_chunks(&mut self, limit: u32) -> Result<(), CallError> {
+        let subject = self.control_subject();
+        while self.sent < limit.min(self.outgoing.frames()) {
+            let payload = self.outgoing.frame(&self.header, self.sent).encode();
+            let sent = self.caller.publish(subject.clone(), None, payload).await;
+            sent.map_err(|_| self.lost("the hub lost the bus"))?;
+            self.sent += 1;
+        }
+        Ok(())
+    }
+
+    async fn credit(&self, received: u32) {
+        self.control(Kind::Credit, received + limits::STREAM_WINDOW_FRAMES).await;
+    }
+
+    /// Says something about the call. What does not get through is noticed as silence.
+    async fn control(&self, kind: Kind, sequence: u32) {
+        let payload = control_frame(self.to.epoch, kind, sequence);
+        let _ = self.caller.publish(self.control_subject(), None, payload).await;
+    }
+
+    fn control_subject(&self) -> String {
+        let instance = self.to.instance.clone();
+        self.caller.root.subject(&Subject::Control { instance, epoch: self.to.epoch, attempt: self.id })
+    }
+
+    fn out_of_time(&mut self) -> CallError {
+        if self.taken_back {
+            return self.lost("it was taken back, and did not say what came of it");
+        }
+        if Instant::now() < self.deadline {
+            return self.lost("it fell silent");
+        }
+        self.lost(&format!("it did not answer within {}", humane(self.time)))
+    }
+
+    fn broken(&self, why: &str) -> CallError {
+        self.lost(&format!("its answer is broken: {why}"))
+    }
+
+    /// The outcome is not known; the effect of a call that only reads is none all the same.
+    fn lost(&self, why: &str) -> CallError {
+        let effect = if self.is_mutating { Effect::Unknown } else { Effect::None };
+        CallError::unknown_outcome(format!("{}: {why}", self.to.instance)).with_effect(effect)
+    }
+
+    /// Hands an item to the stream's reader. While that one is slow, the sender hears that it is still wanted.
+    async fn hand_on<T>(
+        &mut self,
+        item: T,
+        sink: &ItemSink<T>,
+        received: u32,
+        keep_alive: &mut Interval,
+    ) -> bool {
+        let sent = sink.send(item);
+        tokio::pin!(sent);
+        loop {
+            tokio::select! {
+                sent = &mut sent => {
+                    // The agent was not listened to meanwhile.
+                    self.heard = Instant::now();
+                    return sent;
+                }
+                _ = keep_alive.tick() => self.credit(received).await,
+            }
+        }
+    }
+
+    /// Carries a stream's items to its reader until either ends it.
+    pub(super) async fn pump<T>(mut self, first: Frame, sink: ItemSink<T>, cx: CallContext)
+    where
+        T: serde::de::DeserializeOwned + Send + 'static,
+    {
+        // A stream lives as long as both sides want it, not as long as a call may take.
+        self.deadline = Instant::now() + Duration::from_secs(365 * 24 * 3600);
+        let mut expected = 0;
+        let mut frame = Some(first);
+        let mut keep_alive = tokio::time::interval(limits::STREAM_KEEP_ALIVE);
+        loop {
+            let current = match frame.take() {
+                Some(frame) => frame,
+                None => tokio::select! {
+                    next = self.next(&cx) => match next {
+                        Ok(frame) => frame,
+                        Err(error) => return sink.fail(error).await,
+                    },
+                    () = sink.closed() => return,
+                    _ = keep_alive.tick() => {
+                        self.credit(expected).await;
+                        continue;
+                    }
+                },
+            };
+            match current.header.kind {
+                // The platform has opened the stream.
+                Kind::KeepAlive => {}
+                // A bus may deliver twice; what came is passed over.
+                Kind::Item if current.header.sequence < expected => {}
+                Kind::Item | Kind::End if current.header.sequence != expected => {
+                    return sink.fail(self.lost("a part of the stream was lost")).await;
+                }
+                Kind::Item => {
+                    expected += 1;
+                    match decode::<Vec<T>>(&current.body) {
+                        Ok(items) => {
+                            for item in items {
+                                if !self.hand_on(item, &sink, expected, &mut keep_alive).await {
+                                    return;
+                                }
+                            }
+                        }
+                        Err(error) => return sink.fail(error).await,
+                    }
+                    if expected % (limits::STREAM_WINDOW_FRAMES / 2) == 0 {
+                        self.credit(expected).await;
+                    }
+                }
+                Kind::End => {
+                    self.finished = true;
+                    return;
+                }
+                Kind::Failure => {
+                    let error = match self.join(current, &cx).await {
+                        Ok(body) => decode::<CallError>(&body).unwrap_or_else(|error| error),
+                        Err(error) => error,
+                    };
+                    return sink.fail(error).await;
+                }
+                _ => return sink.fail(self.broken("a frame of another kind came")).await,
+            }
+        }
+    }
+}
+
+/// A semaphore hands out at most `u32` permits at a time; a message never needs that many.
+#[expect(clippy::as_conversions, reason = "64 MiB fit in 32 bits")]
+const PERMITS_MAX: u32 = limits::MESSAGE_BYTES_MAX as u32;
+
+fn control_frame(epoch: Epoch, kind: Kind, sequence: u32) -> Bytes {
+    let mut header = Header::new(kind, Encoding::Empty);
+    header.epoch = Some(epoch);
+    header.sequence = sequence;
+    Frame::bare(header).encode()
+}
+
+/// A duration as people write it: 5s, 1.5s, 20m.
+fn humane(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds >= 60 && seconds.is_multiple_of(60) {
+        format!("{}m", seconds / 60)
+    } else {
+        format!("{duration:?}")
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.caller.lock().remove(&self.id);
+        self.in_flight.dec();
+        if !self.finished && !self.is_mutating && !self.taken_back {
+            // The caller went away: nobody needs the rest.
+            let (caller, subject) = (self.caller.clone(), self.control_subject());
+            let payload = control_frame(self.to.epoch, Kind::Cancel, 0);
+            if tokio::runtime::Handle::try_current().is_ok() {
+                self.caller.tasks.spawn_isolated("bus cancel", async move {
+                    let _ = caller.publish(subject, None, payload).await;
+                });
+            }
+        }
+    }
+}
+
+pub(super) fn decode<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, CallError> {
+    wire::decode(body).map_err(|error| {
+        CallError::unknown_outcome(format!("the agent's answer could not be read: {error}"))
+            .with_help("hub and agent disagree about this message; compare their versions")
+    })
+}
