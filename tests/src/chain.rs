@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::http_platform::HttpPlatform;
 use crate::nats::NatsServer;
+use crate::permissions;
 use crate::wait::PATIENCE;
 
 /// What carries the messages.
@@ -33,12 +34,19 @@ pub enum Wire {
     Memory(MemoryBroker),
     /// A real nats-server.
     Nats(Arc<NatsServer>),
+    /// A real nats-server where each side has its own user with its rights and no others.
+    Guarded(Arc<NatsServer>),
 }
 
 impl Wire {
     /// A nats-server of its own, with defaults.
     pub async fn nats() -> Self {
         Self::Nats(Arc::new(NatsServer::start("").await))
+    }
+
+    /// A nats-server of its own, where hub and these instances have exactly the rights that the protocol gives them.
+    pub async fn guarded(instances: &[&str]) -> Self {
+        Self::Guarded(Arc::new(NatsServer::start(&permissions::users(instances)).await))
     }
 
     /// The server, where there is one.
@@ -49,7 +57,7 @@ impl Wire {
     pub fn server(&self) -> &NatsServer {
         match self {
             Self::Memory(_) => panic!("the memory transport has no server"),
-            Self::Nats(server) => server,
+            Self::Nats(server) | Self::Guarded(server) => server,
         }
     }
 
@@ -58,10 +66,11 @@ impl Wire {
         match self {
             Self::Memory(broker) => broker.connect(),
             Self::Nats(server) => nats_link(server.url()).await,
+            Self::Guarded(server) => nats_link(permissions::url(server, permissions::HUB)).await,
         }
     }
 
-    /// A connection for an agent; in memory it has the permissions of its instance and no others.
+    /// A connection for an agent; in memory and where users are guarded it has the permissions of its instance and no others.
     pub async fn agent_link(&self, name: &str) -> Arc<dyn Transport> {
         let (root, instance) = (Root::default(), instance(name));
         match self {
@@ -70,6 +79,7 @@ impl Wire {
                 subscribe: Some(root.agent_may_subscribe(&instance)),
             }),
             Self::Nats(server) => nats_link(server.url()).await,
+            Self::Guarded(server) => nats_link(permissions::url(server, &permissions::user(&instance))).await,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | [`chain`] | HTTP API → hub → bus → agent, with a mock or with the process runtime |
 //! | [`http_platform`] | the API as a `Platform`, so that the battery runs over it |
 //! | [`nats`] | a real nats-server, and a proxy that cuts links |
+//! | [`permissions`] | a nats-server's users with exactly their rights |
 //! | [`processes`] | the real binaries, killed, frozen and cut off |
 //! | [`wait`] | level-triggered waiting |
 //!
@@ -15,5 +16,6 @@
 pub mod chain;
 pub mod http_platform;
 pub mod nats;
+pub mod permissions;
 pub mod processes;
 pub mod wait;

@@ -2,5 +2,6 @@
 
 mod batteries;
 mod loss;
+mod permissions;
 mod processes;
 mod takeover;

@@ -1,6 +1,7 @@
 //! The real binaries over a real nats-server, under fire.
 
 mod agents;
+mod cli;
 mod outages;
 mod takeover;
 
