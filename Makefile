@@ -4,7 +4,7 @@ CARGO ?= cargo
 # An unexpected warning is a failure here, and only here: while you work it is a hint.
 STRICT = -D warnings
 
-.PHONY: help test nats-server build lint fmt doc clean
+.PHONY: help bench test nats-server build lint fmt doc clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,10 @@ nats-server:
 
 build:
 	$(CARGO) build --workspace --bins --locked
+
+bench: nats-server ## figures, one JSON object a line; on a machine that does nothing else
+	$(CARGO) build --release --workspace --bins --locked
+	target/release/towline-bench $(BENCH)
 
 lint: ## formatting, clippy and documentation, all without warnings
 	$(CARGO) fmt --all --check

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`chain`] | HTTP API → hub → bus → agent, with a mock or with the process runtime |
 //! | [`http_platform`] | the API as a `Platform`, so that the battery runs over it |
+//! | [`jwt`], [`tls`] | who may connect to a nats-server: operators, accounts, users; certificates |
 //! | [`nats`] | a real nats-server, and a proxy that cuts links |
 //! | [`permissions`] | a nats-server's users with exactly their rights |
 //! | [`processes`] | the real binaries, killed, frozen and cut off |
@@ -15,7 +16,9 @@
 
 pub mod chain;
 pub mod http_platform;
+pub mod jwt;
 pub mod nats;
 pub mod permissions;
 pub mod processes;
+pub mod tls;
 pub mod wait;

@@ -1,16 +1,19 @@
 //! A real nats-server, on a port of its own, gone afterwards; and a proxy that cuts what goes through it.
 
+mod proxy;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use towline_bus::task::Tasks;
+use tokio::net::TcpStream;
 
 use crate::wait::until;
+
+pub use self::proxy::Proxy;
 
 /// The server that `make test` installs.
 ///
@@ -107,6 +110,41 @@ impl NatsServer {
         .await;
     }
 
+    /// Stops it where it stands: it accepts and answers nothing, and no connection ends.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Asks it to leave: it tells its clients, accepts none, and ends some time later.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn leave(&self) {
+        let status = Command::new(server_binary())
+            .arg("--signal")
+            .arg(format!("ldm={}", self.pid()))
+            .stdin(Stdio::null())
+            .status()
+            .expect("the server's binary can be started");
+        assert!(status.success(), "nats-server does not take the signal");
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.lock().as_ref().map(Pid::from_child).expect("the server runs");
+        kill_process(pid, signal).expect("our own child takes signals");
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
         self.child.lock().expect("no holder of this lock panics")
     }
@@ -126,63 +164,4 @@ impl Drop for NatsServer {
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("a bound listener has an address").port()
-}
-
-/// Passes bytes to a server until it is cut: then connections end, and new ones are refused.
-#[derive(Debug)]
-pub struct Proxy {
-    address: SocketAddr,
-    cut: Arc<watch::Sender<bool>>,
-    tasks: Tasks,
-}
-
-impl Proxy {
-    /// A proxy before this server.
-    ///
-    /// # Panics
-    /// When there is no free port.
-    pub async fn before(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-        let address = listener.local_addr().expect("a bound listener has an address");
-        let (cut, tasks) = (Arc::new(watch::Sender::new(false)), Tasks::new());
-        let (is_cut, connections) = (cut.clone(), tasks.clone());
-        let stopping = tasks.stopping().clone();
-        tasks.spawn("proxy", async move {
-            while let Some(Ok((mut near, _))) = stopping.run_until_cancelled(listener.accept()).await {
-                let mut is_cut = is_cut.subscribe();
-                let stopping = stopping.clone();
-                connections.spawn_isolated("proxied connection", async move {
-                    let Ok(mut far) = TcpStream::connect(target).await else { return };
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                        _ = is_cut.wait_for(|cut| *cut) => {}
-                        () = stopping.cancelled() => {}
-                    }
-                });
-            }
-        });
-        Self { address, cut, tasks }
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Ends every connection; new ones end at once.
-    pub fn cut(&self) {
-        self.cut.send_replace(true);
-    }
-
-    /// Lets connections through again.
-    pub fn join(&self) {
-        self.cut.send_replace(false);
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.tasks.stopping().cancel();
-    }
 }

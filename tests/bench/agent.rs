@@ -1,0 +1,48 @@
+//! What an agent costs where it runs.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use towline_tests::chain::{binary, instance};
+use towline_tests::nats::{NatsServer, free_port};
+
+use super::calls::bus;
+use super::children::Owned;
+use super::report::{Bar, report, resident_bytes};
+
+/// How long an idle agent is watched.
+const WATCHED: Duration = Duration::from_secs(20);
+
+const MEBIBYTE: f64 = 1_048_576.0;
+
+pub(crate) async fn run(server: &NatsServer) {
+    let program = binary("towline-agent");
+    let size = std::fs::metadata(&program).unwrap().len();
+    report("agent_binary", size as f64 / MEBIBYTE, "MiB", Bar::AtMost(15.0));
+    let (data_dir, metrics) = (tempfile::tempdir().unwrap(), free_port());
+    let agent = Command::new(program)
+        .args(["--nats", &server.url(), "--instance", "idle", "--metrics-listen"])
+        .arg(format!("127.0.0.1:{metrics}"))
+        .arg("--data-dir")
+        .arg(data_dir.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let agent = Owned(agent);
+    let bus = bus(server).await;
+    bus.await_presence(&instance("idle"), Duration::from_secs(30)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = payload_bytes(metrics).await;
+    tokio::time::sleep(WATCHED).await;
+    let grown = payload_bytes(metrics).await - before;
+    let an_hour = grown / WATCHED.as_secs_f64() * 3_600.0;
+    report("agent_idle_payload_per_hour", an_hour / 1_024.0, "KiB", Bar::None);
+    report("agent_idle_resident", resident_bytes(agent.0.id()) as f64 / MEBIBYTE, "MiB", Bar::AtMost(25.0));
+    bus.stop().await;
+}
+
+async fn payload_bytes(port: u16) -> f64 {
+    let text = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap().text().await.unwrap();
+    let lines = text.lines().filter(|line| line.starts_with("towline_bus_payload_bytes{"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}

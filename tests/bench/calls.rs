@@ -1,0 +1,177 @@
+//! Calls: against raw NATS requests of the same bytes, and to nobody.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use towline_bus::authority::MemoryAuthority;
+use towline_bus::message_bus::BusConfig;
+use towline_bus::metrics::BusMetrics;
+use towline_bus::platform::CallContext;
+use towline_bus::{MessageBus, Platform as _, Remote};
+use towline_protocol::call::CallBody;
+use towline_protocol::frame::{Encoding, Frame, Header, Kind};
+use towline_protocol::platform::{PingRequest, PingResponse};
+use towline_protocol::{Code, RequestId, wire};
+use towline_tests::chain::{HubChain, Wire, instance, nats_link};
+use towline_tests::nats::NatsServer;
+use uuid::Uuid;
+
+use super::children::spawn;
+use super::report::{Bar, median, millis, percentile, report};
+
+const PAIRS: usize = 5;
+const MEASURED: Duration = Duration::from_millis(1_500);
+const AWAITED: Duration = Duration::from_secs(30);
+
+/// The hub's half of the bus, on a connection of its own.
+pub(crate) async fn bus(server: &NatsServer) -> MessageBus {
+    let link = nats_link(server.url()).await;
+    let authority = Arc::new(MemoryAuthority::new());
+    let metrics = BusMetrics::unregistered();
+    let (bus, mut events) = MessageBus::start(link, authority, BusConfig::default(), metrics).await.unwrap();
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    bus
+}
+
+/// What a ping and its answer take on the wire, subject aside.
+fn ping_bytes() -> (usize, usize) {
+    let header = |kind| Header::new(kind, Encoding::MessagePack);
+    let frame = |kind, body: Vec<u8>| Frame { header: header(kind), body: body.into() }.encode().len();
+    let call = CallBody { id: RequestId::from_uuid(Uuid::new_v4()), store: None, args: PingRequest {} };
+    (frame(Kind::Call, wire::encode(&call)), frame(Kind::Reply, wire::encode(&PingResponse {})))
+}
+
+/// Calls from so many tasks at once, for a while; the rate and the latencies.
+async fn load<F, W>(at_once: usize, call: F) -> (f64, Vec<Duration>)
+where
+    F: Fn() -> W + Clone + Send + 'static,
+    W: Future<Output = ()> + Send,
+{
+    let begun = Instant::now();
+    let until = begun + MEASURED;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..at_once {
+        let call = call.clone();
+        tasks.spawn(async move {
+            let mut samples = Vec::with_capacity(50_000);
+            while Instant::now() < until {
+                let sent = Instant::now();
+                call().await;
+                samples.push(sent.elapsed());
+            }
+            samples
+        });
+    }
+    let samples: Vec<Duration> = tasks.join_all().await.into_iter().flatten().collect();
+    (samples.len() as f64 / begun.elapsed().as_secs_f64(), samples)
+}
+
+async fn pings(remote: &Remote, at_once: usize) -> (f64, Vec<Duration>) {
+    let remote = remote.clone();
+    load(at_once, move || {
+        let remote = remote.clone();
+        async move { remote.ping(&CallContext::new()).await.unwrap() }
+    })
+    .await
+}
+
+pub(crate) async fn run(server: &NatsServer) {
+    let bus = bus(server).await;
+    let (request_bytes, reply_bytes) = ping_bytes();
+    let _agent = spawn(&["agents", &server.url(), "call", "1", "0"]);
+    let _responder = spawn(&["raw", &server.url(), &reply_bytes.to_string()]);
+    bus.await_presence(&instance("call-0"), AWAITED).await.unwrap();
+    let remote = bus.connect(&instance("call-0"));
+    let raw = async_nats::connect(server.url()).await.unwrap();
+    let payload = Bytes::from(vec![7; request_bytes]);
+    let raw_calls = async |at_once| {
+        let (raw, payload) = (raw.clone(), payload.clone());
+        load(at_once, move || {
+            let (raw, payload) = (raw.clone(), payload.clone());
+            async move { drop(raw.request("raw", payload).await.unwrap()) }
+        })
+        .await
+    };
+    for at_once in [1, 64, 256] {
+        let (mut rates, mut p50s) = (Vec::new(), Vec::new());
+        let mut own = (0.0, Duration::ZERO);
+        for _ in 0..PAIRS {
+            let (raw_rate, mut raw_samples) = raw_calls(at_once).await;
+            let (rate, mut samples) = pings(&remote, at_once).await;
+            let (p50, raw_p50) = (percentile(&mut samples, 0.5), percentile(&mut raw_samples, 0.5));
+            rates.push(rate / raw_rate);
+            p50s.push(p50.as_secs_f64() / raw_p50.as_secs_f64());
+            own = (rate, p50);
+        }
+        report(&format!("call_rate_ratio_{at_once}"), median(&mut rates), "ratio", Bar::AtLeast(0.85));
+        report(&format!("call_p50_ratio_{at_once}"), median(&mut p50s), "ratio", Bar::AtMost(1.2));
+        report(&format!("call_rate_{at_once}"), own.0, "calls/s", Bar::None);
+        report(&format!("call_p50_{at_once}"), millis(own.1), "ms", Bar::None);
+    }
+    services(&remote).await;
+    bus.stop().await;
+    http().await;
+}
+
+async fn services(remote: &Remote) {
+    let mut samples = Vec::new();
+    for _ in 0..300 {
+        let begun = Instant::now();
+        let services = remote.all_services(&CallContext::new(), None, &Default::default()).await.unwrap();
+        samples.push(begun.elapsed());
+        assert_eq!(services.len(), 1_000);
+    }
+    report("all_services_1000_p50", millis(percentile(&mut samples, 0.5)), "ms", Bar::AtMost(1.5));
+}
+
+/// The same call over the HTTP API, against the bus within.
+async fn http() {
+    let hub = HubChain::start_over(Wire::nats().await).await;
+    let (_mock, subscription) = hub.mock("http").await;
+    let remote = hub.bus.connect(&instance("http"));
+    let platform = hub.platform("http");
+    let mut ratios = Vec::new();
+    for _ in 0..PAIRS {
+        let (_, mut direct) = pings(&remote, 16).await;
+        let near = platform.clone();
+        let (_, mut over_http) = load(16, move || {
+            let near = near.clone();
+            async move { near.ping(&CallContext::new()).await.unwrap() }
+        })
+        .await;
+        let ratio =
+            percentile(&mut over_http, 0.5).as_secs_f64() / percentile(&mut direct, 0.5).as_secs_f64();
+        ratios.push(ratio);
+    }
+    report("http_call_p50_ratio_16", median(&mut ratios), "ratio", Bar::None);
+    subscription.leave().await;
+    hub.stop().await;
+}
+
+/// Calls to instances that nobody serves.
+pub(crate) async fn absence(server: &NatsServer) {
+    let bus = bus(server).await;
+    let never = bus.connect(&instance("never-seen"));
+    report("absent_never_seen_p99", millis(refusals(&never).await), "ms", Bar::AtMost(5.0));
+    let agent = spawn(&["agents", &server.url(), "gone", "1", "0"]);
+    bus.await_presence(&instance("gone-0"), AWAITED).await.unwrap();
+    let remote = bus.connect(&instance("gone-0"));
+    drop(agent);
+    // Until presence notices, the bus itself says that nobody listens.
+    while remote.ping(&CallContext::new().within(Duration::from_millis(200))).await.is_ok() {}
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    report("absent_vanished_p99", millis(refusals(&remote).await), "ms", Bar::AtMost(5.0));
+    bus.stop().await;
+}
+
+async fn refusals(remote: &Remote) -> Duration {
+    let mut samples = Vec::new();
+    for _ in 0..500 {
+        let begun = Instant::now();
+        let error = remote.ping(&CallContext::new()).await.unwrap_err();
+        samples.push(begun.elapsed());
+        assert_eq!(error.code, Code::Unavailable);
+    }
+    percentile(&mut samples, 0.99)
+}

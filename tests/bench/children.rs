@@ -1,0 +1,128 @@
+//! The other side, in processes of their own.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::sync::watch;
+use towline_bus::metrics::BusMetrics;
+use towline_bus::platform::MockPlatform;
+use towline_bus::session::Identity;
+use towline_bus::subscribe;
+use towline_bus::subscription::{SubscribeConfig, Vitals};
+use towline_protocol::platform::{Service, ServiceStatus, Unit, UnitStatus};
+use towline_protocol::session::ClaimMode;
+use towline_protocol::subject::Root;
+use towline_protocol::{BootId, Method, StoreId};
+use towline_tests::chain::nats_link;
+use uuid::Uuid;
+
+/// A child that ends with its parent's interest in it.
+pub(crate) struct Owned(pub(crate) Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts this program again as a child.
+pub(crate) fn spawn(args: &[&str]) -> Owned {
+    let this = std::env::current_exe().unwrap();
+    Owned(Command::new(this).arg("child").args(args).stdin(Stdio::null()).spawn().unwrap())
+}
+
+/// What a child does.
+pub(crate) async fn run(args: &[String]) {
+    let url = args[1].clone();
+    match args[0].as_str() {
+        "raw" => raw_responder(&url, args[2].parse().unwrap()).await,
+        "agents" => agents(&url, &args[2], args[3].parse().unwrap(), args[4].parse().unwrap()).await,
+        other => panic!("no child `{other}`"),
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Answers every request on `raw` with so many bytes.
+async fn raw_responder(url: &str, reply_bytes: usize) {
+    let client = async_nats::connect(url).await.unwrap();
+    let mut requests = client.subscribe("raw").await.unwrap();
+    let reply = Bytes::from(vec![7; reply_bytes]);
+    while let Some(request) = requests.next().await {
+        // As the responder of the bus does: a task for each request.
+        let (client, reply) = (client.clone(), reply.clone());
+        tokio::spawn(async move { client.publish(request.reply.unwrap(), reply).await });
+    }
+}
+
+/// Agents `<prefix>-0 …` with a mock each, all on one connection; `config_bytes` is what each exports.
+async fn agents(url: &str, prefix: &str, count: usize, config_bytes: usize) {
+    let link = nats_link(url.to_owned()).await;
+    let metrics = BusMetrics::unregistered();
+    let mut held = Vec::new();
+    for number in 0..count {
+        let mock = MockPlatform::new();
+        mock.set_version("1");
+        mock.set_config(noise(config_bytes));
+        if count == 1 {
+            mock.set_services((0..1_000).map(service).collect());
+        }
+        let (_, vitals) = watch::channel(Vitals::default());
+        let config = SubscribeConfig {
+            root: Root::default(),
+            instance: format!("{prefix}-{number}").parse().unwrap(),
+            identity: Identity {
+                boot: BootId::new(Uuid::new_v4()),
+                store: StoreId::new(Uuid::new_v4()),
+                last_epoch: None,
+                version: "1".to_owned(),
+                runtime: "mock".to_owned(),
+                calls: Method::names(),
+            },
+            mode: ClaimMode::Fresh,
+            vitals,
+            record_epoch: Box::new(|_| ()),
+            metrics: metrics.clone(),
+        };
+        held.push(subscribe(link.clone(), config, Arc::new(mock)).await.unwrap());
+    }
+    std::future::pending::<()>().await;
+}
+
+fn service(number: usize) -> Service {
+    let unit = Unit {
+        id: format!("service-{number}-1"),
+        status: UnitStatus::Started,
+        reason: None,
+        since_unix_ms: Some(1_700_000_000_000),
+        pid: Some(4_242),
+        restarts: 0,
+        ports: [("http".to_owned(), 31_000)].into(),
+        image: None,
+    };
+    Service {
+        id: format!("default/App/service-{number}").parse().unwrap(),
+        address: Some("127.0.0.1:31000".to_owned()),
+        metadata: [("generation".to_owned(), format!("{number:016x}"))].into(),
+        status: ServiceStatus::Ready,
+        units: vec![unit],
+        excuse: None,
+    }
+}
+
+/// Bytes that do not shrink (xorshift64).
+fn noise(length: usize) -> Bytes {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes.into()
+}

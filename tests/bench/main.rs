@@ -1,0 +1,43 @@
+//! `make bench`: the figures that the design promises, one JSON object a line.
+//!
+//! A figure is a ratio wherever there is something to compare with; the baseline does the same work in the same run. What
+//! is measured runs in processes of its own: this one is the hub's side, its children are agents or raw responders.
+//!
+//! `towline-bench [FILTER]` runs the groups whose name contains FILTER.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench reports on standard output")]
+#![expect(clippy::disallowed_methods, reason = "a bench owns its tasks and its clock")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench that cannot go on ends")]
+
+mod agent;
+mod calls;
+mod children;
+mod fleet;
+mod report;
+mod transfers;
+
+use towline_tests::nats::NatsServer;
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|first| first == "child") {
+        return children::run(&args[1..]).await;
+    }
+    let filter = args.first().cloned().unwrap_or_default();
+    let server = NatsServer::start("").await;
+    for group in ["calls", "absence", "transfers", "takeover", "fleet", "agent"] {
+        if !group.contains(&filter) {
+            continue;
+        }
+        eprintln!("{group} …");
+        match group {
+            "calls" => calls::run(&server).await,
+            "absence" => calls::absence(&server).await,
+            "transfers" => transfers::run(&server).await,
+            "takeover" => fleet::takeover(&server).await,
+            "fleet" => fleet::run(&server).await,
+            _ => agent::run(&server).await,
+        }
+    }
+}
