@@ -9,11 +9,17 @@ STRICT = -D warnings
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: build nats-server ## unit tests, property tests, batteries, a real nats-server, the real binaries
+test: build nats-server netns-tools ## unit tests, property tests, batteries, a real nats-server, the real binaries
 	$(CARGO) test --workspace --locked
+
+soak: ## ten times as many simulated races as `make test`
+	TOWLINE_SEEDS=10000 $(CARGO) test -p towline-bus --locked --test simulation -- --nocapture
 
 nats-server:
 	scripts/nats-server
+
+netns-tools:
+	scripts/netns-tools
 
 build:
 	$(CARGO) build --workspace --bins --locked

@@ -22,8 +22,6 @@
 
 mod agent;
 mod hub;
-#[cfg(test)]
-mod tests;
 
 pub use agent::{AgentEffect, AgentEvent, AgentSession, Ask, EndReason, Identity};
 pub use hub::{HubEffect, HubEvent, HubSession, Target};

@@ -167,6 +167,8 @@ struct Active {
     kicked_by: Option<Epoch>,
     /// When the kick was said last.
     kick_said: Moment,
+    /// The authority was asked to activate a newer one, and may have: from then on nothing lengthens this lease.
+    doubted: bool,
 }
 
 impl Active {
@@ -210,7 +212,7 @@ impl HubSession {
     pub fn target(&self) -> Option<&Target> {
         self.active
             .as_ref()
-            .filter(|active| !active.gone && active.kicked_by.is_none())
+            .filter(|active| !active.gone && active.kicked_by.is_none() && !active.doubted)
             .map(|active| &active.target)
     }
 
@@ -289,6 +291,7 @@ impl HubSession {
                     && claim.held == Some(active.target.epoch)
                     && active.kicked_by.is_none()
                     && !active.gone
+                    && !active.doubted
             })
     }
 
@@ -355,6 +358,9 @@ impl HubSession {
         {
             if active.kicked_by.is_some() || active.gone {
                 effects.push(answer(Order::Kick, active.kicked_by));
+            } else if active.doubted {
+                // Whoever is being activated decides; if nobody is any more, let it come back.
+                effects.extend(self.claimed.is_none().then(|| answer(Order::Kick, None)));
             } else {
                 // The agent's lease counts from this very question, so ours must count from its answer.
                 active.lease_ends = now + limits::LEASE_HUB;
@@ -378,11 +384,11 @@ impl HubSession {
 
     /// Moves a ready claim on: kicks what is active, and activates once that is over.
     fn advance(&mut self, now: Moment, effects: &mut Vec<HubEffect>) {
-        let Some(claimed) =
-            self.claimed.as_mut().filter(|claimed| claimed.ready.is_some() && !claimed.activating)
-        else {
-            return;
+        // Who fell silent while it waited would be shown as connected, and be called, though nobody is there.
+        let is_due = |claimed: &&mut Claimed| {
+            claimed.ready.is_some() && !claimed.activating && now.since(claimed.at) <= limits::RENEW_EVERY
         };
+        let Some(claimed) = self.claimed.as_mut().filter(is_due) else { return };
         let Some(epoch) = claimed.epoch else { return };
         if let Some(active) = self.active.as_mut() {
             // The same process claims anew only once its older session has ended.
@@ -392,6 +398,9 @@ impl HubSession {
             }
         }
         claimed.activating = true;
+        if let Some(active) = &mut self.active {
+            active.doubted = true;
+        }
         let grant = Grant { epoch, boot: claimed.claim.boot, store: claimed.claim.store, ended: false };
         let expected = self.active.as_ref().map(|active| active.target.epoch);
         effects.push(HubEffect::Activate { expected, grant });
@@ -444,8 +453,12 @@ impl HubSession {
             Some(active) if (active.target.epoch, active.target.boot) == (epoch, renewal.boot) => {
                 match active.kicked_by {
                     Some(by) => (RenewalOutcome::Kicked, Some(by)),
+                    // Its lease had ended, and a newer one is being activated: neither yes nor no is true yet.
+                    None if active.doubted && self.claimed.is_some() => return,
                     // A hub that was restarted does not know what the agent can: let it claim, to resume.
-                    None if active.gone || active.target.calls.is_empty() => (RenewalOutcome::Unknown, None),
+                    None if active.gone || active.doubted || active.target.calls.is_empty() => {
+                        (RenewalOutcome::Unknown, None)
+                    }
                     None => {
                         active.lease_ends = now + limits::LEASE_HUB;
                         (RenewalOutcome::Renewed, None)
@@ -482,7 +495,7 @@ impl HubSession {
 impl Active {
     fn new(target: Target, now: Moment) -> Self {
         let lease_ends = now + limits::LEASE_HUB;
-        Self { target, lease_ends, gone: false, kicked_by: None, kick_said: now }
+        Self { target, lease_ends, gone: false, kicked_by: None, kick_said: now, doubted: false }
     }
 }
 

@@ -1,0 +1,79 @@
+//! The store of grants, as every authority promises it, with a clock that the simulation turns.
+
+use towline_bus::authority::{Activation, AuthorityError, Grant, next_epoch};
+use towline_bus::session::HubEvent;
+use towline_protocol::Epoch;
+
+use super::random::Random;
+
+/// What a hub asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Request {
+    Reserve { nonce: u64, above: Option<Epoch> },
+    Activate { expected: Option<Epoch>, grant: Grant },
+    NoteEnd { epoch: Epoch },
+}
+
+/// One instance's record.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Record {
+    pub(crate) reserved: Option<Epoch>,
+    pub(crate) active: Option<Grant>,
+    /// Every epoch that was ever active, in order.
+    pub(crate) history: Vec<Epoch>,
+}
+
+/// Where epochs of a new store begin.
+const FIRST_EPOCH: u64 = 1_000;
+
+impl Record {
+    /// Does it, and says what the hub hears. In doubt it may have been done or not.
+    pub(crate) fn handle(&mut self, request: Request, doubt: Option<&mut Random>) -> Option<HubEvent> {
+        let doubt = doubt.map(|random| random.below(4));
+        match request {
+            Request::Reserve { nonce, above } => {
+                let result = if doubt == Some(0) { Err(failure()) } else { self.reserve(above) };
+                Some(HubEvent::Reserved { nonce, result })
+            }
+            Request::Activate { expected, grant } => {
+                let epoch = grant.epoch;
+                let result = match doubt {
+                    Some(0) => Err(failure()),
+                    Some(1) => Ok(Activation::Unknown),
+                    Some(2) => {
+                        self.activate(expected, grant);
+                        Ok(Activation::Unknown)
+                    }
+                    _ => Ok(self.activate(expected, grant)),
+                };
+                Some(HubEvent::Activated { epoch, result })
+            }
+            Request::NoteEnd { epoch } => {
+                if let Some(active) = self.active.as_mut().filter(|active| active.epoch == epoch) {
+                    active.ended = doubt != Some(0);
+                }
+                None
+            }
+        }
+    }
+
+    fn reserve(&mut self, above: Option<Epoch>) -> Result<Epoch, AuthorityError> {
+        let epoch = next_epoch(self.reserved, above, FIRST_EPOCH)?;
+        self.reserved = Some(epoch);
+        Ok(epoch)
+    }
+
+    fn activate(&mut self, expected: Option<Epoch>, grant: Grant) -> Activation {
+        let active = self.active.as_ref().map(|grant| grant.epoch);
+        if active != expected || active >= Some(grant.epoch) {
+            return Activation::Lost { active: self.active.clone() };
+        }
+        self.history.push(grant.epoch);
+        self.active = Some(grant);
+        Activation::Won
+    }
+}
+
+fn failure() -> AuthorityError {
+    AuthorityError { reason: "the disk is full".into() }
+}

@@ -1,0 +1,112 @@
+//! A hub's process: for each instance a session and presence, fed as `message_bus::roster` feeds them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use towline_bus::authority::Grant;
+use towline_bus::clock::Moment;
+use towline_bus::presence::{Change, Presence};
+use towline_bus::session::{HubEffect, HubEvent, HubSession};
+use towline_protocol::session::ClaimOutcome;
+use towline_protocol::{Epoch, limits};
+
+/// How often a hub looks at the clock.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) session: HubSession,
+    pub(crate) presence: Presence,
+    /// When anything of the instance last came to this process: what presence is measured against.
+    pub(crate) truly_heard: Moment,
+}
+
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) up: bool,
+    /// Which process this is; answers to an earlier one are for nobody.
+    pub(crate) process: u64,
+    pub(crate) linked: bool,
+    pub(crate) frozen: bool,
+    pub(crate) deaf_until: Moment,
+    /// Since a freeze it has not looked at the clock before this.
+    pub(crate) looks_by: Moment,
+    pub(crate) entries: Vec<Entry>,
+    /// What came while it was frozen.
+    pub(crate) waiting: VecDeque<(usize, HubEvent)>,
+}
+
+impl Hub {
+    /// A process that starts from what the authority knows.
+    pub(crate) fn start(process: u64, now: Moment, grants: &[Option<Grant>]) -> Self {
+        let entry = |grant: &Option<Grant>| Entry {
+            session: grant
+                .as_ref()
+                .map_or_else(HubSession::default, |grant| HubSession::restored(now, grant)),
+            presence: grant.as_ref().map_or(Presence::NeverSeen, |_| Presence::Unreachable { since: now }),
+            truly_heard: now,
+        };
+        Self {
+            up: true,
+            process,
+            linked: true,
+            frozen: false,
+            deaf_until: now,
+            looks_by: now,
+            entries: grants.iter().map(entry).collect(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    pub(crate) const fn hears(&self) -> bool {
+        self.up && self.linked
+    }
+
+    /// Where a call to the instance would go.
+    pub(crate) fn target(&self, instance: usize) -> Option<Epoch> {
+        let entry = &self.entries[instance];
+        entry.session.target().filter(|_| entry.presence.is_connected()).map(|target| target.epoch)
+    }
+
+    /// Feeds one instance's machines.
+    pub(crate) fn feed(&mut self, now: Moment, instance: usize, event: HubEvent) -> Vec<HubEffect> {
+        let entry = &mut self.entries[instance];
+        if !matches!(event, HubEvent::Reserved { .. } | HubEvent::Activated { .. } | HubEvent::Tick) {
+            entry.truly_heard = now;
+        }
+        if let (HubEvent::Renewal { renewal, .. }, Some(target)) = (&event, entry.session.target())
+            && (target.epoch, target.boot) == (renewal.epoch, renewal.boot)
+            && !target.calls.is_empty()
+        {
+            entry.presence.hear(now);
+        }
+        let goodbye = matches!(event, HubEvent::Goodbye { .. });
+        let before = entry.session.target().map(|target| target.epoch);
+        let effects = entry.session.handle(now, event);
+        let after = entry.session.target().map(|target| target.epoch);
+        match after {
+            Some(_) if before != after => entry.presence = Presence::Connected { since: now, heard: now },
+            None if goodbye && before.is_some() => entry.presence.leave(now),
+            Some(_) if effects.iter().any(is_resumed) => {
+                entry.presence.hear(now);
+            }
+            _ => {}
+        }
+        effects
+    }
+
+    /// Looks at presence; says which instance it calls lost although it was heard.
+    pub(crate) fn look(&mut self, now: Moment) -> Option<String> {
+        let deaf_until = self.deaf_until;
+        self.entries.iter_mut().enumerate().find_map(|(instance, entry)| {
+            let lost = entry.presence.check(now, deaf_until)?;
+            let Change::Lost { silent } = lost else { return Some(format!("odd change {lost:?}")) };
+            (silent <= limits::PRESENCE_LOST_AFTER)
+                .then(|| format!("instance {instance} is called lost after {silent:?}"))
+        })
+    }
+}
+
+fn is_resumed(effect: &HubEffect) -> bool {
+    matches!(effect, HubEffect::AnswerClaim { answer, .. } if answer.outcome == ClaimOutcome::Resumed)
+}

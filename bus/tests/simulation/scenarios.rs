@@ -1,0 +1,211 @@
+//! The cases one by one, without chance.
+
+use std::time::Duration;
+
+use towline_bus::authority::Activation;
+use towline_bus::clock::Moment;
+use towline_bus::session::{AgentEffect, AgentEvent, Ask, EndReason, HubEffect, HubEvent, HubSession};
+use towline_protocol::session::{ClaimMode, Order, RenewalOutcome, SessionOrder};
+use towline_protocol::{Epoch, limits};
+
+use super::agent::Agent;
+use super::faults::{Fault, Node, Plan, Way};
+use super::world::World;
+
+const FOREVER: Duration = Duration::from_secs(100_000);
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn run(world: &mut World, time: Duration) {
+    world.run(time).expect("every invariant holds");
+}
+
+/// One agent that serves.
+fn served() -> World {
+    let mut world = World::new(&Plan::quiet(1), false);
+    world.start(0, ClaimMode::Fresh);
+    run(&mut world, seconds(5));
+    assert_eq!(world.serving(0), [0]);
+    world
+}
+
+fn activations(world: &World) -> usize {
+    world.records[0].history.len()
+}
+
+#[test]
+fn one_agent_serves_and_keeps_its_epoch() {
+    let mut world = served();
+    run(&mut world, seconds(60));
+    assert_eq!((world.serving(0), world.ledger.kicks()), (vec![0], 0));
+    assert_eq!(activations(&world), 1, "a session that goes on writes nothing");
+}
+
+#[test]
+fn x_k1_the_newest_wins_within_a_second_and_is_named() {
+    let mut world = served();
+    world.start(0, ClaimMode::Fresh);
+    run(&mut world, seconds(1));
+    assert_eq!(world.serving(0), [1]);
+    let newest = world.records[0].history.last().copied();
+    assert_eq!(world.ends.get(&0), Some(&EndReason::Kicked { by: newest }));
+}
+
+#[test]
+fn x_k3_who_was_kicked_comes_back_and_does_not_kick_back() {
+    let mut world = served();
+    world.start(0, ClaimMode::Fresh);
+    run(&mut world, seconds(60));
+    assert_eq!((world.serving(0), world.ledger.kicks(), activations(&world)), (vec![1], 1, 2));
+}
+
+#[test]
+fn x_k4_a_frozen_holder_is_waited_for_and_begins_nothing_when_it_thaws() {
+    let mut world = served();
+    world.inject(Fault::Freeze(Node::Agent(0)), seconds(20));
+    world.start(0, ClaimMode::Fresh);
+    run(&mut world, seconds(2));
+    assert_eq!(world.hubs[0].target(0), None, "nobody may be called while the older lease may hold");
+    run(&mut world, limits::LEASE_HUB);
+    assert_eq!(world.serving(0), [1]);
+    run(&mut world, seconds(20));
+    assert_eq!(world.serving(0), [1], "it is told, and stands down");
+    assert!(matches!(world.ends.get(&0), Some(EndReason::Kicked { .. })));
+}
+
+#[test]
+fn x_k5_kicks_are_counted_once_each() {
+    let mut world = served();
+    // The kick does not reach the holder, so it is said again and again.
+    world.inject(Fault::Cut(0, Way::ToAgent), seconds(20));
+    world.start(0, ClaimMode::Fresh);
+    run(&mut world, seconds(30));
+    assert_eq!((world.ledger.kicks_counted, world.serving(0)), (1, vec![1]));
+}
+
+#[test]
+fn a_lost_link_is_resumed_under_the_same_epoch() {
+    let mut world = served();
+    world.inject(Fault::Unlink(Node::Agent(0)), seconds(30));
+    run(&mut world, seconds(29));
+    assert!(world.serving(0).is_empty(), "without answers its lease has ended");
+    run(&mut world, seconds(2));
+    assert_eq!((world.serving(0), activations(&world), world.ledger.kicks()), (vec![0], 1, 0));
+}
+
+#[test]
+fn a_hub_that_forgot_is_told() {
+    let mut world = served();
+    world.inject(Fault::Restart(Node::Hub(0)), Duration::from_millis(100));
+    run(&mut world, seconds(5));
+    assert_eq!((world.serving(0), activations(&world)), (vec![0], 1));
+    assert_eq!(world.hubs[0].entries[0].session.target().unwrap().version, "1");
+    // And one that never knew it grants a new epoch.
+    let reserved = world.records[0].reserved;
+    world.records[0] = super::authority::Record { reserved, ..Default::default() };
+    world.inject(Fault::Restart(Node::Hub(0)), Duration::from_millis(100));
+    run(&mut world, seconds(10));
+    assert_eq!((world.serving(0), activations(&world)), (vec![0], 1));
+}
+
+#[test]
+fn a_goodbye_outlives_the_hub() {
+    let mut world = served();
+    world.inject(Fault::Leave(0), FOREVER);
+    run(&mut world, seconds(1));
+    world.inject(Fault::Restart(Node::Hub(0)), Duration::from_millis(100));
+    run(&mut world, Duration::from_millis(200));
+    world.start(0, ClaimMode::Fresh);
+    run(&mut world, Duration::from_millis(500));
+    assert_eq!(
+        (world.serving(0), world.ledger.kicks()),
+        (vec![1], 0),
+        "nobody waits for a lease that was given back"
+    );
+}
+
+#[test]
+fn a_standby_takes_over_only_from_nobody() {
+    let mut world = served();
+    world.start(0, ClaimMode::Standby);
+    run(&mut world, seconds(30));
+    assert_eq!((world.serving(0), world.ledger.kicks()), (vec![0], 0));
+    world.inject(Fault::Leave(0), FOREVER);
+    run(&mut world, seconds(6));
+    assert_eq!((world.serving(0), world.ledger.kicks()), (vec![1], 0));
+}
+
+#[test]
+fn agents_that_fight_are_made_to_stand_by() {
+    let mut world = World::new(&Plan::quiet(1), false);
+    for _ in 0..10 {
+        world.start(0, ClaimMode::Fresh);
+        run(&mut world, seconds(3));
+    }
+    assert_eq!(world.ledger.kicks(), limits::TAKEOVERS_MAX);
+    assert_eq!(world.serving(0), [limits::TAKEOVERS_MAX]);
+}
+
+#[test]
+fn an_order_of_another_epoch_means_nothing() {
+    let mut world = served();
+    for epoch in [1, 999_999] {
+        let epoch = Epoch::new(epoch).unwrap();
+        let order = SessionOrder { order: Order::Kick, epoch, by: None, hub_unix_ms: 0 };
+        world.tell_agent(0, AgentEvent::Ordered(order));
+    }
+    assert_eq!(world.serving(0), [0]);
+}
+
+/// A hub that was frozen past the end of a lease activates the newer session before it reads the older one's questions
+/// from its buffers. Renewing those then, while the authority's answer was under way, let two serve (seed 244).
+#[test]
+fn x_k2_nothing_is_renewed_once_the_authority_was_asked_for_a_newer_session() {
+    let mut hub = HubSession::default();
+    let start = Moment::since_boot(seconds(100));
+    let thawed = start + limits::LEASE_HUB + seconds(1);
+    let (mut older, mut newer) = (Agent::new(0, 0), Agent::new(0, 1));
+    let mut effects = Vec::new();
+    for (agent, number, ready_at) in [(&mut older, 1, start), (&mut newer, 2, thawed)] {
+        agent.boot(number);
+        agent.claim(ClaimMode::Fresh, number);
+        let asked = agent.session.as_mut().unwrap().handle(start, AgentEvent::LinkUp);
+        let Some(AgentEffect::Ask { ask: Ask::Claim(claim), .. }) = asked.first() else {
+            panic!("{asked:?}")
+        };
+        let (nonce, epoch) = (claim.nonce, Epoch::new(number).unwrap());
+        hub.handle(start, HubEvent::Claim { number: 1, claim: claim.clone() });
+        hub.handle(start, HubEvent::Reserved { nonce, result: Ok(epoch) });
+        effects = hub.handle(ready_at, agent.question(2, Ask::Ready(epoch)));
+        if number == 1 {
+            hub.handle(start, HubEvent::Activated { epoch, result: Ok(Activation::Won) });
+        }
+    }
+    assert!(matches!(effects[..], [HubEffect::Activate { .. }]), "{effects:?}");
+    let held = Epoch::new(1).unwrap();
+    for ask in [Ask::Renewal(held), Ask::Ready(held)] {
+        assert_eq!(hub.handle(thawed, older.question(3, ask)), [], "neither yes nor no is true yet");
+    }
+    assert_eq!(hub.target(), None);
+    let epoch = Epoch::new(2).unwrap();
+    hub.handle(thawed, HubEvent::Activated { epoch, result: Ok(Activation::Won) });
+    let told = hub.handle(thawed, older.question(4, Ask::Renewal(held)));
+    let [HubEffect::AnswerRenewal { answer, .. }] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((&answer.outcome, answer.by), (&RenewalOutcome::Kicked, Some(epoch)));
+}
+
+/// A claimer that fell silent while it waited for the older lease is not activated: it would be shown as connected.
+#[test]
+fn who_falls_silent_while_it_waits_is_not_activated() {
+    let mut world = served();
+    world.inject(Fault::Freeze(Node::Agent(0)), seconds(30));
+    world.start(0, ClaimMode::Fresh);
+    run(&mut world, seconds(1));
+    world.inject(Fault::Unlink(Node::Agent(1)), seconds(6));
+    run(&mut world, seconds(6));
+    assert_eq!((activations(&world), world.hubs[0].target(0)), (1, None));
+    run(&mut world, seconds(2));
+    assert_eq!((activations(&world), world.serving(0)), (2, vec![1]));
+}
