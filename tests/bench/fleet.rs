@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use towline_bus::Platform as _;
 use towline_bus::platform::CallContext;
+use towline_bus::transport::LinkState;
 use towline_tests::chain::{HubChain, Wire, binary, instance};
 use towline_tests::nats::{NatsServer, free_port};
 use towline_tests::wait::until;
@@ -94,8 +95,11 @@ pub(crate) async fn takeover(_server: &NatsServer) {
     for round in 0..30 {
         let name = format!("takeover-{round}");
         let (_, mut older) = hub.mock(&name).await;
+        // Connecting is not what is measured.
+        let link = hub.wire.agent_link(&name).await;
+        link.link().wait_for(|state| *state == LinkState::Connected).await.unwrap();
         let begun = Instant::now();
-        let (_, newer) = hub.mock(&name).await;
+        let (_, newer) = hub.mock_over(link, &name).await;
         let mut serving = newer.serving();
         serving.wait_for(Option::is_some).await.unwrap();
         samples.push(begun.elapsed());

@@ -183,6 +183,19 @@ impl HubChain {
     /// # Panics
     /// When it does not come to serve.
     pub async fn mock(&self, name: &str) -> (MockPlatform, ActiveSubscription) {
+        let link = self.wire.agent_link(name).await;
+        self.mock_over(link, name).await
+    }
+
+    /// The same over a connection that is there already.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub async fn mock_over(
+        &self,
+        link: Arc<dyn Transport>,
+        name: &str,
+    ) -> (MockPlatform, ActiveSubscription) {
         let mock = MockPlatform::new();
         let (_, vitals) = watch::channel(Vitals::default());
         let config = SubscribeConfig {
@@ -201,7 +214,6 @@ impl HubChain {
             record_epoch: Box::new(|_| ()),
             metrics: BusMetrics::unregistered(),
         };
-        let link = self.wire.agent_link(name).await;
         let subscription = subscribe(link, config, Arc::new(mock.clone())).await.expect("the bus takes it");
         self.bus.await_presence(&instance(name), PATIENCE).await.expect("it comes to serve");
         (mock, subscription)

@@ -30,8 +30,9 @@ pub(crate) use self::lease::Lease;
 /// Control frames that wait for one call: a window of chunks, and room for credits.
 const CONTROL_FRAMES_MAX: usize = 2 * limits::STREAM_WINDOW_FRAMES as usize;
 
-/// Pings that are answered at once while all other places are taken.
-const PINGS_MAX: usize = 64;
+/// Pings that are answered while all other places are taken. As many: a ping's place is free a moment after its answer,
+/// and a caller's next one may be faster.
+const PINGS_MAX: usize = limits::AGENT_CALLS_MAX;
 
 /// Answers the calls of an agent's sessions. Clones are the same responder.
 #[derive(Clone)]
