@@ -6,6 +6,7 @@
 //! | [`http_platform`] | the API as a `Platform`, so that the battery runs over it |
 //! | [`jwt`], [`tls`] | who may connect to a nats-server: operators, accounts, users; certificates |
 //! | [`nats`] | a real nats-server, and a proxy that cuts links |
+//! | [`netns`] | network namespaces, and links that are cut |
 //! | [`permissions`] | a nats-server's users with exactly their rights |
 //! | [`processes`] | the real binaries, killed, frozen and cut off |
 //! | [`wait`] | level-triggered waiting |
@@ -18,6 +19,7 @@ pub mod chain;
 pub mod http_platform;
 pub mod jwt;
 pub mod nats;
+pub mod netns;
 pub mod permissions;
 pub mod processes;
 pub mod tls;

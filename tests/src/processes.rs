@@ -18,31 +18,6 @@ use crate::wait::{PATIENCE, until};
 /// How much of a log a failed test shows.
 const LINES_SHOWN: usize = 80;
 
-/// Where a program runs.
-#[derive(Debug, Clone, Default)]
-pub enum Place {
-    /// Where the test runs.
-    #[default]
-    Here,
-    /// In a network namespace of this name.
-    Namespace(String),
-}
-
-impl Place {
-    /// A command to run there. `ip netns exec` becomes what it starts, so the pid is the program's own.
-    #[must_use]
-    pub fn command(&self, program: &Path) -> Command {
-        match self {
-            Self::Here => Command::new(program),
-            Self::Namespace(name) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", name]).arg(program);
-                command
-            }
-        }
-    }
-}
-
 /// A program under way. Dropping it kills it.
 #[derive(Debug)]
 pub struct Program {
@@ -165,38 +140,13 @@ fn address(line: &str, name: &str) -> SocketAddr {
     found.unwrap_or_else(|| panic!("no address `{name}` in: {line}"))
 }
 
-/// How a program reaches the bus: `--nats` and what else belongs to it.
-#[derive(Debug, Clone)]
-pub struct Bus {
-    /// Servers.
-    pub nats: String,
-    /// `--nats-ca`.
-    pub ca: Option<PathBuf>,
-}
-
-impl From<String> for Bus {
-    fn from(nats: String) -> Self {
-        Self { nats, ca: None }
-    }
-}
-
-impl Bus {
-    fn add_to(&self, command: &mut Command) {
-        command.arg("--nats").arg(&self.nats);
-        if let Some(ca) = &self.ca {
-            command.arg("--nats-ca").arg(ca);
-        }
-    }
-}
-
 /// A `towline-hub`.
 #[derive(Debug)]
 pub struct HubProcess {
     /// The process.
     pub program: Program,
     dir: TempDir,
-    bus: Bus,
-    place: Place,
+    nats: String,
     api: SocketAddr,
     metrics: SocketAddr,
 }
@@ -206,11 +156,11 @@ impl HubProcess {
     ///
     /// # Panics
     /// When it does not come up.
-    pub async fn start(bus: impl Into<Bus>, place: Place) -> Self {
-        let (dir, bus) = (tempfile::tempdir().expect("a place for the hub"), bus.into());
+    pub async fn start(nats: String) -> Self {
+        let dir = tempfile::tempdir().expect("a place for the hub");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (program, api, metrics) = launch_hub(&dir, &bus, &place, any, any).await;
-        Self { program, dir, bus, place, api, metrics }
+        let (program, api, metrics) = launch_hub(&dir, &nats, any, any).await;
+        Self { program, dir, nats, api, metrics }
     }
 
     /// Starts it again, where it was; it must have ended.
@@ -219,7 +169,7 @@ impl HubProcess {
     /// When it does not come up.
     pub async fn start_again(&mut self) {
         self.program.kill();
-        let (program, ..) = launch_hub(&self.dir, &self.bus, &self.place, self.api, self.metrics).await;
+        let (program, ..) = launch_hub(&self.dir, &self.nats, self.api, self.metrics).await;
         self.program = program;
     }
 
@@ -270,12 +220,12 @@ impl HubProcess {
         metric(self.metrics, series).await
     }
 
-    /// Runs `towline` against this hub, beside it.
+    /// Runs `towline` against this hub.
     ///
     /// # Panics
     /// When it does not end in time.
     pub async fn cli(&self, args: &[&str]) -> Output {
-        let mut command = self.place.command(&binary("towline"));
+        let mut command = Command::new(binary("towline"));
         command.arg("--hub").arg(self.url()).arg("--token-file").arg(self.token_file()).args(args);
         let running = tokio::process::Command::from(command).kill_on_drop(true).stdin(Stdio::null()).output();
         let ended = tokio::time::timeout(PATIENCE, running).await;
@@ -296,13 +246,12 @@ impl HubProcess {
 
 async fn launch_hub(
     dir: &TempDir,
-    bus: &Bus,
-    place: &Place,
+    nats: &str,
     api: SocketAddr,
     metrics: SocketAddr,
 ) -> (Program, SocketAddr, SocketAddr) {
-    let mut command = place.command(&binary("towline-hub"));
-    bus.add_to(&mut command);
+    let mut command = Command::new(binary("towline-hub"));
+    command.arg("--nats").arg(nats);
     command.arg("--listen").arg(api.to_string()).arg("--metrics-listen").arg(metrics.to_string());
     command.arg("--data-dir").arg(dir.path().join("data"));
     let log = dir.path().join("log");
@@ -315,12 +264,13 @@ async fn launch_hub(
 /// A `towline-agent`. Dropping it kills it and its units.
 #[derive(Debug)]
 pub struct AgentProcess {
-    /// The process.
+    /// The process. Fields are dropped in this order: an agent that lives would start its units again.
     pub program: Program,
+    #[expect(dead_code, reason = "dropped to end the units")]
+    units: Units,
     name: String,
     dir: TempDir,
-    bus: Bus,
-    place: Place,
+    nats: String,
     metrics: SocketAddr,
 }
 
@@ -329,11 +279,11 @@ impl AgentProcess {
     ///
     /// # Panics
     /// When it does not come up.
-    pub async fn start(name: &str, bus: impl Into<Bus>, place: Place) -> Self {
+    pub async fn start(name: &str, nats: String) -> Self {
         let dir = tempfile::tempdir().expect("a place for the agent");
-        let bus = bus.into();
-        let (program, metrics) = launch_agent(name, &dir, &bus, &place).await;
-        Self { program, name: name.to_owned(), dir, bus, place, metrics }
+        let units = Units::below(&dir.path().join("data"));
+        let (program, metrics) = launch_agent(name, &dir, &nats).await;
+        Self { program, units, name: name.to_owned(), dir, nats, metrics }
     }
 
     /// Starts it again on its data directory; it must have ended.
@@ -342,13 +292,13 @@ impl AgentProcess {
     /// When it does not come up.
     pub async fn start_again(&mut self) {
         self.program.kill();
-        (self.program, self.metrics) = launch_agent(&self.name, &self.dir, &self.bus, &self.place).await;
+        (self.program, self.metrics) = launch_agent(&self.name, &self.dir, &self.nats).await;
     }
 
     /// The command line of this agent, for another try at its data directory.
     #[must_use]
     pub fn command(&self) -> Command {
-        agent_command(&self.name, &self.dir, &self.bus, &self.place)
+        agent_command(&self.name, &self.dir, &self.nats)
     }
 
     /// A place for files that are the test's own; gone with the agent.
@@ -361,20 +311,36 @@ impl AgentProcess {
     pub async fn metric(&self, series: &str) -> Option<f64> {
         metric(self.metrics, series).await
     }
+}
 
-    /// Kills the units, however they came to be here: each carries its own id in its environment, and its supervisor
-    /// the unit's directory on its command line. Both are random, so nobody else is meant.
-    fn kill_units(&self) {
-        let units = self.dir.path().join("data/units");
+/// The units of an agent. Dropping this kills them.
+#[derive(Debug)]
+pub struct Units {
+    dir: PathBuf,
+}
+
+impl Units {
+    /// Those of the agent with this data directory.
+    #[must_use]
+    pub fn below(data_dir: &Path) -> Self {
+        Self { dir: data_dir.join("units") }
+    }
+
+    /// The units and their supervisors, however they came to be there: a unit carries its own id in its environment, and its
+    /// supervisor the unit's directory on its command line. Both are random, so nobody else is meant.
+    fn processes(&self) -> Vec<Pid> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let mark = |entry: fs::DirEntry| format!("TOWLINE_UNIT={}", entry.file_name().to_string_lossy());
+        let marks: Vec<String> = entries.map(mark).collect();
+        processes().filter(|pid| belongs(*pid, &self.dir, &marks)).collect()
+    }
+}
+
+impl Drop for Units {
+    fn drop(&mut self) {
         // A supervisor may be just starting its command again.
         loop {
-            let ids: Vec<String> = fs::read_dir(&units)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| format!("TOWLINE_UNIT={}", entry.file_name().to_string_lossy()))
-                .collect();
-            let found: Vec<_> = processes().filter(|pid| belongs(*pid, &units, &ids)).collect();
+            let found = self.processes();
             if found.is_empty() {
                 return;
             }
@@ -387,26 +353,19 @@ impl AgentProcess {
     }
 }
 
-impl Drop for AgentProcess {
-    fn drop(&mut self) {
-        self.program.kill();
-        self.kill_units();
-    }
-}
-
-fn agent_command(name: &str, dir: &TempDir, bus: &Bus, place: &Place) -> Command {
-    let mut command = place.command(&binary("towline-agent"));
-    bus.add_to(&mut command);
+fn agent_command(name: &str, dir: &TempDir, nats: &str) -> Command {
+    let mut command = Command::new(binary("towline-agent"));
+    command.arg("--nats").arg(nats);
     command.arg("--instance").arg(name).arg("--metrics-listen").arg("127.0.0.1:0");
     command.arg("--data-dir").arg(dir.path().join("data"));
     command
 }
 
-async fn launch_agent(name: &str, dir: &TempDir, bus: &Bus, place: &Place) -> (Program, SocketAddr) {
+async fn launch_agent(name: &str, dir: &TempDir, nats: &str) -> (Program, SocketAddr) {
     let log = dir.path().join("log");
     let from = fs::metadata(&log).map_or(0, |log| log.len());
     let title = format!("towline-agent {name}");
-    let mut program = Program::start(&title, agent_command(name, dir, bus, place), log);
+    let mut program = Program::start(&title, agent_command(name, dir, nats), log);
     let line = program.says("the agent serves as soon as", usize::try_from(from).unwrap_or(0)).await;
     (program, address(&line, "metrics"))
 }

@@ -2,6 +2,7 @@
 
 mod agents;
 mod cli;
+mod namespaces;
 mod outages;
 mod takeover;
 
@@ -12,7 +13,7 @@ use towline_protocol::ResourceId;
 use towline_protocol::platform::{Definition, UnitStatus};
 use towline_tests::http_platform::HttpPlatform;
 use towline_tests::nats::NatsServer;
-use towline_tests::processes::{AgentProcess, HubProcess, Place};
+use towline_tests::processes::{AgentProcess, HubProcess};
 use towline_tests::wait::until;
 
 /// A server and a hub, and agents as they are asked for.
@@ -25,13 +26,13 @@ struct Site {
 impl Site {
     async fn start() -> Self {
         let server = NatsServer::start("").await;
-        let hub = HubProcess::start(server.url(), Place::Here).await;
+        let hub = HubProcess::start(server.url()).await;
         Self { hub, server }
     }
 
     /// An agent with a data directory of its own, which serves.
     async fn agent(&self, name: &str) -> AgentProcess {
-        let agent = AgentProcess::start(name, self.server.url(), Place::Here).await;
+        let agent = AgentProcess::start(name, self.server.url()).await;
         self.hub.until_state(name, "connected").await;
         agent
     }

@@ -3,7 +3,7 @@
 use towline_bus::Platform as _;
 use towline_bus::platform::CallContext;
 use towline_tests::nats::NatsServer;
-use towline_tests::processes::{AgentProcess, HubProcess, Place};
+use towline_tests::processes::{AgentProcess, HubProcess};
 use towline_tests::wait::until;
 
 use super::{Site, apply, noting, pid, starts};
@@ -12,12 +12,12 @@ use super::{Site, apply, noting, pid, starts};
 async fn agent_hub_and_nats_start_in_any_order() {
     let server = NatsServer::start("").await;
     server.kill();
-    let agent = AgentProcess::start("first", server.url(), Place::Here).await;
-    let hub = HubProcess::start(server.url(), Place::Here).await;
+    let agent = AgentProcess::start("first", server.url()).await;
+    let hub = HubProcess::start(server.url()).await;
     assert_eq!(hub.instance("first").await, None, "there is no bus yet");
     server.restart().await;
     hub.until_state("first", "connected").await;
-    let second = AgentProcess::start("second", server.url(), Place::Here).await;
+    let second = AgentProcess::start("second", server.url()).await;
     hub.until_state("second", "connected").await;
     for name in ["first", "second"] {
         until("a ping", || async { hub.platform(name).ping(&CallContext::new()).await.ok() }).await;

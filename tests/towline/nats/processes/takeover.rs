@@ -5,7 +5,7 @@ use towline_bus::Platform as _;
 use towline_bus::platform::CallContext;
 use towline_protocol::platform::SyncAction;
 use towline_protocol::{Code, Effect};
-use towline_tests::processes::{AgentProcess, Place};
+use towline_tests::processes::AgentProcess;
 use towline_tests::wait::until;
 
 use super::{Site, apply, define, id, noting, script, starts};
@@ -35,7 +35,7 @@ async fn x_k4_a_frozen_agent_thaws_and_does_nothing() {
         let (platform, definition) = (platform.clone(), noting("buffered", &old));
         tokio::spawn(async move { platform.apply(&CallContext::new(), &[definition]).await })
     };
-    let mut new = AgentProcess::start("a", site.server.url(), Place::Here).await;
+    let mut new = AgentProcess::start("a", site.server.url()).await;
     for call in [begun, buffered] {
         let error = call.await.unwrap().unwrap_err();
         assert_eq!((&error.code, &error.effect), (&Code::UnknownOutcome, &Effect::Unknown), "{error:?}");
