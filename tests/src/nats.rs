@@ -42,8 +42,15 @@ impl NatsServer {
     /// # Panics
     /// When it does not start.
     pub async fn start(more: &str) -> Self {
+        Self::start_at(free_port(), more).await
+    }
+
+    /// The same on a port that is already known to somebody.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_at(port: u16, more: &str) -> Self {
         let dir = tempfile::tempdir().expect("a place for the server's files");
-        let port = free_port();
         let config = format!("listen: \"127.0.0.1:{port}\"\n{more}\n");
         std::fs::write(dir.path().join("nats.conf"), config).expect("the place can be written");
         let server = Self { child: Mutex::new(None), port, dir };

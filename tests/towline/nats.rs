@@ -5,3 +5,4 @@ mod loss;
 mod permissions;
 mod processes;
 mod takeover;
+mod traps;

@@ -11,6 +11,7 @@ mod link;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -165,10 +166,16 @@ impl Transport for NatsTransport {
                 None => self.client.publish(subject, payload).await,
             }
         };
-        match tokio::time::timeout(PUBLISH_TIME_MAX, published).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(PublishError::Disconnected),
-            Err(_) => Err(PublishError::TimedOut),
+        tokio::pin!(published);
+        if let Poll::Ready(published) = futures::poll!(&mut published) {
+            return published.map_err(|_| PublishError::Disconnected);
+        }
+        // The client's queue is full; should the connection go meanwhile, it stays so.
+        let mut state = self.link();
+        tokio::select! {
+            published = published => published.map_err(|_| PublishError::Disconnected),
+            _ = state.wait_for(|state| *state == LinkState::Disconnected) => Err(PublishError::Disconnected),
+            () = tokio::time::sleep(PUBLISH_TIME_MAX) => Err(PublishError::TimedOut),
         }
     }
 

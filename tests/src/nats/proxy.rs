@@ -54,6 +54,8 @@ impl Proxy {
                 let (shared, stopping) = (of_all.clone(), stopping.clone());
                 connections.spawn_isolated("proxied connection", async move {
                     let Ok(far) = TcpStream::connect(target).await else { return };
+                    // As the ends themselves do: small messages do not wait for each other.
+                    let _ = (near.set_nodelay(true), far.set_nodelay(true));
                     let mut cut = shared.cut.subscribe();
                     shared.open.fetch_add(1, Ordering::Relaxed);
                     tokio::select! {
