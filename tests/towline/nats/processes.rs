@@ -6,11 +6,14 @@ mod namespaces;
 mod outages;
 mod takeover;
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
+use tokio::task::JoinHandle;
 use towline_bus::Platform as _;
 use towline_bus::platform::CallContext;
-use towline_protocol::ResourceId;
-use towline_protocol::platform::{Definition, UnitStatus};
+use towline_protocol::platform::{Definition, SyncAction, UnitStatus};
+use towline_protocol::{CallError, ResourceId};
 use towline_tests::http_platform::HttpPlatform;
 use towline_tests::nats::NatsServer;
 use towline_tests::processes::{AgentProcess, HubProcess};
@@ -78,4 +81,37 @@ async fn pid(platform: &HttpPlatform, id: &ResourceId) -> Option<u32> {
     let services = platform.some_services(&CallContext::new(), std::slice::from_ref(id)).await.ok()?;
     let unit = services.first()?.units.first()?;
     if unit.status == UnitStatus::Started { unit.pid } else { None }
+}
+
+/// An app that takes its whole grace period to stop.
+struct Stubborn {
+    definition: Definition,
+    asked: PathBuf,
+}
+
+impl Stubborn {
+    /// Applies it, and waits until it no longer ends at a mere word.
+    async fn apply(platform: &HttpPlatform, agent: &AgentProcess, grace: &str) -> Self {
+        let (deaf, asked) = (agent.dir().join("deaf"), agent.dir().join("asked-to-stop"));
+        let text = format!(
+            "trap 'echo x >> {}' TERM; echo x >> {}; while true; do sleep 0.1; done",
+            asked.display(),
+            deaf.display()
+        );
+        let definition = script("stubborn", &text, &format!("  stop: {{gracePeriod: {grace}}}\n"));
+        let definition = define("stubborn", definition);
+        apply(platform, definition.clone()).await;
+        until("it to be deaf", || async { deaf.exists().then_some(()) }).await;
+        Self { definition, asked }
+    }
+
+    /// Begins to delete it, and waits until the agent is at work on that.
+    async fn delete(self, platform: &HttpPlatform) -> JoinHandle<Result<(), CallError>> {
+        let platform = platform.clone();
+        let delete = Some(self.definition.definition);
+        let action = SyncAction { id: self.definition.id, delete, apply: None };
+        let sync = tokio::spawn(async move { platform.sync(&CallContext::new(), &[action]).await });
+        until("the sync to be at work", || async { self.asked.exists().then_some(()) }).await;
+        sync
+    }
 }

@@ -10,7 +10,7 @@ use towline_protocol::{Code, Effect, limits};
 use towline_tests::processes::{Program, lives};
 use towline_tests::wait::until;
 
-use super::{Site, apply, define, id, noting, pid, script, starts};
+use super::{Site, Stubborn, apply, id, noting, pid, starts};
 
 /// SIGKILL in the middle of a sync that would have taken a minute: the caller learns it within the loss bound.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,16 +18,7 @@ async fn x_a2_a_killed_agent_leaves_an_unknown_outcome() {
     let site = Site::start().await;
     let mut agent = site.agent("a").await;
     let platform = site.hub.platform("a");
-    let asked = agent.dir().join("asked-to-stop");
-    let stubborn = format!("trap 'echo x >> {}' TERM; while true; do sleep 0.1; done", asked.display());
-    let stubborn = script("stubborn", &stubborn, "  stop: {gracePeriod: 60s}\n");
-    apply(&platform, define("stubborn", stubborn.clone())).await;
-    let sync = {
-        let platform = platform.clone();
-        let action = SyncAction { id: id("stubborn"), delete: Some(stubborn), apply: None };
-        tokio::spawn(async move { platform.sync(&CallContext::new(), &[action]).await })
-    };
-    until("the sync to be at work", || async { asked.exists().then_some(()) }).await;
+    let sync = Stubborn::apply(&platform, &agent, "60s").await.delete(&platform).await;
     // Longer than a silent call is waited for: what keeps it alive is the agent's word.
     tokio::time::sleep(limits::CALL_SILENCE_MAX + Duration::from_millis(500)).await;
     assert!(!sync.is_finished(), "a slow call is waited for");

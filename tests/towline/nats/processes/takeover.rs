@@ -3,12 +3,11 @@
 use rustix::process::Signal;
 use towline_bus::Platform as _;
 use towline_bus::platform::CallContext;
-use towline_protocol::platform::SyncAction;
 use towline_protocol::{Code, Effect};
 use towline_tests::processes::AgentProcess;
 use towline_tests::wait::until;
 
-use super::{Site, apply, define, id, noting, script, starts};
+use super::{Site, Stubborn, apply, id, noting, starts};
 
 /// A process that was really stopped through the takeover does nothing of what waits in its socket when it thaws.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,16 +18,7 @@ async fn x_k4_a_frozen_agent_thaws_and_does_nothing() {
     apply(&platform, noting("web", &old)).await;
     let first = site.hub.until_state("a", "connected").await;
     // A call that it has begun, and will answer when nobody waits any more.
-    let asked = old.dir().join("asked-to-stop");
-    let slow = format!("trap 'echo x >> {}' TERM; while true; do sleep 0.1; done", asked.display());
-    let slow = script("slow", &slow, "  stop: {gracePeriod: 1s}\n");
-    apply(&platform, define("slow", slow.clone())).await;
-    let begun = {
-        let platform = platform.clone();
-        let action = SyncAction { id: id("slow"), delete: Some(slow), apply: None };
-        tokio::spawn(async move { platform.sync(&CallContext::new(), &[action]).await })
-    };
-    until("the sync to be at work", || async { asked.exists().then_some(()) }).await;
+    let begun = Stubborn::apply(&platform, &old, "1s").await.delete(&platform).await;
     old.program.signal(Signal::STOP);
     // A call to its epoch, which it cannot begin before it thaws.
     let buffered = {
