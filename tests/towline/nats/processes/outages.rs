@@ -2,11 +2,13 @@
 
 use towline_bus::Platform as _;
 use towline_bus::platform::CallContext;
+use towline_protocol::Code;
+use towline_protocol::platform::SyncAction;
 use towline_tests::nats::NatsServer;
 use towline_tests::processes::{AgentProcess, HubProcess};
 use towline_tests::wait::until;
 
-use super::{Site, apply, noting, pid, starts};
+use super::{Site, Stubborn, apply, noting, pid, starts};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agent_hub_and_nats_start_in_any_order() {
@@ -74,4 +76,36 @@ async fn a_hub_restart_keeps_epochs_and_presence_comes_back() {
         assert_eq!(site.hub.metric("towline_bus_kicks_total").await, Some(0.0), "nobody was kicked");
     }
     assert_eq!(starts("web", &agents[0]), 1, "the unit ran on");
+}
+
+/// The agent goes on with what it was asked, and a retry with the same key is told what came of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_killed_in_the_middle_of_a_call_is_asked_again() {
+    let mut site = Site::start().await;
+    let agent = site.agent("a").await;
+    let platform = site.hub.platform("a");
+    let stubborn = Stubborn::apply(&platform, &agent, "2s").await;
+    let noted = noting("web", &agent);
+    let actions = [
+        SyncAction { id: stubborn.definition.id, delete: Some(stubborn.definition.definition), apply: None },
+        SyncAction { id: noted.id.clone(), delete: None, apply: Some(noted.definition) },
+    ];
+    let cx = CallContext::new();
+    let first = {
+        let (platform, cx, actions) = (platform.clone(), cx.clone(), actions.clone());
+        tokio::spawn(async move { platform.sync(&cx, &actions).await })
+    };
+    until("the sync to be at work", || async { stubborn.asked.exists().then_some(()) }).await;
+    site.hub.program.kill();
+    assert_eq!(first.await.unwrap().unwrap_err().code, Code::UnknownOutcome);
+    site.hub.start_again().await;
+    site.hub.until_state("a", "connected").await;
+    platform.sync(&cx, &actions).await.unwrap();
+    let before = pid(&platform, &noted.id).await;
+    platform.sync(&cx, &actions).await.unwrap();
+    assert!(before.is_some() && pid(&platform, &noted.id).await == before);
+    until("its note", || async { (starts("web", &agent) > 0).then_some(()) }).await;
+    assert_eq!(starts("web", &agent), 1, "it was done once");
+    let asked = std::fs::read_to_string(&stubborn.asked).unwrap();
+    assert_eq!(asked.lines().count(), 1, "and deleted once");
 }
