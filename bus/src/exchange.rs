@@ -10,9 +10,11 @@ mod caller;
 mod responder;
 mod transfer;
 
+use bytes::Bytes;
+use towline_protocol::frame::Frame;
 use towline_protocol::{CallError, Code, limits};
 
-use self::transfer::Outgoing;
+use self::transfer::{Incoming, Joined, Outgoing};
 
 pub use caller::{Caller, Destination};
 pub(crate) use responder::{Lease, Responder};
@@ -40,4 +42,17 @@ pub(crate) fn check_count(what: &str, found: usize, most: usize) -> Result<(), C
         return Ok(());
     }
     Err(CallError::new(Code::TooLarge, format!("{found} {what} in one call, and {most} are allowed")))
+}
+
+/// Joins frames into a message; none when they do not make one. Hidden: it is the fuzzer's door to a private matter.
+#[doc(hidden)]
+pub fn join(frames: impl IntoIterator<Item = Frame>) -> Option<Bytes> {
+    let mut frames = frames.into_iter();
+    let mut joined = Incoming::begin(frames.next()?).ok()?;
+    loop {
+        match joined {
+            Joined::Whole(message) => return Some(message),
+            Joined::Partly(incoming) => joined = incoming.add(&frames.next()?).ok()?,
+        }
+    }
 }

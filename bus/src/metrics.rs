@@ -20,6 +20,10 @@ pub struct BusMetrics {
     pub reconnects: IntCounter,
     /// Bytes of payload, by direction `in` or `out`.
     pub payload_bytes: IntCounterVec,
+    /// Bytes of payload that came in: one of the series above, looked up once and not for each message.
+    pub bytes_in: IntCounter,
+    /// Bytes of payload that went out.
+    pub bytes_out: IntCounter,
     /// What was refused instead of being acted on, by reason.
     pub refusals: IntCounterVec,
     /// Calls under way.
@@ -34,13 +38,16 @@ impl BusMetrics {
     /// # Errors
     /// When the registry already has metrics of these names.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let payload_bytes = IntCounterVec::new(
+            Opts::new("towline_bus_payload_bytes", "Bytes of payload, by direction."),
+            &["direction"],
+        )?;
         let metrics = Self {
+            bytes_in: payload_bytes.with_label_values(&["in"]),
+            bytes_out: payload_bytes.with_label_values(&["out"]),
+            payload_bytes,
             kicks: IntCounter::new("towline_bus_kicks_total", "Sessions told to stand down for a newer one.")?,
             reconnects: IntCounter::new("towline_bus_reconnects_total", "How often the transport connected again.")?,
-            payload_bytes: IntCounterVec::new(
-                Opts::new("towline_bus_payload_bytes", "Bytes of payload, by direction."),
-                &["direction"],
-            )?,
             refusals: IntCounterVec::new(
                 Opts::new("towline_bus_refusals_total", "Messages refused instead of acted on, by reason."),
                 &["reason"],

@@ -317,7 +317,7 @@ impl Driver {
         let mut header = Header::new(kind, Encoding::MessagePack);
         header.sequence = number;
         let payload = Frame { header, body: body.into() }.encode();
-        self.config.metrics.payload_bytes.with_label_values(&["out"]).inc_by(payload.len() as u64);
+        self.config.metrics.bytes_out.inc_by(payload.len() as u64);
         // What is not sent is asked again.
         if let Err(error) = self.transport.publish(self.config.root.subject(&subject), None, payload).await {
             tracing::debug!(%error, ?subject, "not sent");

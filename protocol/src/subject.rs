@@ -145,6 +145,31 @@ impl From<Name> for Root {
     }
 }
 
+/// Reads the subjects of one instance without parsing its name anew each time.
+#[derive(Debug, Clone)]
+pub struct InstanceSubjects {
+    calls: String,
+    replies: String,
+}
+
+impl InstanceSubjects {
+    /// What a call's subject names; `None` for whatever is no call to this instance.
+    #[must_use]
+    pub fn call<'a>(&self, subject: &'a str) -> Option<(Epoch, &'a str)> {
+        let (epoch, method) = subject.strip_prefix(&self.calls)?.split_once('.')?;
+        method.parse::<MethodName>().ok()?;
+        Some((epoch.parse().ok()?, method))
+    }
+
+    /// The attempt of a reply subject; `None` for whatever is no reply subject of this instance.
+    #[must_use]
+    pub fn reply(&self, subject: &str) -> Option<AttemptId> {
+        let (replica, attempt) = subject.strip_prefix(&self.replies)?.split_once('.')?;
+        replica.parse::<ReplicaId>().ok()?;
+        attempt.parse().ok()
+    }
+}
+
 impl Root {
     /// Prints a subject.
     #[must_use]
@@ -192,6 +217,20 @@ impl Root {
     #[must_use]
     pub fn agent_may_publish(&self, instance: &InstanceId) -> Vec<String> {
         ["r", "e", "q"].iter().map(|kind| self.join(kind, Some(instance), &[&">"])).collect()
+    }
+
+    /// The subjects of one instance, for whoever reads thousands of them a second.
+    #[must_use]
+    pub fn of_instance(&self, instance: &InstanceId) -> InstanceSubjects {
+        let prefix = |kind| self.join(kind, Some(instance), &[&""]);
+        InstanceSubjects { calls: prefix("c"), replies: prefix("r") }
+    }
+
+    /// The attempt that a reply subject names. Whether it is the subject that the attempt was given, its caller knows, and
+    /// compares.
+    #[must_use]
+    pub fn attempt_of(subject: &str) -> Option<AttemptId> {
+        subject.rsplit('.').next()?.parse().ok()
     }
 
     fn join(&self, kind: &str, instance: Option<&InstanceId>, rest: &[&dyn std::fmt::Display]) -> String {

@@ -119,6 +119,33 @@ proptest! {
     }
 
     #[test]
+    fn an_instances_own_reader_agrees(subject in subject(), other in instance()) {
+        let root = Root::default();
+        let text = root.subject(&subject);
+        let instance = match &subject {
+            Subject::Call { instance, .. } | Subject::Reply { instance, .. } => instance.clone(),
+            _ => other.clone(),
+        };
+        let own = root.of_instance(&instance);
+        let call = own.call(&text).map(|(epoch, method)| (epoch, method.to_owned()));
+        match &subject {
+            Subject::Call { epoch, method, .. } => {
+                prop_assert_eq!(call, Some((*epoch, method.as_str().to_owned())));
+                prop_assert_eq!(own.reply(&text), None);
+            }
+            Subject::Reply { attempt, .. } => {
+                prop_assert_eq!(own.reply(&text), Some(*attempt));
+                prop_assert_eq!(Root::attempt_of(&text), Some(*attempt));
+                prop_assert_eq!(call, None);
+            }
+            _ => prop_assert_eq!((call, own.reply(&text)), (None, None)),
+        }
+        if other != instance {
+            prop_assert_eq!((root.of_instance(&other).call(&text), root.of_instance(&other).reply(&text)), (None, None));
+        }
+    }
+
+    #[test]
     fn a_subject_has_one_spelling(text in "tl\\.[a-z]\\.[a-z0-9.*>-]{0,60}") {
         let root = Root::default();
         if let Ok(subject) = root.parse(&text) {

@@ -62,6 +62,7 @@ impl std::fmt::Debug for Inner {
 type Heard = dyn Fn(&InstanceId, Epoch) + Send + Sync;
 
 struct Pending {
+    reply_subject: String,
     instance: InstanceId,
     epoch: Epoch,
     arrivals: mpsc::Sender<Arrival>,
@@ -173,11 +174,8 @@ impl Caller {
         let time = cx.time.unwrap_or_else(|| R::METHOD.default_time()).min(limits::CALL_TIME_MAX);
         let attempt = Attempt::register(inner.clone(), to.clone(), R::METHOD, time, body, permit);
         let (instance, epoch) = (to.instance.clone(), to.epoch);
-        let reply =
-            Subject::Reply { instance: instance.clone(), replica: inner.replica, attempt: attempt.id() };
-        let reply = Some(inner.root.subject(&reply));
         let subject = inner.root.subject(&Subject::Call { instance, epoch, method: R::METHOD.into() });
-        let sent = inner.publish(subject, reply, attempt.first_frame()).await;
+        let sent = inner.publish(subject, Some(attempt.reply_subject()), attempt.first_frame()).await;
         sent.map_err(|error| not_sent(&error))?;
         Ok(attempt)
     }
@@ -220,7 +218,7 @@ impl Inner {
         reply: Option<String>,
         payload: Bytes,
     ) -> Result<(), PublishError> {
-        self.metrics.payload_bytes.with_label_values(&["out"]).inc_by(payload.len() as u64);
+        self.metrics.bytes_out.inc_by(payload.len() as u64);
         self.transport.publish(subject, reply, payload).await
     }
 
@@ -232,13 +230,12 @@ impl Inner {
     }
 
     fn try_dispatch(&self, message: &Message) -> Result<(), &'static str> {
-        self.metrics.payload_bytes.with_label_values(&["in"]).inc_by(message.payload.len() as u64);
-        let Ok(Subject::Reply { instance, attempt, .. }) = self.root.parse(&message.subject) else {
-            return Err("malformed_subject");
-        };
+        self.metrics.bytes_in.inc_by(message.payload.len() as u64);
+        let attempt = Root::attempt_of(&message.subject).ok_or("malformed_subject")?;
         let pending = self.lock();
         let Some(call) = pending.get(&attempt) else { return Err("late_reply") };
-        if call.instance != instance {
+        // The bus server vouches for the instance in the subject; it must be the one that was asked.
+        if *call.reply_subject != *message.subject {
             return Err("forged_reply");
         }
         if message.no_responders {
@@ -248,7 +245,7 @@ impl Inner {
         if frame.header.epoch != Some(call.epoch) {
             return Err("wrong_epoch");
         }
-        (self.heard)(&instance, call.epoch);
+        (self.heard)(&call.instance, call.epoch);
         let is_idle_talk = frame.header.kind == Kind::KeepAlive && frame.header.sequence == WORKING;
         if is_idle_talk && call.arrivals.capacity() < ATTEMPT_FRAMES_MAX / 2 {
             // A reader that is this far behind has not missed us; what is left of its queue is for items.

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use towline_protocol::frame::{Frame, Header, Kind};
-use towline_protocol::subject::{Root, Subject};
-use towline_protocol::{AttemptId, CallError, Code, Epoch, InstanceId, Method, limits, wire};
+use towline_protocol::frame::{Frame, FrameError, Header, Kind};
+use towline_protocol::subject::InstanceSubjects;
+use towline_protocol::{AttemptId, CallError, Code, Epoch, Method, limits, wire};
 
 use self::serving::{Answer, Serving};
 use super::transfer::Outgoing;
@@ -42,8 +42,7 @@ pub(crate) struct Responder {
 
 struct Inner {
     transport: Arc<dyn Transport>,
-    root: Root,
-    instance: InstanceId,
+    subjects: InstanceSubjects,
     platform: Arc<dyn Platform>,
     lease: Arc<Lease>,
     metrics: BusMetrics,
@@ -74,8 +73,7 @@ impl Responder {
         Self {
             inner: Arc::new(Inner {
                 transport,
-                root: config.root.clone(),
-                instance: config.instance.clone(),
+                subjects: config.root.of_instance(&config.instance),
                 platform,
                 lease,
                 metrics: config.metrics.clone(),
@@ -93,12 +91,14 @@ impl Responder {
     pub(crate) fn on_call(&self, message: &Message) {
         let inner = &self.inner;
         inner.count_in(message);
-        let Some(answer) = inner.answer_for(message) else {
+        let frame = Frame::decode(&message.payload);
+        let epoch = frame.as_ref().ok().and_then(|frame| frame.header.epoch);
+        let Some(answer) = inner.answer_for(message, epoch) else {
             // Without a proper reply subject there is nobody to answer.
             inner.refuse("no_reply_subject");
             return;
         };
-        match inner.check_call(message) {
+        match inner.check_call(message, frame) {
             Ok((method, epoch, frame)) => self.begin(method, epoch, frame, answer),
             Err((reason, error)) => {
                 inner.refuse(reason);
@@ -170,26 +170,22 @@ type Refusal = (&'static str, CallError);
 
 impl Inner {
     /// Where the answer to a message goes: only ever to a reply subject of our own instance, whatever the message says.
-    fn answer_for(&self, message: &Message) -> Option<Answer> {
+    fn answer_for(&self, message: &Message, epoch: Option<Epoch>) -> Option<Answer> {
         let subject = message.reply.as_deref()?;
-        match self.root.parse(subject).ok()? {
-            Subject::Reply { instance, attempt, .. } if instance == self.instance => {
-                let epoch = Frame::decode(&message.payload).ok().and_then(|frame| frame.header.epoch);
-                Some(Answer { subject: subject.to_owned(), attempt, epoch })
-            }
-            _ => None,
-        }
+        let attempt = self.subjects.reply(subject)?;
+        Some(Answer { subject: subject.to_owned(), attempt, epoch })
     }
 
-    fn check_call(&self, message: &Message) -> Result<(Method, Epoch, Frame), Refusal> {
+    fn check_call(
+        &self,
+        message: &Message,
+        frame: Result<Frame, FrameError>,
+    ) -> Result<(Method, Epoch, Frame), Refusal> {
         let invalid = |text: String| CallError::new(Code::Invalid, text);
-        let (epoch, name) = match self.root.parse(&message.subject) {
-            Ok(Subject::Call { instance, epoch, method }) if instance == self.instance => (epoch, method),
-            Ok(_) => return Err(("malformed_subject", invalid("this is not a call".into()))),
-            Err(error) => return Err(("malformed_subject", invalid(error.to_string()))),
-        };
-        let frame = Frame::decode(&message.payload)
-            .map_err(|error| ("malformed_frame", invalid(error.to_string())))?;
+        let (epoch, name) = self.subjects.call(&message.subject).ok_or_else(|| {
+            ("malformed_subject", invalid(format!("`{}` is not a call to this instance", message.subject)))
+        })?;
+        let frame = frame.map_err(|error| ("malformed_frame", invalid(error.to_string())))?;
         if frame.header.kind != Kind::Call {
             return Err(("malformed_frame", invalid("the frame on a call subject is not a call".into())));
         }
@@ -197,8 +193,8 @@ impl Inner {
             let text = "the frame's epoch is not the one of its subject".to_owned();
             return Err(("wrong_epoch", CallError::new(Code::Fenced, text)));
         }
-        let method = Method::from_name(name.as_str()).ok_or_else(|| {
-            let text = format!("this agent has no call `{}`", name.as_str());
+        let method = Method::from_name(name).ok_or_else(|| {
+            let text = format!("this agent has no call `{name}`");
             ("unknown_method", CallError::new(Code::UpgradeNeeded, text))
         })?;
         if !self.lease.is_awaited(epoch) {
@@ -227,7 +223,7 @@ impl Inner {
     }
 
     fn count_in(&self, message: &Message) {
-        self.metrics.payload_bytes.with_label_values(&["in"]).inc_by(message.payload.len() as u64);
+        self.metrics.bytes_in.inc_by(message.payload.len() as u64);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AttemptId, Running>> {
@@ -236,7 +232,7 @@ impl Inner {
 
     /// Publishes a frame; whether it was handed to the bus. What is lost there, the caller notices.
     async fn publish(&self, subject: &str, payload: Bytes) -> bool {
-        self.metrics.payload_bytes.with_label_values(&["out"]).inc_by(payload.len() as u64);
+        self.metrics.bytes_out.inc_by(payload.len() as u64);
         let sent = self.transport.publish(subject.to_owned(), None, payload).await;
         sent.inspect_err(|error| tracing::debug!(%error, subject, "answer not sent")).is_ok()
     }

@@ -82,7 +82,7 @@ impl Driver {
     }
 
     async fn on_message(&mut self, message: &Message) {
-        self.metrics.payload_bytes.with_label_values(&["in"]).inc_by(message.payload.len() as u64);
+        self.metrics.bytes_in.inc_by(message.payload.len() as u64);
         match self.read(message) {
             Ok((instance, event)) => self.feed(&instance, event).await,
             Err(reason) => self.metrics.refusals.with_label_values(&[reason]).inc(),
@@ -206,7 +206,7 @@ impl Driver {
         let mut header = Header::new(kind, Encoding::MessagePack);
         header.sequence = sequence;
         let payload = Frame { header, body: body.into() }.encode();
-        self.metrics.payload_bytes.with_label_values(&["out"]).inc_by(payload.len() as u64);
+        self.metrics.bytes_out.inc_by(payload.len() as u64);
         // What does not get out is asked for again.
         if let Err(error) = self.transport.publish(self.root.subject(subject), None, payload).await {
             tracing::debug!(%error, ?subject, "not sent");

@@ -10,7 +10,7 @@ use towline_protocol::platform::{
     AllServicesRequest, ApplyRequest, Definition, ExportRequest, LogLine, LogsRequest, PingRequest, Service,
     SomeServicesRequest, SyncAction, SyncRequest, VersionRequest,
 };
-use towline_protocol::{CallError, Code, InstanceId, Method, ResourceId, limits};
+use towline_protocol::{CallError, Code, InstanceId, Method, ResourceId, StoreId, limits};
 
 use super::roster::Roster;
 use crate::clock;
@@ -26,6 +26,8 @@ pub struct Remote {
     roster: Arc<Roster>,
     caller: Caller,
     metrics: BusMetrics,
+    /// The only store that calls go to, if it matters.
+    only: Option<StoreId>,
 }
 
 impl Remote {
@@ -35,13 +37,25 @@ impl Remote {
         caller: Caller,
         metrics: BusMetrics,
     ) -> Self {
-        Self { instance, roster, caller, metrics }
+        Self { instance, roster, caller, metrics, only: None }
     }
 
     /// Whether somebody serves the instance now, as far as this hub knows.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.roster.target(&self.instance).is_ok()
+    }
+
+    /// The store behind the session that a call would go to now.
+    #[must_use]
+    pub fn store(&self) -> Option<StoreId> {
+        self.roster.target(&self.instance).ok().map(|target| target.store)
+    }
+
+    /// The same instance, for as long as this store is behind it: a call is `unavailable` to any other, and not sent.
+    #[must_use]
+    pub fn only_at(self, store: StoreId) -> Self {
+        Self { only: Some(store), ..self }
     }
 
     /// Where the call goes, once it is sure that the agent has it.
@@ -51,6 +65,9 @@ impl Remote {
             .roster
             .target(&instance)
             .map_err(|why| CallError::new(Code::Unavailable, format!("{instance} {why}")))?;
+        if self.only.is_some_and(|store| store != target.store) {
+            return Err(CallError::new(Code::Unavailable, format!("{instance} was taken over just now")));
+        }
         if target.calls.iter().any(|name| name == method.name()) {
             return Ok(Destination { instance, epoch: target.epoch });
         }

@@ -26,6 +26,7 @@ pub(super) struct Attempt {
     caller: Arc<Inner>,
     to: Destination,
     id: AttemptId,
+    reply_subject: String,
     arrivals: mpsc::Receiver<Arrival>,
     deadline: Instant,
     /// When the agent was heard last on this call.
@@ -54,7 +55,11 @@ impl Attempt {
     ) -> Self {
         let id = AttemptId(caller.last_attempt.fetch_add(1, Ordering::Relaxed));
         let (sender, arrivals) = mpsc::channel(ATTEMPT_FRAMES_MAX);
-        let pending = Pending { instance: to.instance.clone(), epoch: to.epoch, arrivals: sender };
+        let reply = Subject::Reply { instance: to.instance.clone(), replica: caller.replica, attempt: id };
+        let reply_subject = caller.root.subject(&reply);
+        let instance = to.instance.clone();
+        let pending =
+            Pending { reply_subject: reply_subject.clone(), instance, epoch: to.epoch, arrivals: sender };
         caller.lock().insert(id, pending);
         let in_flight = caller.metrics.in_flight.clone();
         in_flight.inc();
@@ -67,6 +72,7 @@ impl Attempt {
             caller,
             to,
             id,
+            reply_subject,
             arrivals,
             deadline: Instant::now() + time,
             heard: Instant::now(),
@@ -82,9 +88,9 @@ impl Attempt {
         }
     }
 
-    /// What names the reply subject.
-    pub(super) const fn id(&self) -> AttemptId {
-        self.id
+    /// Where its answer is awaited.
+    pub(super) fn reply_subject(&self) -> String {
+        self.reply_subject.clone()
     }
 
     /// The frame that makes the call.
