@@ -1,0 +1,140 @@
+//! A state of the protocol: the machines themselves, and what is under way between them.
+
+use std::fmt::{self, Debug, Write};
+use std::hash::{DefaultHasher, Hasher};
+use std::rc::Rc;
+
+use towline_bus::authority::Grant;
+use towline_bus::clock::Moment;
+use towline_bus::session::{AgentEvent, AgentSession, HubEvent, HubSession};
+use towline_protocol::session::SessionOrder;
+use towline_protocol::{BootId, Epoch};
+
+/// A part of a state, shared by the states that have it in common, with its fingerprint.
+#[derive(Debug, Clone)]
+pub(crate) struct Part<T> {
+    value: Rc<T>,
+    pub(crate) fingerprint: u128,
+}
+
+impl<T: Debug> Part<T> {
+    pub(crate) fn new(value: T) -> Self {
+        let fingerprint = fingerprint(&value);
+        Self { value: Rc::new(value), fingerprint }
+    }
+
+    pub(crate) fn get(&self) -> &T {
+        &self.value
+    }
+
+    pub(crate) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R
+    where
+        T: Clone,
+    {
+        let mut value = (*self.value).clone();
+        let result = change(&mut value);
+        *self = Self::new(value);
+        result
+    }
+}
+
+/// Of all that a machine consists of, private fields included: `Debug` tells every field, and no part of the product
+/// needs a `Hash` for our sake.
+fn fingerprint(value: &impl Debug) -> u128 {
+    struct Sink(DefaultHasher, DefaultHasher);
+    impl Write for Sink {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.write(text.as_bytes());
+            self.1.write(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut sink = Sink(DefaultHasher::new(), DefaultHasher::new());
+    sink.1.write_u8(1);
+    write!(sink, "{value:?}").expect("a hasher takes everything");
+    (u128::from(sink.0.finish()) << 64) | u128::from(sink.1.finish())
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Agent {
+    pub(crate) boot: BootId,
+    pub(crate) session: AgentSession,
+    /// Its last session was kicked, and it came back as a standby.
+    pub(crate) came_back: bool,
+    pub(crate) lease: Option<(Epoch, Moment)>,
+    pub(crate) hears: Option<Epoch>,
+    pub(crate) frozen_at: Option<Moment>,
+    /// When it asked last, whatever it was: for the mutant that counts from there.
+    pub(crate) asked_at: Moment,
+}
+
+/// What the authority holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Record {
+    pub(crate) reserved: Option<Epoch>,
+    pub(crate) active: Option<Grant>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Mail {
+    ToHub(usize, HubEvent),
+    /// The authority answers one process of a hub, surely but at any time.
+    FromAuthority(usize, HubEvent),
+    ToAgent(usize, AgentEvent),
+    /// To whoever hears the epoch when it arrives.
+    Order(SessionOrder),
+}
+
+/// What may still go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) freezes: u8,
+    pub(crate) doublings: u8,
+    pub(crate) hub_restarts: u8,
+    pub(crate) doubts: u8,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    pub(crate) clock: u8,
+    pub(crate) now: Moment,
+    pub(crate) hubs: Vec<Part<HubSession>>,
+    pub(crate) agents: Vec<Part<Agent>>,
+    pub(crate) record: Part<Record>,
+    /// A set, in the order of sending.
+    pub(crate) mail: Vec<(u8, Part<Mail>)>,
+    pub(crate) budget: Budget,
+    pub(crate) wrong: Option<&'static str>,
+}
+
+impl State {
+    pub(crate) fn fingerprint(&self) -> u128 {
+        let parts = self.hubs.iter().map(|part| part.fingerprint);
+        let parts = parts.chain(self.agents.iter().map(|part| part.fingerprint));
+        let parts: Vec<_> = parts.chain([self.record.fingerprint]).collect();
+        let mail: Vec<_> = self.mail.iter().map(|(sent, part)| (*sent, part.fingerprint)).collect();
+        fingerprint(&(self.clock, parts, mail, self.budget, self.wrong))
+    }
+
+    /// Puts a message under way. Of those that cannot be told apart one is enough; of too many the oldest is lost, but
+    /// never the authority's.
+    pub(crate) fn send(&mut self, mail: Mail, mail_max: usize) {
+        let mail = Part::new(mail);
+        if self.mail.iter().any(|(_, other)| other.fingerprint == mail.fingerprint) {
+            return;
+        }
+        self.mail.push((self.clock, mail));
+        self.mail.sort_by_key(|(sent, mail)| (*sent, mail.fingerprint));
+        if self.mail.len() > mail_max {
+            let is_lost = |(_, mail): &(u8, Part<Mail>)| !matches!(mail.get(), Mail::FromAuthority(..));
+            if let Some(oldest) = self.mail.iter().position(is_lost) {
+                self.mail.remove(oldest);
+            }
+        }
+    }
+
+    pub(crate) fn serving(&self) -> usize {
+        let serves = |agent: &Part<Agent>| agent.get().lease.is_some_and(|(_, until)| self.now <= until);
+        self.agents.iter().filter(|agent| serves(agent)).count()
+    }
+}
