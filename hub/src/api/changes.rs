@@ -8,7 +8,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use towline_bus::message_bus::PresenceView;
 use towline_bus::{CallContext, Platform as _, Remote, clock};
 use towline_protocol::platform::{Definition, SyncAction};
 use towline_protocol::{CallError, Code, Effect, InstanceId, RequestId, StoreId};
@@ -110,13 +109,18 @@ where
 {
     let tasks = api.tasks.clone();
     let running = tasks.spawn_isolated("change", async move {
-        let context = match asked.id {
+        let Pinned { remote, context, made } = match asked.id {
             Some(id) => pinned(&api, &instance, id).await?,
-            None => CallContext::new(),
+            None => Pinned { remote: api.bus.connect(&instance), context: CallContext::new(), made: None },
         };
         let context = CallContext { time: asked.time, ..context };
         let id = context.id.clone();
-        let outcome = work(api.bus.connect(&instance), context).await;
+        let outcome = work(remote, context).await;
+        if let (Some(made), Err(CallError { effect: Effect::None, .. })) = (made, &outcome)
+            && let Err(error) = api.store.unpin(&instance, &id, made).await
+        {
+            tracing::warn!(%instance, %id, %error, "the pin of an attempt that did nothing stays");
+        }
         Ok(answer(&id, outcome))
     });
     running.await.unwrap_or_else(|_| {
@@ -137,26 +141,34 @@ fn answer(id: &RequestId, outcome: Result<(), CallError>) -> Response {
     response
 }
 
-/// The context of a call whose id its caller chose. The pin is durable before the call is sent.
-async fn pinned(api: &Api, instance: &InstanceId, id: RequestId) -> Result<CallContext, Refusal> {
-    let at_unix_ms = clock::unix_ms();
-    let pin = match api.store.pin(instance, &id).await? {
-        Some(pin) => pin,
-        None => match serving_store(api, instance) {
-            Some(store) => api.store.pin_first(instance, &id, Pin { store, at_unix_ms }).await?,
-            // Nobody serves, and the bus will say so. Should somebody come up just now, they must not do what has no
-            // pin: no agent has this store, so none does.
-            None => return Ok(CallContext::with_id(id).pinned_to(Some(StoreId::new(Uuid::nil())))),
-        },
-    };
-    check_age(&id, pin, at_unix_ms)?;
-    Ok(CallContext::with_id(id).pinned_to(Some(pin.store)))
+/// A call whose id its caller chose.
+struct Pinned {
+    remote: Remote,
+    context: CallContext,
+    /// The pin, if this attempt made it. An attempt that did nothing takes it back: nothing is done twice by a retry, and
+    /// elsewhere it would be refused for two days.
+    made: Option<Pin>,
 }
 
-/// The store behind the session that is heard now. One that is merely remembered would not see the call.
-fn serving_store(api: &Api, instance: &InstanceId) -> Option<StoreId> {
-    let view = api.bus.instance(instance)?;
-    matches!(view.presence, PresenceView::Connected { .. }).then_some(view.store)?
+/// The pin is durable before the call is sent.
+async fn pinned(api: &Api, instance: &InstanceId, id: RequestId) -> Result<Pinned, Refusal> {
+    let at_unix_ms = clock::unix_ms();
+    let remote = api.bus.connect(instance);
+    let store = match remote.store() {
+        Some(store) => Some(store),
+        None => api.store.pin(instance, &id).await?.map(|pin| pin.store),
+    };
+    let Some(store) = store else {
+        // Nobody serves, and the bus will say so. Should somebody come up just now, they must not do what has no pin.
+        let remote = remote.only_at(StoreId::new(Uuid::nil()));
+        return Ok(Pinned { remote, context: CallContext::with_id(id), made: None });
+    };
+    let (pin, is_first) = api.store.pin_first(instance, &id, Pin { store, at_unix_ms }).await?;
+    check_age(&id, pin, at_unix_ms)?;
+    let context = CallContext::with_id(id).pinned_to(Some(pin.store));
+    // Whoever takes over just now would refuse the pin without knowing that nobody has done anything yet.
+    let remote = if is_first { remote.only_at(pin.store) } else { remote };
+    Ok(Pinned { remote, context, made: is_first.then_some(pin) })
 }
 
 /// An agent remembers outcomes for 48 hours by its own clock. A key that comes near that would be done again.

@@ -17,12 +17,28 @@ pub(super) fn make_tables(transaction: &WriteTransaction) -> Result<(), StoreErr
 }
 
 /// Where and when a request id was used first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin {
     /// The store that saw the first attempt.
     pub store: StoreId,
     /// When it was made, in Unix milliseconds.
     pub at_unix_ms: u64,
+}
+
+/// How a pin is kept.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Kept {
+    store: StoreId,
+    at_unix_ms: u64,
+    /// A second attempt goes by it as well, so the first one cannot take it back any more.
+    #[serde(default)]
+    is_shared: bool,
+}
+
+impl Kept {
+    const fn pin(self) -> Pin {
+        Pin { store: self.store, at_unix_ms: self.at_unix_ms }
+    }
 }
 
 impl Store {
@@ -34,12 +50,13 @@ impl Store {
         let (instance, id) = (instance.to_string(), id.clone());
         self.read(move |transaction| {
             let table = transaction.open_table(PINS)?;
-            table.get((instance.as_str(), id.as_str()))?.map(|found| decode(found.value())).transpose()
+            let found = table.get((instance.as_str(), id.as_str()))?;
+            found.map(|found| decode::<Kept>(found.value()).map(Kept::pin)).transpose()
         })
         .await
     }
 
-    /// Pins a request id unless it is pinned, and returns the pin that stands. Durable before the answer.
+    /// Pins a request id unless it is pinned. Returns the pin that stands, and whether this made it. Durable before the answer.
     ///
     /// # Errors
     /// When the store fails; the call must not be sent then.
@@ -48,18 +65,46 @@ impl Store {
         instance: &InstanceId,
         id: &RequestId,
         pin: Pin,
-    ) -> Result<Pin, StoreError> {
+    ) -> Result<(Pin, bool), StoreError> {
         let (instance, id) = (instance.to_string(), id.clone());
         self.write(move |transaction| {
             prune(transaction, pin.at_unix_ms, limits::PINS_MAX)?;
             let mut pins = transaction.open_table(PINS)?;
-            if let Some(first) = pins.get((instance.as_str(), id.as_str()))? {
-                return decode(first.value());
+            let key = (instance.as_str(), id.as_str());
+            let first = pins.get(key)?.map(|first| decode::<Kept>(first.value())).transpose()?;
+            let Some(first) = first else {
+                let kept = Kept { store: pin.store, at_unix_ms: pin.at_unix_ms, is_shared: false };
+                pins.insert(key, encode(&kept).as_slice())?;
+                let mut by_age = transaction.open_table(PINS_BY_AGE)?;
+                by_age.insert((pin.at_unix_ms, instance.as_str(), id.as_str()), ())?;
+                return Ok((pin, true));
+            };
+            if !first.is_shared {
+                pins.insert(key, encode(&Kept { is_shared: true, ..first }).as_slice())?;
             }
-            pins.insert((instance.as_str(), id.as_str()), encode(&pin).as_slice())?;
+            Ok((first.pin(), false))
+        })
+        .await
+    }
+
+    /// Takes back the pin of an attempt that came to nothing, unless another attempt has gone by it since: that one may have
+    /// done the work.
+    ///
+    /// # Errors
+    /// When the store fails; the pin may stand then, which costs a retry elsewhere and nothing else.
+    pub async fn unpin(&self, instance: &InstanceId, id: &RequestId, made: Pin) -> Result<(), StoreError> {
+        let (instance, id) = (instance.to_string(), id.clone());
+        self.write(move |transaction| {
+            let mut pins = transaction.open_table(PINS)?;
+            let key = (instance.as_str(), id.as_str());
+            let found = pins.get(key)?.map(|found| decode::<Kept>(found.value())).transpose()?;
+            if found.is_none_or(|found| found.is_shared || found.pin() != made) {
+                return Ok(());
+            }
+            pins.remove(key)?;
             let mut by_age = transaction.open_table(PINS_BY_AGE)?;
-            by_age.insert((pin.at_unix_ms, instance.as_str(), id.as_str()), ())?;
-            Ok(pin)
+            by_age.remove((made.at_unix_ms, instance.as_str(), id.as_str()))?;
+            Ok(())
         })
         .await
     }
@@ -103,8 +148,8 @@ mod tests {
         let id: RequestId = "deploy-1".parse().unwrap();
         let first = pin(1_000);
         assert_eq!(store.pin(&instance, &id).await, Ok(None));
-        assert_eq!(store.pin_first(&instance, &id, first).await, Ok(first));
-        assert_eq!(store.pin_first(&instance, &id, pin(2_000)).await, Ok(first));
+        assert_eq!(store.pin_first(&instance, &id, first).await, Ok((first, true)));
+        assert_eq!(store.pin_first(&instance, &id, pin(2_000)).await, Ok((first, false)));
         assert_eq!(store.pin(&instance, &id).await, Ok(Some(first)));
         assert_eq!(
             store.pin(&"other".parse().unwrap(), &id).await,
@@ -113,7 +158,27 @@ mod tests {
         );
 
         let later = pin(2_000 + 48 * 3_600 * 1_000);
-        assert_eq!(store.pin_first(&instance, &id, later).await, Ok(later));
+        assert_eq!(store.pin_first(&instance, &id, later).await, Ok((later, true)));
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_pin_is_taken_back_by_its_maker_alone_and_while_nobody_else_goes_by_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let instance: InstanceId = "shop".parse().unwrap();
+        let id: RequestId = "deploy-1".parse().unwrap();
+        let first = pin(1_000);
+        store.pin_first(&instance, &id, first).await.unwrap();
+        store.unpin(&instance, &id, pin(1_000)).await.unwrap();
+        assert_eq!(store.pin(&instance, &id).await, Ok(Some(first)), "somebody else's");
+        store.unpin(&instance, &id, first).await.unwrap();
+        assert_eq!(store.pin(&instance, &id).await, Ok(None));
+
+        store.pin_first(&instance, &id, first).await.unwrap();
+        store.pin_first(&instance, &id, pin(2_000)).await.unwrap();
+        store.unpin(&instance, &id, first).await.unwrap();
+        assert_eq!(store.pin(&instance, &id).await, Ok(Some(first)), "a second attempt goes by it");
         store.close().await;
     }
 

@@ -233,6 +233,31 @@ async fn a_retry_is_pinned_to_the_store_of_its_first_attempt() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_did_nothing_pins_nothing() {
+    let (hub, _dir) = TestHub::start().await;
+    let shop = "shop".parse().unwrap();
+    let apply = || {
+        let apply = hub.post(&format!("{SHOP}/apply"), &json!({"definitions": []}));
+        apply.header("idempotency-key", "again")
+    };
+    refused(apply(), 503).await;
+    let (first, second) = (MockPlatform::new(), MockPlatform::new());
+    let store = StoreId::new(Uuid::new_v4());
+    let agent = hub.agent_with("shop", store, Store { id: store, done: first.clone() }).await;
+    first.fail(Call::Apply, Some(CallError::new(Code::Busy, "the agent has no room")));
+    assert_eq!(refused(apply(), 429).await.effect, Effect::None);
+    agent.leave().await;
+    eventually("the first agent is gone", async || hub.bus.ping(&shop).await.is_err()).await;
+
+    // The host was replaced: the retry is welcome at its new store.
+    let store = StoreId::new(Uuid::new_v4());
+    let _agent = hub.agent_with("shop", store, Store { id: store, done: second.clone() }).await;
+    let _: Done = expect(apply(), 200).await;
+    assert_eq!(second.executed().len(), 1);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_caller_that_goes_away_does_not_take_mutating_work_along() {
     let (hub, _dir) = TestHub::start().await;
     let (_agent, mock) = hub.agent("shop").await;
