@@ -38,7 +38,7 @@ pub(crate) async fn run(server: &NatsServer) {
             text.lines().find(|line| line.starts_with("towline_hub_instances{state=\"connected\"}"))?;
         line.rsplit(' ').next()?.parse::<f64>().ok()
     };
-    until("the hub's metrics", || connected()).await;
+    until("the hub's metrics", &connected).await;
     let before = resident_bytes(hub.0.id());
     let begun = Instant::now();
     let _agents = spawn(&["agents", &server.url(), "fleet", &INSTANCES.to_string(), "0"]);

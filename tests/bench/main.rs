@@ -7,7 +7,12 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench reports on standard output")]
 #![expect(clippy::disallowed_methods, reason = "a bench owns its tasks and its clock")]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench that cannot go on ends")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a bench that cannot go on ends"
+)]
 
 mod agent;
 mod calls;
