@@ -280,3 +280,15 @@ fn read(message: async_nats::Message) -> Message {
         payload: message.payload,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// N-B14: a client that has reached its maximum of attempts ends without a word; so there is none.
+    #[test]
+    fn n_b14_attempts_have_no_end() {
+        let options = options(&NatsConfig::default(), &[], &Arc::new(Link::new()));
+        assert!(format!("{options:?}").contains("\"max_reconnects\": None"), "{options:?}");
+    }
+}

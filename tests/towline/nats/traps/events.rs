@@ -1,6 +1,7 @@
 //! What the client tells late, in words, or not at all: N-B5, N-B6, N-B7.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,18 +53,26 @@ async fn n_b5_a_flood_of_drops_does_not_hide_the_link() {
     bus.0.stop().await;
 }
 
-/// The pattern that is told is the one that was full, also after a subscription that was given up half way.
+/// The pattern that is told is the one that was full, also after a subscription that was given up half way. The client
+/// names its subscriptions by number alone.
 #[tokio::test]
 async fn n_b5_a_drop_names_its_subscription() {
     let server = NatsServer::start("").await;
-    let (slow, fast) = (connect(server.url()).await, connect(server.url()).await);
-    for _ in 0..10 {
-        // Polled once and dropped: the client may have numbered it or not.
-        let mut given_up = Box::pin(slow.subscribe("given.up".to_owned(), None));
-        let _ = futures::poll!(&mut given_up);
-        drop(given_up);
-        drop(slow.subscribe("short.lived".to_owned(), None).await);
+    let proxy = Proxy::before(server.address()).await;
+    let (slow, fast) = (connect(proxy.url()).await, connect(server.url()).await);
+    proxy.cut();
+    await_link(&slow, LinkState::Disconnected).await;
+    let mut waiting = Vec::new();
+    loop {
+        // The client's queue has an end: there a subscription has its number already, and waits.
+        let mut subscribing = slow.subscribe("waiting".to_owned(), None);
+        match futures::poll!(&mut subscribing) {
+            Poll::Ready(subscription) => waiting.push(subscription.unwrap()),
+            Poll::Pending => break,
+        }
     }
+    proxy.join();
+    await_link(&slow, LinkState::Connected).await;
     let _first = subscribe(&slow, "first").await;
     let _full = hear(&slow, "full.>", "full.barrier").await;
     let _last = subscribe(&slow, "last").await;

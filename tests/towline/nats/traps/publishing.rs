@@ -58,9 +58,11 @@ async fn n_b2_no_publish_hangs_while_the_server_dies() {
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
     server.kill();
+    let begun = tokio::time::Instant::now();
     while let Some(ended) = in_time("publishing to end", publishing.join_next()).await {
         ended.unwrap();
     }
+    assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
 }
 
 /// At most once: `Ok` is no promise, but `Err` is one, and nothing comes twice or out of order.
@@ -230,15 +232,16 @@ async fn n_b15_closing_waits_for_a_slow_link() {
     let proxy = Proxy::before(server.address()).await;
     let (from, to) = (connect(proxy.url()).await, connect(server.url()).await);
     let mut heard = hear(&to, "slow.>", "slow.barrier").await;
-    proxy.slow_down(6 << 20);
-    let payload = Bytes::from(vec![7; 8 << 10]);
-    for _ in 0..2_000 {
+    const MESSAGES: usize = 200;
+    proxy.slow_down(12 << 20);
+    let payload = Bytes::from(vec![7; limits::FRAME_BODY_BYTES_MAX]);
+    for _ in 0..MESSAGES {
         publish(&from, "slow.1", payload.clone()).await.unwrap();
     }
     from.close().await;
-    for number in 0..2_000 {
+    for number in 0..MESSAGES {
         let message = tokio::time::timeout(Duration::from_secs(5), heard.next()).await;
-        assert!(message.is_ok(), "only {number} of 2,000 arrived");
+        assert!(message.is_ok(), "only {number} of {MESSAGES} arrived");
     }
 }
 
@@ -256,14 +259,10 @@ async fn n_b15_a_connection_that_nobody_wants_ends() {
     let begun = tokio::time::Instant::now();
     link.close().await;
     assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
-    let quiet = until("attempts to end", || async {
-        let before = proxy.attempts().len();
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
-        (proxy.attempts().len() == before).then_some(before)
-    });
-    quiet.await;
-    proxy.join();
-    assert_eq!(proxy.open(), 0);
+    let before = proxy.attempts().len();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let more = proxy.attempts().len() - before;
+    assert!(more <= 1, "one may have been under way; there were {more}");
 }
 
 /// `*` and `>` are legal bytes in a subject that is published to, and a line break begins a new command.

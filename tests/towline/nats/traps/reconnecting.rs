@@ -75,12 +75,6 @@ async fn n_b14_a_server_that_comes_later_is_found() {
 async fn n_b16_clients_leave_a_server_that_leaves() {
     const CLIENTS: usize = 30;
     let (one, other) = (free_port(), free_port());
-    let cluster = |own: u16, peer: u16| {
-        format!(
-            "server_name: s{own}\ncluster {{ name: c, listen: \"127.0.0.1:{own}\", \
-             routes: [\"nats://127.0.0.1:{peer}\"] }}"
-        )
-    };
     let leaving = NatsServer::start(&cluster(one, other)).await;
     let staying = NatsServer::start(&cluster(other, one)).await;
     let proxy = Proxy::before(leaving.address()).await;
@@ -144,18 +138,13 @@ async fn ask_on(client: std::sync::Arc<NatsTransport>, number: usize, all_moved:
 /// sockets come as plain ones.
 #[tokio::test]
 async fn n_b16_only_named_servers_are_tried() {
-    let (one, other, web) = (free_port(), free_port(), free_port());
-    let cluster = |own: u16, peer: u16| {
-        format!(
-            "server_name: s{own}\ncluster {{ name: d, listen: \"127.0.0.1:{own}\", \
-             routes: [\"nats://127.0.0.1:{peer}\"] }}"
-        )
-    };
+    let (one, other) = (free_port(), free_port());
     let unnamed = NatsServer::start(&cluster(one, other)).await;
-    let web_socket =
-        format!("{}\nwebsocket {{ listen: \"127.0.0.1:{web}\", no_tls: true }}", cluster(other, one));
-    let named = NatsServer::start(&web_socket).await;
-    let link = connect(format!("ws://127.0.0.1:{web}")).await;
+    let named = NatsServer::start(&cluster(other, one)).await;
+    let log = || std::fs::read_to_string(named.dir().join("nats.log")).unwrap_or_default();
+    until("the cluster to stand", || async { log().contains("Route connection created").then_some(()) })
+        .await;
+    let link = connect(named.url()).await;
     named.kill();
     await_link(&link, LinkState::Disconnected).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -163,4 +152,12 @@ async fn n_b16_only_named_servers_are_tried() {
     named.restart().await;
     await_link(&link, LinkState::Connected).await;
     drop(unnamed);
+}
+
+/// Configuration of one of two servers: its own port for the other, and the other's.
+fn cluster(own: u16, peer: u16) -> String {
+    format!(
+        "server_name: s{own}\ncluster {{ name: pair, listen: \"127.0.0.1:{own}\", \
+         routes: [\"nats://127.0.0.1:{peer}\"] }}"
+    )
 }
