@@ -1,16 +1,19 @@
 //! Calls through the whole chain: HTTP, hub, bus, agent.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use towline_bus::platform::{MockPlatform, Seen};
+use towline_bus::platform::{ItemSink, ItemStream, MockPlatform, Seen};
 use towline_bus::{CallContext, Platform};
 use towline_hub::api::types::{
     ActionInfo, Apply, DefinitionInfo, Done, LogLineInfo, Pong, Problem, ServiceList, Sync, Version,
 };
-use towline_protocol::platform::{Definition, LogLine, LogSource, Service, ServiceStatus, Unit, UnitStatus};
+use towline_protocol::platform::{
+    Definition, LogLine, LogSource, LogsRequest, Service, ServiceStatus, Unit, UnitStatus,
+};
 use towline_protocol::{CallError, Code, Effect, ItemError, Method as Call, ResourceId, StoreId};
 use uuid::Uuid;
 
@@ -166,6 +169,34 @@ async fn logs_are_a_stream_with_an_end() {
     let found: Vec<LogLine> =
         told.iter().map(|event| serde_json::from_str::<LogLineInfo>(&event.data).unwrap().into()).collect();
     assert_eq!(found, lines);
+    hub.stop().await;
+}
+
+/// An app that writes nothing, and goes on.
+struct Quiet(
+    #[expect(dead_code, reason = "held, so that the stream goes on")] ItemSink<LogLine>,
+    Mutex<Option<ItemStream<LogLine>>>,
+);
+
+#[async_trait::async_trait]
+impl Platform for Quiet {
+    async fn logs(&self, _: &CallContext, _: &LogsRequest) -> Result<ItemStream<LogLine>, CallError> {
+        Ok(self.1.lock().expect("nobody panics with it").take().expect("it is asked once"))
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_logs_lasts_as_long_as_it_was_told() {
+    let (hub, _dir) = TestHub::start().await;
+    let (sink, stream) = ItemStream::channel();
+    let platform = Quiet(sink, Mutex::new(Some(stream)));
+    let _agent = hub.agent_with("shop", StoreId::new(Uuid::new_v4()), platform).await;
+    let path = format!("{SHOP}/logs?app=default/App/web&follow=true&timeout=200ms");
+    let told = SseReader::open(hub.get(&path)).await.rest().await;
+    let [end] = told.as_slice() else { panic!("{told:?}") };
+    let problem: Problem = serde_json::from_str(&end.data).unwrap();
+    assert_eq!((end.name.as_str(), problem.code.as_str()), ("error", "expired"));
+    assert_eq!(problem.effect, Effect::None);
     hub.stop().await;
 }
 

@@ -208,6 +208,13 @@ impl Attempt {
         self.lost(&format!("it did not answer within {}", humane(self.time)))
     }
 
+    /// The end of a stream whose caller said how long it may last.
+    fn over(&self) -> CallError {
+        let text =
+            format!("{}: the stream has lasted {}, as it was told", self.to.instance, humane(self.time));
+        CallError::new(Code::Expired, text)
+    }
+
     fn broken(&self, why: &str) -> CallError {
         self.lost(&format!("its answer is broken: {why}"))
     }
@@ -245,8 +252,10 @@ impl Attempt {
     where
         T: serde::de::DeserializeOwned + Send + 'static,
     {
-        // A stream lives as long as both sides want it, not as long as a call may take.
-        self.deadline = Instant::now() + Duration::from_secs(365 * 24 * 3600);
+        // A stream lives as long as both sides want it, or as its caller said; not as long as a call may take.
+        let forever = Instant::now() + Duration::from_secs(365 * 24 * 3600);
+        let until = cx.time.map_or(forever, |_| self.deadline);
+        self.deadline = forever;
         let mut expected = 0;
         let mut frame = Some(first);
         let mut keep_alive = tokio::time::interval(limits::STREAM_KEEP_ALIVE);
@@ -259,6 +268,7 @@ impl Attempt {
                         Err(error) => return sink.fail(error).await,
                     },
                     () = sink.closed() => return,
+                    () = tokio::time::sleep_until(until) => return sink.fail(self.over()).await,
                     _ = keep_alive.tick() => {
                         self.credit(expected).await;
                         continue;
