@@ -8,7 +8,7 @@ use towline_bus::transport::memory::MemoryBroker;
 use towline_hub::api::types::Instance;
 use towline_hub::{BuildError, Hub};
 
-use crate::support::{TestHub, config, expect, refused};
+use crate::support::{TestHub, config, eventually, expect, refused};
 
 #[tokio::test]
 async fn a_port_in_use_is_named_with_the_remedy() {
@@ -86,11 +86,13 @@ async fn readiness_tells_a_lost_bus_and_calls_do_not_blame_the_instance() {
     let looking = async {
         let _: Value = expect(ready(), 200).await;
         transport.cut();
+        // The hub hears of its link when its task comes to it.
+        eventually("it is not ready", async || ready().send().await.unwrap().status() == 503).await;
         let problem = refused(ready(), 503).await;
         assert_eq!(problem.code, "not_ready");
         assert!(problem.detail.contains("bus"), "{}", problem.detail);
         transport.join();
-        let _: Value = expect(ready(), 200).await;
+        eventually("it is ready again", async || ready().send().await.unwrap().status() == 200).await;
         shutdown.cancel();
     };
     let (ended, ()) = tokio::join!(running.as_mut(), looking);
