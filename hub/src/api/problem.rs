@@ -114,6 +114,10 @@ impl From<CallError> for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
+        if error == StoreError::Closed {
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, door::NOT_READY, error.to_string())
+                .with_help("nothing was done; repeat the request once the hub is back");
+        }
         let effect = if matches!(error, StoreError::Unknown { .. }) { Effect::Unknown } else { Effect::None };
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, door::INTERNAL, error.to_string())
             .with_effect(effect)
@@ -245,6 +249,14 @@ mod tests {
             assert_eq!(label(word), word);
         }
         assert_eq!(label("a word of a newer agent"), "other");
+    }
+
+    #[test]
+    fn a_hub_that_stops_is_no_broken_disk() {
+        let Refusal(problem) = Refusal::from(StoreError::Closed);
+        assert_eq!((problem.status, problem.code.as_str(), problem.effect), (503, "not_ready", Effect::None));
+        let Refusal(problem) = Refusal::from(StoreError::Failed { reason: "no space".to_owned() });
+        assert_eq!((problem.status, problem.code.as_str()), (500, "internal"));
     }
 
     #[test]
