@@ -142,7 +142,7 @@ impl Direct {
     async fn undo(&self, id: &str, before: Option<&Entry>, mut error: ItemError) -> Failure {
         let never = CancellationToken::new();
         let back = match before {
-            Some(before) => self.converge(id, before, Revive::Lost, &never).await,
+            Some(before) => self.converge(id, before, Revive::Before, &never).await,
             None => self.remove_units(id).await,
         };
         if let Err(second) = &back {

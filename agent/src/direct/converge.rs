@@ -33,6 +33,8 @@ pub(super) enum Revive {
     Failed,
     /// What was lost, or stopped with the host: nobody asked.
     Lost,
+    /// As lost; and what comes back is what was there before, so it is not watched whether it stays up.
+    Before,
 }
 
 impl Direct {
@@ -49,21 +51,29 @@ impl Direct {
     ) -> Result<(), ItemError> {
         let spec = entry.unit_spec().ok_or_else(|| failed("its stored definition is not readable"))?;
         let wanted = wanted(&spec);
+        // Of the whole way, not of one round: where the old ones go first, the round that starts the new sees none.
+        let mut update = false;
+        let mut started = false;
         for _ in 0..ROUNDS {
             let observed = observed(self.inner.runtime.units_of(id), revive);
+            update |= observed.iter().any(|unit| unit.generation != wanted.generation);
             let steps = plan(&wanted, &observed);
             if steps.is_empty() {
-                return Ok(());
+                // A unit of another version that came and went has written its files over those of the units that
+                // stayed. One that was started wrote them anew.
+                let overwritten = (update || revive == Revive::Before) && !started;
+                return if overwritten { self.restore_files(&spec).await } else { Ok(()) };
             }
             if cancelled.is_cancelled() {
                 return Err(ItemError::new(Code::Cancelled, "cancelled by its caller"));
             }
-            let update = observed.iter().any(|unit| unit.generation != wanted.generation);
             // What may fail comes first: then nothing that serves was removed for it.
             let (removals, starts): (Vec<Step>, Vec<Step>) =
                 steps.into_iter().partition(|step| matches!(step, Step::Remove(_)));
-            self.steps(starts, &spec, update).await?;
-            self.steps(removals, &spec, update).await?;
+            started |= starts.contains(&Step::Start);
+            let watched = update && revive != Revive::Before;
+            self.steps(starts, &spec, watched).await?;
+            self.steps(removals, &spec, watched).await?;
         }
         Err(failed("its units do not come to rest"))
     }
@@ -80,19 +90,19 @@ impl Direct {
         results.into_iter().collect()
     }
 
-    async fn steps(&self, steps: Vec<Step>, spec: &UnitSpec, update: bool) -> Result<(), ItemError> {
-        let work = steps.into_iter().map(|step| self.step(step, spec, update));
+    async fn steps(&self, steps: Vec<Step>, spec: &UnitSpec, watched: bool) -> Result<(), ItemError> {
+        let work = steps.into_iter().map(|step| self.step(step, spec, watched));
         let results: Vec<Result<(), ItemError>> =
             stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
         results.into_iter().collect()
     }
 
-    async fn step(&self, step: Step, spec: &UnitSpec, update: bool) -> Result<(), ItemError> {
+    async fn step(&self, step: Step, spec: &UnitSpec, watched: bool) -> Result<(), ItemError> {
         let runtime = &self.inner.runtime;
         match step {
             Step::Start => {
                 let started = runtime.start(spec).await.map_err(|error| refused(&error))?;
-                if update && runtime.falls_within(&started.unit, SETTLE).await {
+                if watched && runtime.falls_within(&started.unit, SETTLE).await {
                     return Err(self.fallen(&started).await);
                 }
                 Ok(())
@@ -106,6 +116,10 @@ impl Direct {
             }
             Step::Remove(unit) => self.remove(unit).await,
         }
+    }
+
+    async fn restore_files(&self, spec: &UnitSpec) -> Result<(), ItemError> {
+        self.inner.runtime.restore_files(spec).await.map_err(|error| refused(&error))
     }
 
     async fn remove(&self, unit: String) -> Result<(), ItemError> {
@@ -180,7 +194,7 @@ fn phase(status: &UnitStatus, revive: Revive) -> Phase {
     let stopped = state.status == Status::Stopped && state.reason.is_none();
     let ended = match revive {
         Revive::Failed => state.status == Status::Error || stopped,
-        Revive::Lost => state.last_end == Some(Ended::Lost) || stopped,
+        Revive::Lost | Revive::Before => state.last_end == Some(Ended::Lost) || stopped,
     };
     if ended { Phase::Ended } else { Phase::Done }
 }

@@ -87,6 +87,33 @@ impl ProcessRuntime {
         Ok(unit)
     }
 
+    /// Writes the files elsewhere again that `spec` declares, as far as units of its app bear them on their labels: a
+    /// unit of another version may have written others in their places.
+    ///
+    /// # Errors
+    /// Which could not be written.
+    pub(crate) async fn restore_files(&self, spec: &UnitSpec) -> Result<(), RuntimeError> {
+        let (runtime, spec) = (self.clone(), spec.clone());
+        blocking(move || {
+            let app = &spec.manifest.spec;
+            let account = app.user.as_deref().map(users::account).transpose()?;
+            // What has no working directory elsewhere has its relative files in the unit's own, where nobody else writes.
+            let working_dir = app.working_dir.clone().unwrap_or_default();
+            let units = runtime.units();
+            let ours = |path: &Path| {
+                units.values().any(|unit| {
+                    unit.record.app == spec.manifest.id && unit.record.files.iter().any(|file| file == path)
+                })
+            };
+            let mut placed = files::place(&app.files, &working_dir);
+            placed.retain(|file| ours(&file.path));
+            drop(units);
+            let run_as = account.as_ref().map(|account| &account.run_as);
+            files::write(&placed, &runtime.inner.units_dir, run_as)
+        })
+        .await
+    }
+
     /// Removes what [`Self::create`] made before it failed.
     fn undo(&self, unit: &Unit, others: &BTreeMap<PathBuf, String>) {
         // A conflict is found before anything is written or listed: then nothing elsewhere is ours to remove.
@@ -292,6 +319,15 @@ fn connect(dir: &Path) -> io::Result<UnixStream> {
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)
 }
+/// Does work that waits for the disk on a thread for such things: the runtime's own beat the heart.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
+) -> Result<T, RuntimeError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(RuntimeError::io("work on the disk was cut short", io::Error::other(error)))
+    })
+}
+
 
 /// Finds out how a unit stands whose shim does not answer, and sees to it that nothing of it is left.
 async fn settle(unit: &Unit, instance: &str) {
