@@ -23,10 +23,10 @@ mod users;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, Permissions},
     io,
-    os::unix::fs::DirBuilderExt as _,
-    path::PathBuf,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -125,7 +125,10 @@ impl ProcessRuntime {
         }
         // When all are known, so that files they share are left to those who live.
         for unit in stillborn {
-            runtime.delete(&unit).await?;
+            // It is listed then, and shown as the error that it is: no reason to serve nothing at all.
+            if let Err(error) = runtime.delete(&unit).await {
+                tracing::warn!(unit, %error, "a unit that never came to start cannot be removed");
+            }
         }
         Ok(runtime)
     }
@@ -253,7 +256,7 @@ impl ProcessRuntime {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             renamed => renamed?,
         }
-        fs::remove_dir_all(gone)
+        remove_all(&gone)
     }
 
     fn find(&self, unit: &str) -> Result<Arc<Unit>, RuntimeError> {
@@ -291,14 +294,45 @@ impl Inner {
     }
 }
 
+/// Removes a directory with all that is in it. A unit may have left directories that their owner cannot write to: where
+/// they are ours, they are opened first.
+fn remove_all(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_dirs(dir);
+            fs::remove_dir_all(dir)
+        }
+        removed => removed,
+    }
+}
+
+/// Lets the owner into `dir` and every directory below it, as far as that is possible.
+fn open_dirs(dir: &Path) {
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        // What cannot be opened is what the next attempt complains about.
+        fs::set_permissions(&dir, Permissions::from_mode(0o700)).ok();
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        // Not through links: what they point to is not ours.
+        dirs.extend(
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+}
+
 /// What stands in the unit directories. One that was being made or removed when an agent died is cleared away: nothing
 /// runs in it yet, or any more.
-fn records(units_dir: &std::path::Path) -> io::Result<Vec<UnitRecord>> {
+fn records(units_dir: &Path) -> io::Result<Vec<UnitRecord>> {
     let mut records = Vec::new();
     for entry in fs::read_dir(units_dir)? {
         let dir = entry?.path();
         if dir.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes())) {
-            fs::remove_dir_all(&dir)?;
+            // It takes room, and no more than that.
+            if let Err(error) = remove_all(&dir) {
+                tracing::warn!(dir = %dir.display(), %error, "what is left of a unit cannot be removed");
+            }
             continue;
         }
         match UnitRecord::read(&dir) {

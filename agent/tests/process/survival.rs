@@ -112,3 +112,28 @@ async fn a_shim_that_hangs_does_not_keep_its_unit_from_stopping() {
     assert!(bench.marked().is_empty());
     bench.end().await;
 }
+
+#[tokio::test]
+async fn what_cannot_be_removed_at_once_does_not_keep_an_agent_from_starting() {
+    let mut bench = Bench::new().await;
+    let unit = bench.start(&shell("mkdir -p a/b; chmod 500 a; exec sleep 1000")).await.unwrap().unit;
+    let units = bench.dir.path().join("units");
+    wait(
+        "the directory",
+        || fs::metadata(units.join(&unit).join("work/a")).ok().filter(|found| found.permissions().readonly()),
+        String::new,
+    )
+    .await;
+    bench.runtime.delete(&unit).await.unwrap();
+    assert_eq!(
+        fs::read_dir(&units).unwrap().count(),
+        0,
+        "a directory without write permission is no obstacle"
+    );
+    bench.runtime.close().await;
+    // What looks like a directory that was being removed, and cannot be.
+    fs::write(units.join(".unfinished-web-1"), "").unwrap();
+    bench.runtime = open(bench.dir.path()).await;
+    fs::remove_file(units.join(".unfinished-web-1")).unwrap();
+    bench.end().await;
+}
