@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixStream,
-    sync::mpsc,
+    sync::{OwnedMutexGuard, mpsc},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -215,6 +215,7 @@ impl ProcessRuntime {
         if !building && !before.final_state {
             return Ok(());
         }
+        let following = unit.free_of(&before).await?;
         unit.record.ports.iter().try_for_each(ports::check_free)?;
         unit.state.send_replace(UnitState::new(Status::Starting, Timestamp::now()));
         let stream = match self.spawn_shim(unit) {
@@ -225,7 +226,7 @@ impl ProcessRuntime {
                 return Err(RuntimeError::NotStarted { reason });
             }
         };
-        self.attach(unit, stream);
+        self.attach(unit, stream, following);
         let mut states = unit.state.subscribe();
         let settled = states.wait_for(|state| state.status == Status::Started || state.final_state);
         let state = match timeout(START, settled).await {
@@ -280,13 +281,14 @@ impl ProcessRuntime {
     }
 
     /// Follows the shim at the other end of `stream` until it or the runtime ends.
-    fn attach(&self, unit: &Arc<Unit>, stream: UnixStream) {
+    fn attach(&self, unit: &Arc<Unit>, stream: UnixStream, following: OwnedMutexGuard<()>) {
         let (sender, commands) = mpsc::channel(1);
         unit.connect_commands(Some(sender));
         let follower = Follower {
             unit: Arc::clone(unit),
             instance: self.inner.config.instance.clone(),
             token: self.inner.tasks.stopping().clone(),
+            _following: following,
         };
         self.inner.tasks.spawn("shim-link", follower.run(stream, commands));
     }
@@ -304,7 +306,10 @@ impl ProcessRuntime {
         let unit = Arc::new(Unit::new(record, dir, state));
         self.units().insert(unit.id().to_owned(), Arc::clone(&unit));
         match connect(&unit.dir) {
-            Ok(stream) => self.attach(&unit, stream),
+            Ok(stream) => {
+                let following = unit.follow().await;
+                self.attach(&unit, stream, following);
+            }
             // It ended properly while nobody looked. Anything it could leave, its shim has killed.
             Err(_) if ended => {}
             Err(_) => settle(&unit, &self.inner.config.instance).await,
@@ -314,11 +319,6 @@ impl ProcessRuntime {
     }
 }
 
-fn connect(dir: &Path) -> io::Result<UnixStream> {
-    let stream = StdStream::connect(shim::short_path(&File::open(dir)?, SOCKET))?;
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
-}
 /// Does work that waits for the disk on a thread for such things: the runtime's own beat the heart.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
@@ -328,6 +328,11 @@ pub(super) async fn blocking<T: Send + 'static>(
     })
 }
 
+fn connect(dir: &Path) -> io::Result<UnixStream> {
+    let stream = StdStream::connect(shim::short_path(&File::open(dir)?, SOCKET))?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
 
 /// Finds out how a unit stands whose shim does not answer, and sees to it that nothing of it is left.
 async fn settle(unit: &Unit, instance: &str) {
@@ -359,6 +364,7 @@ struct Follower {
     unit: Arc<Unit>,
     instance: String,
     token: CancellationToken,
+    _following: OwnedMutexGuard<()>,
 }
 
 impl Follower {

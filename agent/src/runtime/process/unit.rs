@@ -5,14 +5,14 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{OwnedMutexGuard, mpsc, watch},
     time::timeout,
 };
 
@@ -107,12 +107,15 @@ pub(super) struct Unit {
     commands: Mutex<Option<mpsc::Sender<Command>>>,
     /// Held while the unit is launched or stopped, so that these never overlap.
     pub(super) gate: tokio::sync::Mutex<()>,
+    /// Held by whoever follows a shim: the next shim comes when nobody follows the one before.
+    following: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Unit {
     pub(super) fn new(record: UnitRecord, dir: PathBuf, state: UnitState) -> Self {
         let (state, _) = watch::channel(state);
-        Self { record, dir, state, commands: Mutex::default(), gate: tokio::sync::Mutex::default() }
+        let (commands, gate, following) = (Mutex::default(), tokio::sync::Mutex::default(), Arc::default());
+        Self { record, dir, state, commands, gate, following }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -149,19 +152,37 @@ impl Unit {
             commands.send(Command::Stop).await.ok();
         }
         let state = self.ended().await?;
-        if let Some(shim) = state.shim {
-            let gone = async {
-                while proc::lives(shim) {
-                    tokio::time::sleep(PAUSE).await;
-                }
-            };
-            let late = |_| self.not_stopped("its supervisor has not ended");
-            timeout(FAREWELL, gone).await.map_err(late)?;
-        }
+        self.shim_gone(&state).await?;
         match state.reason {
             Some(reason) if reason.starts_with("could not kill") => Err(self.not_stopped(&reason)),
             _ => Ok(()),
         }
+    }
+
+    /// Waits until the shim that said its last word in `state` has ended.
+    async fn shim_gone(&self, state: &UnitState) -> Result<(), RuntimeError> {
+        let Some(shim) = state.shim else { return Ok(()) };
+        let gone = async {
+            while proc::lives(shim) {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let late = |_| self.not_stopped("its supervisor has not ended");
+        timeout(FAREWELL, gone).await.map_err(late)
+    }
+
+    /// Waits until neither the earlier shim nor its follower is left: the one removes the socket as its last act, the
+    /// other tells what it heard last, and both would spoil what the next shim does. Whoever holds what is returned is
+    /// the next follower. Call with the gate held.
+    pub(super) async fn free_of(&self, before: &UnitState) -> Result<OwnedMutexGuard<()>, RuntimeError> {
+        self.shim_gone(before).await?;
+        let late = |_| self.not_stopped("its supervisor is still being heard");
+        timeout(FAREWELL, self.follow()).await.map_err(late)
+    }
+
+    /// For the one who follows the unit's shim, to be held until he does so no more.
+    pub(super) async fn follow(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.following).lock_owned().await
     }
 
     /// Waits for the end that was asked for. A supervisor that does not bring it about in time is killed, and its unit
