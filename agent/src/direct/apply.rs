@@ -124,7 +124,7 @@ impl Direct {
         let before = self.entry(id);
         let entry = Arc::new(Entry::define(manifest, before.as_deref(), clock::unix_ms()));
         if is_async {
-            self.record(id, &entry, journal).await?;
+            self.record(id, &entry, journal).await;
             self.finish_later(id.to_owned(), entry, lock);
             return Ok(());
         }
@@ -135,7 +135,10 @@ impl Direct {
             let (old, new) = (&before.resource, &entry.resource);
             old.definition == new.definition && old.facts.failure.is_none()
         });
-        if same { Ok(()) } else { self.record(id, &entry, journal).await }
+        if !same {
+            self.record(id, &entry, journal).await;
+        }
+        Ok(())
     }
 
     /// Brings back what was there before a failed apply, and says what failed.
@@ -177,17 +180,16 @@ impl Direct {
         self.remove_units(id).await.map_err(|error| Failure { error, undone: false })?;
         let had_entry = self.change(id, None);
         if had_entry {
-            journal.lock().await.add(Change::Remove(id.to_owned())).await.map_err(unstored)?;
+            journal.lock().await.add(Change::Remove(id.to_owned())).await;
         }
         Ok(had_units || had_entry)
     }
 
     /// Makes `entry` the definition in force.
-    async fn record(&self, id: &str, entry: &Arc<Entry>, journal: &Mutex<Journal>) -> Result<(), Failure> {
+    async fn record(&self, id: &str, entry: &Arc<Entry>, journal: &Mutex<Journal>) {
         let change = Change::Put(id.to_owned(), Arc::clone(&entry.resource));
-        journal.lock().await.add(change).await.map_err(unstored)?;
+        journal.lock().await.add(change).await;
         self.change(id, Some(Arc::clone(entry)));
-        Ok(())
     }
 
     /// Carries out a definition that was accepted; what fails is shown with the service.
@@ -234,8 +236,4 @@ fn check_cancelled(cancelled: &CancellationToken) -> Result<(), Failure> {
         return Err(ItemError::new(Code::Cancelled, "cancelled by its caller before it began").into());
     }
     Ok(())
-}
-
-fn unstored(error: crate::store::StoreError) -> Failure {
-    Failure { error: ItemError::new(Code::Cluster, error.to_string()), undone: false }
 }

@@ -24,17 +24,18 @@ impl Journal {
         Self { store, held: Vec::new(), since: clock::now() }
     }
 
-    /// Takes a change that was carried out; from time to time, writes those before it.
-    pub(super) async fn add(&mut self, change: Change) -> Result<(), StoreError> {
+    /// Takes a change that was carried out; from time to time, writes those before it. Whether all could be written is
+    /// said by [`Journal::finish`], of the whole call: an error here would be blamed on whoever came by.
+    pub(super) async fn add(&mut self, change: Change) {
         let now = clock::now();
-        let due = !self.held.is_empty() && now.since(self.since) >= GATHER;
-        let before = if due { std::mem::take(&mut self.held) } else { Vec::new() };
-        self.held.push(change);
-        if before.is_empty() {
-            return Ok(());
+        if !self.held.is_empty() && now.since(self.since) >= GATHER {
+            self.since = now;
+            match commit(&self.store, self.held.clone(), None).await {
+                Ok(()) => self.held.clear(),
+                Err(error) => tracing::warn!(%error, "changes wait for the end of their call to be written"),
+            }
         }
-        self.since = now;
-        commit(&self.store, before, None).await
+        self.held.push(change);
     }
 
     /// Writes what is held, and the outcome with it. A refusal that did nothing is not remembered: the caller may mend
