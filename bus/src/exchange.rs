@@ -1,4 +1,4 @@
-//! Calls and streams over frames: [`Caller`] on the hub, [`Responder`] on the agent, and the cutting and joining of
+//! Calls and streams over frames: [`Caller`] on the hub, `Responder` on the agent, and the cutting and joining of
 //! messages that both share.
 //!
 //! A call is one frame on the session's call subject, and its answer one frame on the caller's reply subject. What is

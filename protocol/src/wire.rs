@@ -1,7 +1,7 @@
 //! MessagePack bodies with named fields, and enums that survive a newer peer.
 //!
 //! Rules for every type that travels: fields are named; unknown fields are ignored; a field that is not in every version
-//! has a default; enums are flat words with an *other* case ([`wire_enum!`]), and data hangs beside them in optional
+//! has a default; enums are flat words with an *other* case ([`wire_enum!`](crate::wire_enum)), and data hangs beside them in optional
 //! fields. Never `serde(untagged)`, never `serde(flatten)`.
 
 use serde::Serialize;

@@ -56,7 +56,7 @@ pub enum ConnectError {
 /// Looks at addresses and files, and connects nowhere.
 ///
 /// # Errors
-/// What [`NatsTransport::connect`] would refuse.
+/// What [`NatsTransport::connect`](super::NatsTransport::connect) would refuse.
 pub fn check(config: &NatsConfig) -> Result<(), ConnectError> {
     let files = [("the credentials file", &config.credentials), ("the CA file", &config.ca_file)];
     for (what, path) in files {
