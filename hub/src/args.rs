@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::Resettable;
 use clap::{Args, Parser, Subcommand};
 use towline_bus::transport::nats::NatsConfig;
 use towline_hub::HubConfig;
@@ -43,17 +44,25 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "TOWLINE_NATS_CA", value_name = "FILE")]
     pub(crate) nats_ca: Option<PathBuf>,
     /// Where the API listens.
-    #[arg(long, value_name = "ADDRESS", default_value = HubConfig::LISTEN)]
+    #[arg(long, env = "TOWLINE_LISTEN", value_name = "ADDRESS", default_value = HubConfig::LISTEN)]
     pub(crate) listen: SocketAddr,
     /// Where `/metrics` listens.
-    #[arg(long, value_name = "ADDRESS", default_value = HubConfig::METRICS_LISTEN)]
+    #[arg(long, env = "TOWLINE_METRICS_LISTEN", value_name = "ADDRESS", default_value = HubConfig::METRICS_LISTEN)]
     pub(crate) metrics_listen: SocketAddr,
     /// Where the hub keeps its state.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/towline-hub")]
+    #[arg(long, env = "TOWLINE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/towline-hub")]
     pub(crate) data_dir: PathBuf,
     /// The file that holds the API's token [default: made as <DIR>/token].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "TOWLINE_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+}
+
+/// A variable that is set to nothing is not set: so shells and unit files take one back.
+pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(without_empty_variables).mut_args(|arg| {
+        let is_empty = |name| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        if arg.get_env().is_some_and(is_empty) { arg.env(Resettable::Reset) } else { arg }
+    })
 }
 
 impl From<&ServeArgs> for NatsConfig {

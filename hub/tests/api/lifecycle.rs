@@ -98,3 +98,19 @@ async fn readiness_tells_a_lost_bus_and_calls_do_not_blame_the_instance() {
     let (ended, ()) = tokio::join!(running.as_mut(), looking);
     ended.unwrap();
 }
+
+#[test]
+fn each_flag_has_a_variable_and_an_empty_one_is_not_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |name: &str, value: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_towline-hub"));
+        command.arg("check-config").env_clear().env("TOWLINE_DATA_DIR", dir.path()).env(name, value);
+        command.output().expect("it can be started").status.success()
+    };
+    assert!(check("NOTHING", ""));
+    assert!(check("TOWLINE_NATS", ""));
+    for name in ["LISTEN", "METRICS_LISTEN", "TOKEN_FILE"] {
+        assert!(check(&format!("TOWLINE_{name}"), ""), "{name}");
+        assert!(!check(&format!("TOWLINE_{name}"), "/no/such/thing"), "{name} is read");
+    }
+}
