@@ -29,7 +29,7 @@ use std::{
 
 use bytes::Bytes;
 use prometheus::IntCounterVec;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use towline_bus::{subscription::Vitals, task::Tasks};
 use towline_protocol::{
@@ -64,6 +64,8 @@ struct Inner {
     /// One lock per resource that is being worked on.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     calls: Calls,
+    /// Places for definitions that are carried out after their call has ended.
+    later: Semaphore,
     applied: Mutex<[u8; 32]>,
     vitals: watch::Sender<Vitals>,
     drift: IntCounterVec,
@@ -104,6 +106,7 @@ impl Direct {
             entries: Mutex::new(entries),
             locks: Mutex::default(),
             calls: Calls::default(),
+            later: Semaphore::new(AT_ONCE),
             applied: Mutex::new(applied),
             vitals,
             drift,

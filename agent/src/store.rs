@@ -101,6 +101,9 @@ pub struct Facts {
     pub digest: String,
     /// Label of the units that carry it out: changes only when they must be replaced.
     pub generation: String,
+    /// It was accepted and is not carried out yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
     /// When it was applied, in Unix milliseconds.
     pub applied_ms: u64,
     /// Why the last attempt to carry it out failed, if it did.

@@ -124,6 +124,7 @@ impl Direct {
         let before = self.entry(id);
         let entry = Arc::new(Entry::define(manifest, before.as_deref(), clock::unix_ms()));
         if is_async {
+            let entry = Arc::new(entry.to_be_done());
             self.record(id, &entry, journal).await;
             self.finish_later(id.to_owned(), entry, lock);
             return Ok(());
@@ -133,7 +134,7 @@ impl Direct {
         }
         let same = before.is_some_and(|before| {
             let (old, new) = (&before.resource, &entry.resource);
-            old.definition == new.definition && old.facts.failure.is_none()
+            old.definition == new.definition && old.facts.failure.is_none() && !old.facts.pending
         });
         if !same {
             self.record(id, &entry, journal).await;
@@ -197,12 +198,13 @@ impl Direct {
         let direct = self.clone();
         self.inner.tasks.spawn("async-apply", async move {
             let stopping = direct.inner.tasks.stopping().clone();
-            let done = direct.converge(&id, &entry, Revive::Failed, &stopping).await;
-            // Cut short by the agent's own end, it is finished at the next start.
-            if let Err(error) = done
-                && !stopping.is_cancelled()
-            {
-                direct.note(&id, &entry, Some(error.message)).await;
+            let place = stopping.run_until_cancelled(direct.inner.later.acquire()).await;
+            // Cut short by the agent's own end, it stays pending, and the next start finishes it.
+            if place.is_some() {
+                let done = direct.converge(&id, &entry, Revive::Failed, &stopping).await;
+                if done.is_ok() || !stopping.is_cancelled() {
+                    direct.note(&id, &entry, done.err().map(|error| error.message)).await;
+                }
             }
             drop(lock);
         });

@@ -34,14 +34,22 @@ impl Entry {
         let same = before.filter(|before| before.resource.facts.digest == digest);
         let generation =
             same.map_or_else(|| generation(&manifest), |before| before.resource.facts.generation.clone());
-        let facts = Facts { digest, generation, applied_ms: now_ms, failure: None };
+        let facts = Facts { digest, generation, applied_ms: now_ms, failure: None, pending: false };
         let resource = Resource { definition: manifest.bytes.clone(), facts };
         Self { resource: Arc::new(resource), manifest: Ok(Arc::new(manifest)) }
     }
 
-    /// The same with another failure.
+    /// The same, carried out or failed at that.
     pub(super) fn with_failure(&self, failure: Option<String>) -> Self {
-        let facts = Facts { failure, ..self.resource.facts.clone() };
+        self.with_facts(Facts { failure, pending: false, ..self.resource.facts.clone() })
+    }
+
+    /// The same, accepted and yet to be carried out.
+    pub(super) fn to_be_done(&self) -> Self {
+        self.with_facts(Facts { pending: true, ..self.resource.facts.clone() })
+    }
+
+    fn with_facts(&self, facts: Facts) -> Self {
         let resource = Resource { definition: self.resource.definition.clone(), facts };
         Self { resource: Arc::new(resource), manifest: self.manifest.clone() }
     }

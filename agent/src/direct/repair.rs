@@ -32,8 +32,18 @@ pub(super) async fn run(direct: Direct) {
     let mut waits = Waits::default();
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         let now = clock::now();
-        let astray: Vec<String> = astray(&direct).into_iter().filter(|id| waits.is_due(id, now)).collect();
-        let mended = stream::iter(astray).map(|id| {
+        let astray = astray(&direct);
+        // Of those that were mended or removed otherwise nothing need be remembered.
+        waits.0.retain(|id, _| astray.contains_key(id));
+        let mut due = Vec::new();
+        for (id, kind) in astray.into_iter().filter(|(id, _)| waits.is_due(id, now)) {
+            // Counted when it is to be mended, not at each look while that waits.
+            if let Some(kind) = kind {
+                direct.inner.drift.with_label_values(&[kind]).inc();
+            }
+            due.push(id);
+        }
+        let mended = stream::iter(due).map(|id| {
             let direct = direct.clone();
             async move { (mend(&direct, &id).await, id) }
         });
@@ -63,24 +73,26 @@ impl Waits {
     }
 }
 
-/// Apps to be repaired whose units are not as their definition says, and that nobody is working on.
-fn astray(direct: &Direct) -> Vec<String> {
+/// Apps to be repaired whose units are not as their definition says, and that nobody is working on; and in which way, if
+/// that is drift at all: what was accepted and not carried out yet has not drifted.
+fn astray(direct: &Direct) -> BTreeMap<String, Option<&'static str>> {
     let mut units: BTreeMap<String, Vec<UnitStatus>> = BTreeMap::new();
     for unit in direct.inner.runtime.list() {
         units.entry(unit.app.clone()).or_default().push(unit);
     }
     let entries = direct.entries().clone();
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
     for (id, entry) in entries {
-        let Some(spec) = entry.unit_spec().filter(|_| wants_repair(&entry) && !direct.is_busy(&id)) else {
+        let Some(spec) = entry.unit_spec().filter(|_| is_ours(&entry) && !direct.is_busy(&id)) else {
             continue;
         };
         let units = units.remove(&id).unwrap_or_default();
         let lost =
             units.iter().any(|unit| unit.state.final_state && unit.state.last_end == Some(Ended::Lost));
-        if !plan(&wanted(&spec), &observed(units, Revive::Lost)).is_empty() {
-            direct.inner.drift.with_label_values(&[if lost { "lost" } else { "differs" }]).inc();
-            found.push(id);
+        let pending = entry.resource.facts.pending;
+        if pending || !plan(&wanted(&spec), &observed(units, Revive::Lost)).is_empty() {
+            let kind = if lost { "lost" } else { "differs" };
+            found.insert(id, (!pending).then_some(kind));
         }
     }
     found
@@ -90,15 +102,19 @@ fn astray(direct: &Direct) -> Vec<String> {
 async fn mend(direct: &Direct, id: &str) -> bool {
     let _lock = direct.lock(id).await;
     // Read under the lock: a call may have changed or removed it meanwhile.
-    let Some(entry) = direct.entry(id).filter(wants_repair) else { return true };
+    let Some(entry) = direct.entry(id).filter(is_ours) else { return true };
     let stopping = direct.inner.tasks.stopping().clone();
-    let failure = direct.converge(id, &entry, Revive::Lost, &stopping).await.err().map(|error| error.message);
-    if failure != entry.resource.facts.failure && !stopping.is_cancelled() {
+    let facts = &entry.resource.facts;
+    let revive = if facts.pending { Revive::Failed } else { Revive::Lost };
+    let failure = direct.converge(id, &entry, revive, &stopping).await.err().map(|error| error.message);
+    if (facts.pending || failure != facts.failure) && !stopping.is_cancelled() {
         direct.note(id, &entry, failure.clone()).await;
     }
     failure.is_none()
 }
 
-fn wants_repair(entry: &Arc<Entry>) -> bool {
-    entry.manifest.as_ref().is_ok_and(|manifest| manifest.spec.drift == Drift::Repair)
+/// Whether it is ours to bring its units about: it says so, or it was accepted and is still to be carried out.
+fn is_ours(entry: &Arc<Entry>) -> bool {
+    entry.resource.facts.pending
+        || entry.manifest.as_ref().is_ok_and(|manifest| manifest.spec.drift == Drift::Repair)
 }

@@ -3,7 +3,13 @@ use towline_protocol::{CallError, Code};
 use super::*;
 
 fn resource(text: &'static str) -> Arc<Resource> {
-    let facts = Facts { digest: "d".to_owned(), generation: "g".to_owned(), applied_ms: 1, failure: None };
+    let facts = Facts {
+        digest: "d".to_owned(),
+        generation: "g".to_owned(),
+        applied_ms: 1,
+        failure: None,
+        pending: false,
+    };
     Arc::new(Resource { definition: Bytes::from_static(text.as_bytes()), facts })
 }
 

@@ -43,7 +43,7 @@ async fn lost_units_are_repaired_unless_they_are_only_to_be_reported() {
     };
     bench.until("web", "repair", lost).await;
     let metrics = prometheus::TextEncoder::new().encode_to_string(&bench.registry.gather()).unwrap();
-    assert!(metrics.contains("towline_agent_drift_total{kind=\"lost\"}"));
+    assert!(metrics.contains("towline_agent_drift_total{kind=\"lost\"} 1\n"), "{metrics}");
     bench.end().await;
 }
 
@@ -95,5 +95,20 @@ async fn a_repair_that_fails_is_tried_again() {
         service.status == ServiceStatus::Ready && !service.metadata.contains_key("failure")
     };
     bench.until("web", "repair", whole).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_carried_out_by_the_next_agent_whatever_is_said_of_drift() {
+    let bench = Bench::new().await;
+    let web = towline_protocol::platform::Definition {
+        is_async: true,
+        ..definition("web", &sleeper("  units: 40\n  drift: report\n"))
+    };
+    bench.platform.apply(&CallContext::new(), &[web]).await.unwrap();
+    // In the middle of it: forty units take two waves at least.
+    let bench = bench.reopened().await;
+    let whole = |service: &Service| service.status == ServiceStatus::Ready && service.units.len() == 40;
+    bench.until("web", "all units", whole).await;
     bench.end().await;
 }
