@@ -33,7 +33,7 @@ use std::{
 pub(crate) use self::link::bind;
 pub(crate) use self::logs::{LOG_DIR, segments};
 pub use self::logs::{LogLine, LogStream, ParseLogLineError};
-pub(crate) use self::spec::{RestartRule, RunAs, ShimSpec, write_atomically};
+pub(crate) use self::spec::{RestartRule, RunAs, ShimSpec, write_durably};
 pub use self::state::{Ended, Status, UnitState};
 pub(crate) use self::sweep::sweep_marked;
 

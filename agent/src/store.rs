@@ -149,7 +149,14 @@ impl Store {
         // Definitions may hold secrets.
         fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(unusable)?;
         let store = Self { database, dir: dir.to_owned(), id, _lock: lock };
-        let before = Identity::read(dir).map_err(unusable)?;
+        let before = match Identity::read(dir) {
+            // The id stands in the database; without the epoch the next claim is one of a new agent.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "the identity beside the store is written anew");
+                None
+            }
+            read => read.map_err(unusable)?,
+        };
         // Another store's last epoch says nothing of ours, but epochs never go back, so it does no harm either.
         let last_epoch = before.and_then(|before| before.last_epoch);
         store.write_identity(last_epoch).map_err(unusable)?;

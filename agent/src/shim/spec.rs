@@ -62,13 +62,30 @@ impl ShimSpec {
     }
 }
 
-/// Writes `name` in `dir` so that a reader finds the old content or the new, never half of it. Mode 0600.
+/// Writes `name` in `dir` so that a reader finds the old content or the new, never half of it. Mode 0600. After a loss
+/// of power it may be empty: for what is written often, and worth nothing when the unit has gone.
 pub(crate) fn write_atomically(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    replace(dir, name, content, |_| Ok(()))
+}
+
+/// As [`write_atomically`], and it stays through a loss of power.
+pub(crate) fn write_durably(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    replace(dir, name, content, fs::File::sync_all)?;
+    fs::File::open(dir)?.sync_all()
+}
+
+fn replace(
+    dir: &Path,
+    name: &str,
+    content: &[u8],
+    settle: impl FnOnce(&fs::File) -> io::Result<()>,
+) -> io::Result<()> {
     use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
     let temporary = dir.join(format!("{name}.tmp"));
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
+    settle(&file)?;
     drop(file);
     fs::rename(&temporary, dir.join(name))
 }

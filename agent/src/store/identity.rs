@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use serde::{Deserialize, Serialize};
 use towline_protocol::{Epoch, StoreId};
 
-use crate::shim::write_atomically;
+use crate::shim::write_durably;
 
 /// Name of the file in the data directory.
 const FILE: &str = "identity.json";
@@ -37,6 +37,6 @@ impl Identity {
     }
 
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        write_atomically(dir, FILE, &serde_json::to_vec(self)?)
+        write_durably(dir, FILE, &serde_json::to_vec(self)?)
     }
 }

@@ -74,3 +74,13 @@ fn what_is_no_database_is_refused() {
     let error = Store::open(&file).unwrap_err().to_string();
     assert!(error.contains("cannot use the data directory"), "{error}");
 }
+
+#[test]
+fn an_identity_that_a_loss_of_power_emptied_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = Store::open(dir.path()).unwrap().id();
+    fs::write(dir.path().join("identity.json"), "").unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!((store.id(), store.last_epoch()), (id, None));
+    assert_eq!(Identity::read(dir.path()).unwrap().unwrap().store, id);
+}

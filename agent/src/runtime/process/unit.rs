@@ -20,7 +20,7 @@ use super::error::RuntimeError;
 use crate::{
     manifest::Protocol,
     proc,
-    shim::{Command, Ended, ShimSpec, Status, UnitState, write_atomically},
+    shim::{Command, Ended, ShimSpec, Status, UnitState, write_durably},
 };
 
 /// Name of the label in a unit directory.
@@ -86,7 +86,7 @@ impl UnitRecord {
     }
 
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        write_atomically(dir, FILE, &serde_json::to_vec(self)?)
+        write_durably(dir, FILE, &serde_json::to_vec(self)?)
     }
 
     /// `PORT_<NAME>` for each port.
