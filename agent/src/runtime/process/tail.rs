@@ -2,15 +2,19 @@
 //! rotated.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, BufRead as _, BufReader},
     path::PathBuf,
 };
 
-use crate::shim::{LogLine, segments};
+use crate::shim::{LogLine, LogStream, segments};
 
 /// Longest line that is read: a piece of 16 KiB and its head, with room.
 const MAX_LINE: usize = 64 * 1024;
+
+/// Stands in a log where lines were removed before they were read: following goes on, but not in silence.
+const GAP: &str = "[towline: lines are missing here; they were rotated away before they were read]";
 
 /// A place in a unit's log.
 #[derive(Debug)]
@@ -20,27 +24,35 @@ pub(super) struct Tail {
     file: Option<BufReader<File>>,
     /// The beginning of a line whose end was not written yet.
     partial: Vec<u8>,
-    next: Option<LogLine>,
+    next: VecDeque<LogLine>,
+    /// Segments were removed before they were read.
+    missed: bool,
 }
 
 impl Tail {
     /// At the oldest line of the log in `dir`.
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, segment: 0, file: None, partial: Vec::new(), next: None }
+        Self { dir, segment: 0, file: None, partial: Vec::new(), next: VecDeque::new(), missed: false }
     }
 
     /// The next line, left in place; none when all that is written was read.
     pub(super) fn peek(&mut self) -> Option<&LogLine> {
-        if self.next.is_none() {
-            self.next = self.read();
+        if self.next.is_empty()
+            && let Some(line) = self.read()
+        {
+            // At the time of the line after it, so that merging keeps them together.
+            let gap =
+                LogLine { stream: LogStream::Stderr, text: GAP.to_owned(), partial: false, ..line.clone() };
+            self.next.extend(std::mem::take(&mut self.missed).then_some(gap));
+            self.next.push_back(line);
         }
-        self.next.as_ref()
+        self.next.front()
     }
 
     /// The next line.
     pub(super) fn take(&mut self) -> Option<LogLine> {
         self.peek();
-        self.next.take()
+        self.next.pop_front()
     }
 
     fn read(&mut self) -> Option<LogLine> {
@@ -67,9 +79,12 @@ impl Tail {
                 return Ok(true);
             }
             self.partial.clear();
-            self.segment = number;
+            // The oldest there is, is where reading begins; after that, none may be left out in silence.
+            self.missed |= self.segment != 0 && number > self.segment + 1;
             // None if it was deleted under our hands: then the loop goes on to the one after it.
             self.file = File::open(path).ok().map(BufReader::new);
+            self.missed |= self.segment != 0 && self.file.is_none();
+            self.segment = number;
         }
     }
 
@@ -83,5 +98,29 @@ impl Tail {
 
     fn newer(&self) -> Option<(u64, PathBuf)> {
         segments(&self.dir).ok()?.into_iter().find(|(number, _)| *number > self.segment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_was_rotated_away_unread_leaves_a_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let segment = |number: u64, text: &str| {
+            let line = format!("1970-01-01T00:00:00Z stdout F {text}\n");
+            fs::write(dir.path().join(format!("{number:08}.log")), line).unwrap();
+        };
+        let mut tail = Tail::new(dir.path().to_owned());
+        let mut texts = || std::iter::from_fn(|| tail.take()).map(|line| line.text).collect::<Vec<_>>();
+        segment(3, "three");
+        segment(4, "four");
+        assert_eq!(texts(), ["three", "four"], "where reading begins, nothing is missing");
+        segment(6, "six");
+        segment(7, "seven");
+        assert_eq!(texts(), [GAP, "six", "seven"]);
     }
 }
