@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{DirBuilderExt as _, OpenOptionsExt as _, chown},
+            fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
             net::UnixStream as StdStream,
         },
     },
@@ -132,6 +132,13 @@ impl ProcessRuntime {
         let made = make(&dir).and_then(|()| make(&work)).and_then(|()| {
             if let Some(run_as) = &spec.run_as {
                 chown(&work, Some(run_as.uid), Some(run_as.gid))?;
+                // The way there is passed, not looked about in; what stands beside it is closed by its own mode.
+                for way in [&self.inner.config.data_dir, &self.inner.units_dir, &dir] {
+                    let mode = fs::metadata(way)?.permissions().mode();
+                    if mode & 0o011 != 0o011 {
+                        fs::set_permissions(way, Permissions::from_mode(mode & 0o7777 | 0o011))?;
+                    }
+                }
             }
             unit.record.write(&dir)?;
             spec.write(&dir)?;
