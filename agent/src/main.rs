@@ -85,13 +85,6 @@ async fn serve(args: &RunArgs) -> Outcome {
     let metrics = agent.listen_metrics(args.metrics_listen).await?;
     let data_dir = args.data_dir.display();
     tracing::info!(%instance, %metrics, %data_dir, "the agent serves as soon as a hub hears it");
-    let ended = serve_until_signalled(&agent, &transport).await;
-    agent.close().await;
-    transport.close().await;
-    ended
-}
-
-async fn serve_until_signalled(agent: &Agent, transport: &Arc<dyn Transport>) -> Outcome {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut signalled = async || {
         tokio::select! {
@@ -100,14 +93,27 @@ async fn serve_until_signalled(agent: &Agent, transport: &Arc<dyn Transport>) ->
         }
     };
     let stopping = CancellationToken::new();
-    let mut serving = std::pin::pin!(agent.serve(Arc::clone(transport), stopping.clone()));
+    let serving = serve_and_close(agent, transport, stopping.clone());
+    let mut serving = std::pin::pin!(serving);
     tokio::select! {
-        ended = serving.as_mut() => return Ok(ended?),
+        ended = serving.as_mut() => return ended,
         () = signalled() => stopping.cancel(),
     }
     tracing::info!("finishing calls under way; units run on; a second signal ends it at once");
+    // To the very end: closing may take as long as serving does.
     tokio::select! {
-        ended = serving => Ok(ended?),
+        ended = serving => ended,
         () = signalled() => Err("ended at once by a second signal".into()),
     }
+}
+
+async fn serve_and_close(
+    agent: Agent,
+    transport: Arc<dyn Transport>,
+    stopping: CancellationToken,
+) -> Outcome {
+    let ended = agent.serve(Arc::clone(&transport), stopping).await;
+    agent.close().await;
+    transport.close().await;
+    Ok(ended?)
 }
