@@ -18,7 +18,7 @@ use towline_protocol::{
 use super::{
     AT_ONCE, Direct, Journal,
     converge::Revive,
-    entry::{Entry, one},
+    entry::{Entry, read_one},
     invalid, summary,
 };
 use crate::{manifest, store::Change};
@@ -115,7 +115,7 @@ impl Direct {
         journal: &Mutex<Journal>,
         cancelled: &CancellationToken,
     ) -> Result<(), Failure> {
-        let manifest = one(definition).map_err(invalid)?;
+        let manifest = read_one(definition).await.map_err(invalid)?;
         if manifest.id != id {
             return Err(mismatch(id, &manifest.id).into());
         }

@@ -60,6 +60,13 @@ impl Entry {
     }
 }
 
+/// As [`one`], on a thread for work that takes long: a definition may be large.
+pub(super) async fn read_one(definition: &Bytes) -> Result<Manifest, String> {
+    let definition = definition.clone();
+    let read = tokio::task::spawn_blocking(move || one(&definition)).await;
+    read.unwrap_or_else(|_| Err("reading it failed".to_owned()))
+}
+
 /// The one `App` that `definition` holds, or everything that is wrong with it.
 pub(super) fn one(definition: &Bytes) -> Result<Manifest, String> {
     let mut found = manifest::parse("definition", definition).map_err(|errors| errors.to_string())?;

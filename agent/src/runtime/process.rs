@@ -39,6 +39,7 @@ pub use self::error::RuntimeError;
 pub use self::logs::{LogQuery, UnitLogLine};
 pub use self::unit::{PortBinding, UnitStatus};
 use self::{
+    launch::blocking,
     ports::Ports,
     unit::{Unit, UnitRecord},
 };
@@ -93,7 +94,7 @@ struct Inner {
     units: Mutex<BTreeMap<String, Arc<Unit>>>,
     ports: Mutex<Ports>,
     /// Held while a unit is made.
-    creating: Mutex<()>,
+    creating: Arc<tokio::sync::Mutex<()>>,
     tasks: Tasks,
 }
 
@@ -109,13 +110,18 @@ impl ProcessRuntime {
         DirBuilder::new().recursive(true).mode(0o700).create(&units_dir).map_err(failed)?;
         // Shims get this path and run in another directory.
         let units_dir = fs::canonicalize(&units_dir).map_err(failed)?;
-        let records = records(&units_dir).map_err(failed)?;
+        let found = units_dir.clone();
+        let records = blocking(move || {
+            records(&found)
+                .map_err(|error| RuntimeError::io(format!("cannot use {}", found.display()), error))
+        })
+        .await?;
         let inner = Inner {
             config,
             units_dir,
             units: Mutex::default(),
             ports: Mutex::default(),
-            creating: Mutex::default(),
+            creating: Arc::default(),
             tasks: Tasks::new(),
         };
         let runtime = Self { inner: Arc::new(inner) };
@@ -141,7 +147,14 @@ impl ProcessRuntime {
     /// Why it does not run: a port in use, a file in the way, a user or program that does not exist. Nothing is left of
     /// it then.
     pub async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
-        let unit = self.create(spec)?;
+        // One at a time, so that nobody else declares the same file between look and label.
+        let creating = Arc::clone(&self.inner.creating).lock_owned().await;
+        let (runtime, spec) = (self.clone(), spec.clone());
+        let create = move || {
+            let _creating = creating;
+            runtime.create(&spec)
+        };
+        let unit = blocking(create).await?;
         match self.launch(&unit, true).await {
             Ok(()) => Ok(unit.status()),
             Err(error) => {
@@ -181,8 +194,13 @@ impl ProcessRuntime {
     pub async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
         let unit = self.find(unit)?;
         unit.stop().await?;
-        files::remove(&unit.record, &self.others_files(&unit))?;
-        self.remove_dir(&unit)
+        let runtime = self.clone();
+        blocking(move || runtime.remove(&unit)).await
+    }
+
+    fn remove(&self, unit: &Unit) -> Result<(), RuntimeError> {
+        files::remove(&unit.record, &self.others_files(unit))?;
+        self.remove_dir(unit)
             .map_err(|source| RuntimeError::io(format!("cannot remove {}", unit.dir.display()), source))?;
         self.ports().release(unit.id());
         self.units().remove(unit.id());

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use futures::FutureExt as _;
 use rustix::process::Pid;
 use tokio::time::sleep;
 
@@ -20,7 +21,7 @@ const LOOKS: u32 = 500;
 /// The pids that could not be killed within 5 s (another user's, or stuck in the kernel).
 pub(super) async fn sweep(reaper: &mut Reaper) -> Result<(), String> {
     // As subreaper the shim inherits whoever loses its parent, so killing level by level reaches every descendant.
-    kill_until_gone(proc::children, || reaper.reap()).await
+    kill_until_gone(|| std::future::ready(Ok(proc::children())), || reaper.reap()).await
 }
 
 /// Kills every process that carries the unit's marks: what a dead shim left behind.
@@ -28,17 +29,23 @@ pub(super) async fn sweep(reaper: &mut Reaper) -> Result<(), String> {
 /// # Errors
 /// As [`sweep`].
 pub(crate) async fn sweep_marked(instance: &str, unit: &str) -> Result<(), String> {
-    kill_until_gone(|| proc::marked(instance, unit), || ()).await
+    let find = || {
+        let (instance, unit) = (instance.to_owned(), unit.to_owned());
+        // Reads the environment of every process of the host; the agent's own threads have other work.
+        let look = tokio::task::spawn_blocking(move || proc::marked(&instance, &unit));
+        look.map(|looked| looked.map_err(|error| format!("could not look for what is left: {error}")))
+    };
+    kill_until_gone(find, || ()).await
 }
 
-async fn kill_until_gone(
-    find: impl Fn() -> Vec<proc::Process>,
+async fn kill_until_gone<F: Future<Output = Result<Vec<proc::Process>, String>>>(
+    find: impl Fn() -> F,
     mut reap: impl FnMut(),
 ) -> Result<(), String> {
     let mut left = BTreeSet::new();
     for _ in 0..LOOKS {
         reap();
-        let found = find();
+        let found = find().await?;
         if found.is_empty() {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -48,12 +48,10 @@ const WORK: &str = "work";
 const COMPLAINTS: &str = "shim.err";
 
 impl ProcessRuntime {
-    /// Makes the unit's directory, label, files and specification.
+    /// Makes the unit's directory, label, files and specification. Waits for the disk.
     pub(super) fn create(&self, spec: &UnitSpec) -> Result<Arc<Unit>, RuntimeError> {
         let app = &spec.manifest.spec;
         let account = app.user.as_deref().map(users::account).transpose()?;
-        // One at a time, so that nobody else declares the same file between look and label.
-        let _creating = self.inner.creating.lock().unwrap_or_else(PoisonError::into_inner);
         let (id, dir) = self.new_id(spec.manifest.name.as_str());
         let working_dir = app.working_dir.clone().unwrap_or_else(|| dir.join(WORK));
         let placed = files::place(&app.files, &working_dir);
@@ -225,10 +223,14 @@ impl ProcessRuntime {
         let following = unit.free_of(&before).await?;
         unit.record.ports.iter().try_for_each(ports::check_free)?;
         unit.state.send_replace(UnitState::new(Status::Starting, Timestamp::now()));
-        let stream = match self.spawn_shim(unit) {
+        let (runtime, spawned) = (self.clone(), Arc::clone(unit));
+        let spawn = move || {
+            runtime.spawn_shim(&spawned).map_err(|error| RuntimeError::io("cannot start a supervisor", error))
+        };
+        let stream = match blocking(spawn).await {
             Ok(stream) => stream,
             Err(error) => {
-                let reason = format!("cannot start a supervisor: {error}");
+                let reason = error.to_string();
                 unit.state.send_replace(lost(before, &reason, Timestamp::now()));
                 return Err(RuntimeError::NotStarted { reason });
             }

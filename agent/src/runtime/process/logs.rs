@@ -67,13 +67,18 @@ async fn produce(inner: Weak<Inner>, query: LogQuery, sender: mpsc::Sender<UnitL
     let mut merge = Merge { tails: BTreeMap::new(), since: query.since };
     let mut last = query.tail.map(Last::new);
     loop {
-        {
+        let mut dirs = {
             let Some(inner) = inner.upgrade() else { return };
-            merge.watch(inner.log_dirs(&query.app, query.unit.as_deref()));
-        }
+            Some(inner.log_dirs(&query.app, query.unit.as_deref()))
+        };
         loop {
+            let dirs = dirs.take();
             // Files are read on a thread for such things; the readers go there and come back.
-            let Ok((back, lines)) = spawn_blocking(move || merge.batch()).await else { return };
+            let read = move || {
+                dirs.into_iter().for_each(|dirs| merge.watch(dirs));
+                merge.batch()
+            };
+            let Ok((back, lines)) = spawn_blocking(read).await else { return };
             merge = back;
             if lines.is_empty() {
                 break;
