@@ -116,7 +116,9 @@ async fn a_declared_user_is_who_runs_it_where_tests_are_root() {
     let bench = Bench::new().await;
     let spec = format!(
         "{}  user: nobody\n  files: [{{path: mine, content: readable}}]\n",
-        shell("id -un; cat mine; echo; echo x > made && exec sleep 1000")
+        shell(
+            "id -un; cat mine; echo; cat \"$PWD/mine\"; echo; ls \"$PWD/..\" >/dev/null 2>&1 || echo closed; exec sleep 1000"
+        )
     );
     bench.start(&spec).await.unwrap();
     let found = lines(bench.runtime.logs(LogQuery { follow: true, ..query() }), 4).await;
@@ -152,13 +154,12 @@ async fn what_starts_shims_badly_is_named() {
 #[tokio::test]
 async fn many_units_start_and_stop_together() {
     let bench = Bench::new().await;
-    let begun = tokio::time::Instant::now();
     let spec = "  command: [sleep, \"1000\"]\n  ports: [{name: http, port: 80}]\n";
-    let starts = (0..100).map(|_| bench.start(spec));
-    let units = futures::future::join_all(starts).await;
+    let starts = futures::future::join_all((0..100).map(|_| bench.start(spec)));
+    // How fast is for a measurement to say, on a machine that does nothing else.
+    let units = tokio::time::timeout(Duration::from_secs(120), starts).await.unwrap();
     let ports: std::collections::BTreeSet<u16> =
         units.iter().map(|unit| unit.as_ref().unwrap().ports[0].host_port).collect();
     assert_eq!(ports.len(), 100, "no port is given twice");
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     bench.end().await;
 }

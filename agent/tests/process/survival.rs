@@ -1,6 +1,6 @@
 //! What is left when a shim or an agent goes.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use towline_agent::shim::Status;
 
@@ -59,9 +59,15 @@ async fn restarts_go_on_while_the_agent_is_away() {
         .unwrap();
     bench.runtime.close().await;
     drop(bench.runtime);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Read where the shim writes it: nobody else is there.
+    let file = bench.dir.path().join("units").join(&started.unit).join("state.json");
+    let restarts = || {
+        let state: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        state["restarts"].as_u64().filter(|restarts| *restarts > 3)
+    };
+    let seen = wait("restarts", restarts, || fs::read_to_string(&file).unwrap()).await;
     bench.runtime = open(bench.dir.path()).await;
-    bench.until(&started.unit, "restarts", |status| status.state.restarts > 3).await;
+    bench.until(&started.unit, "its restarts", |status| status.state.restarts >= seen).await;
     bench.end().await;
 }
 
