@@ -1,0 +1,73 @@
+//! What must hold for any bytes from outside: one function for each door, which panics when it does not.
+//!
+//! `make fuzz` looks for inputs that break them (the binaries in `fuzz_targets/`), and `make test` feeds them everything
+//! that was found so far (`tests/corpus.rs`). The reasons are in `docs/decisions/0010-fuzzing.md`.
+
+mod frame;
+mod id;
+mod join;
+mod json;
+mod log_line;
+mod manifest;
+mod message;
+mod subject;
+mod time;
+mod unit_state;
+
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
+
+pub use frame::frame;
+pub use id::id;
+pub use join::join;
+pub use json::json;
+pub use log_line::log_line;
+pub use manifest::manifest;
+pub use message::message;
+pub use subject::subject;
+pub use time::time;
+pub use unit_state::unit_state;
+
+/// A door: its name, which is also that of its corpus and its binary, and what must hold there.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All doors.
+pub const TARGETS: &[Target] = &[
+    ("frame", frame),
+    ("id", id),
+    ("join", join),
+    ("json", json),
+    ("log_line", log_line),
+    ("manifest", manifest),
+    ("message", message),
+    ("subject", subject),
+    ("time", time),
+    ("unit_state", unit_state),
+];
+
+/// What is parsed and printed is parsed into the same value again, and printed into the same text.
+fn text_reads_back<T>(text: &str) -> Option<T>
+where
+    T: FromStr<Err: Display> + Display + PartialEq + Debug,
+{
+    match text.parse::<T>() {
+        Ok(value) => {
+            let printed = value.to_string();
+            match printed.parse::<T>() {
+                Ok(again) => assert_eq!(again, value, "{text:?} is printed as {printed:?}"),
+                Err(error) => unreadable(&printed, &error),
+            }
+            Some(value)
+        }
+        Err(error) => {
+            // A complaint is shown to people, whatever they wrote.
+            assert!(!error.to_string().is_empty(), "{text:?} is refused without a word");
+            None
+        }
+    }
+}
+
+#[expect(clippy::panic, reason = "a panic is how the engine learns of a fault")]
+fn unreadable(written: &dyn Debug, error: &dyn Display) -> ! {
+    panic!("we cannot read what we wrote: {error}: {written:?}");
+}
