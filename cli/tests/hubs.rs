@@ -128,7 +128,8 @@ fn followed_events_go_on_after_a_cut() {
     let home = Home::new();
     let answers = vec![
         cut_stream(&format!("{}{}", event(6), event(7))),
-        cut_stream(&event(8)),
+        // What has no id does not forget the last one.
+        cut_stream(&format!("{}event: gap\ndata: {{\"after\": 8}}\n\n", event(8))),
         problem("403 Forbidden", "denied", "none"),
     ];
     let (url, asked) = hub(answers);

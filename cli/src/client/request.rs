@@ -120,8 +120,8 @@ impl Request {
         self
     }
 
-    /// Go on after this event.
+    /// Go on after this event. One without an id (a gap) changes nothing: without any, all history would come again.
     pub(crate) fn resume_after(&mut self, id: Option<String>) {
-        self.last_event_id = id;
+        self.last_event_id = id.or_else(|| self.last_event_id.take());
     }
 }

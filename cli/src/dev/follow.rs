@@ -125,7 +125,8 @@ async fn follow_events(looker: &Looker, screen: &Screen) {
                 if let Ok(Event { instance, kind, detail, .. }) = serde_json::from_str(&event.data) {
                     tell(screen, &format!("{instance} {kind}: {detail}"));
                 }
-                last = event.id;
+                // A gap has no id, and history must not come again.
+                last = event.id.or(last);
             }
         }
         tokio::time::sleep(EVENTS_AGAIN_AFTER).await;
