@@ -128,7 +128,8 @@ fn followed_events_go_on_after_a_cut() {
     let home = Home::new();
     let answers = vec![
         cut_stream(&format!("{}{}", event(6), event(7))),
-        // What has no id does not forget the last one.
+        // Quiet, and cut all the same; what has no id does not forget the last one.
+        cut_stream(""),
         cut_stream(&format!("{}event: gap\ndata: {{\"after\": 8}}\n\n", event(8))),
         problem("403 Forbidden", "denied", "none"),
     ];
@@ -141,7 +142,29 @@ fn followed_events_go_on_after_a_cut() {
         .collect();
     assert_eq!(shown, [6, 7, 8]);
     let resumed: Vec<_> = asked.join().unwrap().iter().map(|head| header(head, "last-event-id")).collect();
-    assert_eq!(resumed, [None, Some("7".to_owned()), Some("8".to_owned())]);
+    assert_eq!(resumed, [None, Some("7"), Some("7"), Some("8")].map(|id| id.map(str::to_owned)));
+}
+
+#[test]
+fn what_is_quiet_is_followed_over_a_restart_of_the_hub() {
+    let home = Home::new();
+    let answers = vec![cut_stream(""), cut_stream("event: end\ndata: {}\n\n")];
+    let (url, asked) = hub(answers);
+    home.run(&["logs", "shop", "web", "-f", "--hub", &url]).expect(0);
+    assert_eq!(asked.join().unwrap().len(), 2);
+    let (url, asked) = hub(vec![cut_stream(""), problem("403 Forbidden", "denied", "none")]);
+    home.run(&["events", "-f", "--hub", &url]).expect(5);
+    assert_eq!(asked.join().unwrap().len(), 2);
+}
+
+#[test]
+fn a_stream_that_has_lasted_its_time_ends_as_timed_out() {
+    let home = Home::new();
+    let data = problem("", "expired", "none");
+    let data = data.split_once("\r\n\r\n").unwrap().1.replace('\n', "");
+    let (url, asked) = hub(vec![cut_stream(&format!("event: error\ndata: {data}\n\n"))]);
+    home.run(&["logs", "shop", "web", "-f", "--hub", &url, "--timeout", "5s"]).expect(9);
+    assert_eq!(header(&asked.join().unwrap()[0], "towline-timeout").as_deref(), Some("5000ms"));
 }
 
 #[test]

@@ -39,25 +39,28 @@ pub(super) async fn logs(session: &Session, args: LogsArgs) -> Result<(), Failur
             }
         };
         let lost = match session.client.open(&request).await {
-            Ok(mut stream) => loop {
-                match stream.next().await {
-                    Ok(Some(event)) => match event.name.as_str() {
-                        "line" => {
-                            outage.is_over();
-                            let line: LogLineInfo = read(&event)?;
-                            if seen.is_new(&line) {
-                                session.screen.item(&line, log_line)?;
+            Ok(mut stream) => {
+                outage.opened();
+                loop {
+                    match stream.next().await {
+                        Ok(Some(event)) => match event.name.as_str() {
+                            "line" => {
+                                outage.is_over();
+                                let line: LogLineInfo = read(&event)?;
+                                if seen.is_new(&line) {
+                                    session.screen.item(&line, log_line)?;
+                                }
                             }
-                        }
-                        "end" => return Ok(()),
-                        "error" => break refused(session, read(&event)?)?,
-                        // A word of a newer hub.
-                        _ => {}
-                    },
-                    Ok(None) => break Failure::error("the stream of logs was cut"),
-                    Err(error) => break passing(error)?,
+                            "end" => return Ok(()),
+                            "error" => break refused(session, read(&event)?)?,
+                            // A word of a newer hub.
+                            _ => {}
+                        },
+                        Ok(None) => break Failure::error("the stream of logs was cut"),
+                        Err(error) => break passing(error)?,
+                    }
                 }
-            },
+            }
             Err(error) => passing(error)?,
         };
         outage.wait(session, lost).await?;
@@ -76,21 +79,24 @@ pub(super) async fn events(session: &Session, args: EventsArgs) -> Result<(), Fa
     let mut outage = Outage::new(follow);
     loop {
         let lost = match session.client.open(&request).await {
-            Ok(mut stream) => loop {
-                match stream.next().await {
-                    Ok(Some(event)) => {
-                        outage.is_over();
-                        if event.name == "error" {
-                            break refused(session, read(&event)?)?;
+            Ok(mut stream) => {
+                outage.opened();
+                loop {
+                    match stream.next().await {
+                        Ok(Some(event)) => {
+                            outage.is_over();
+                            if event.name == "error" {
+                                break refused(session, read(&event)?)?;
+                            }
+                            show_event(session, &event)?;
+                            request.resume_after(event.id);
                         }
-                        show_event(session, &event)?;
-                        request.resume_after(event.id);
+                        Ok(None) if !follow => return Ok(()),
+                        Ok(None) => break Failure::error("the stream of events was cut"),
+                        Err(error) => break passing(error)?,
                     }
-                    Ok(None) if !follow => return Ok(()),
-                    Ok(None) => break Failure::error("the stream of events was cut"),
-                    Err(error) => break passing(error)?,
                 }
-            },
+            }
             Err(error) => passing(error)?,
         };
         outage.wait(session, lost).await?;
@@ -128,17 +134,34 @@ struct Outage {
     follow: bool,
     /// Whether it was there at all: what never worked is an error at once.
     worked: bool,
+    /// When the stream was opened that is read now, or was cut just now.
+    opened: Option<Moment>,
     since: Option<Moment>,
     next_wait: Duration,
 }
 
 impl Outage {
     fn new(follow: bool) -> Self {
-        Self { follow, worked: false, since: None, next_wait: AGAIN_AFTER.0 }
+        Self { follow, worked: false, opened: None, since: None, next_wait: AGAIN_AFTER.0 }
+    }
+
+    /// The stream is there. It may have nothing to carry for hours.
+    fn opened(&mut self) {
+        self.worked = true;
+        self.opened = Some(clock::now());
     }
 
     fn is_over(&mut self) {
         *self = Self { worked: true, ..Self::new(self.follow) };
+    }
+
+    /// Since when the stream is away, if this cut is not the first. One that was cut as soon as it was open was not there:
+    /// it is sought less and less often, and given up in the end.
+    fn note_cut(&mut self, now: Moment) -> Option<Moment> {
+        if self.opened.take().is_some_and(|opened| now.since(opened) > AGAIN_AFTER.1) {
+            self.is_over();
+        }
+        self.since
     }
 
     /// Waits before the next attempt.
@@ -147,7 +170,8 @@ impl Outage {
     /// The reason of the outage, when it lasts too long or nobody wanted to follow.
     async fn wait(&mut self, session: &Session, why: Failure) -> Result<(), Failure> {
         let now = clock::now();
-        if !self.follow || !self.worked || self.since.is_some_and(|since| now.since(since) > SOUGHT_FOR) {
+        let since = self.note_cut(now);
+        if !self.follow || !self.worked || since.is_some_and(|since| now.since(since) > SOUGHT_FOR) {
             return Err(why);
         }
         if self.since.is_none() {
@@ -227,6 +251,21 @@ mod tests {
             partial: false,
         };
         lines.iter().map(|item| seen.is_new(&line(item))).collect()
+    }
+
+    #[test]
+    fn a_stream_that_lasted_ends_the_outage_without_a_line() {
+        let (follow, now) = (true, clock::now());
+        let mut outage = Outage { since: Some(now), next_wait: AGAIN_AFTER.1, ..Outage::new(follow) };
+        outage.opened();
+        assert_eq!(
+            outage.note_cut(now + Duration::from_secs(1)),
+            Some(now),
+            "cut at once: the outage goes on"
+        );
+        outage.opened();
+        assert_eq!(outage.note_cut(clock::now() + Duration::from_secs(6)), None);
+        assert!(outage.worked && outage.next_wait == AGAIN_AFTER.0);
     }
 
     #[test]
