@@ -17,7 +17,7 @@ mod time;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use towline_agent::shim;
 use tracing_subscriber::EnvFilter;
 
@@ -25,7 +25,8 @@ use crate::args::{Cli, Command, Output};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = args::without_empty_variables(Cli::command()).try_get_matches();
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         // Help and version come this way, too. Whoever pipes them into `head` has had enough: no error.
         Err(error) => {

@@ -168,6 +168,17 @@ fn a_stream_that_has_lasted_its_time_ends_as_timed_out() {
 }
 
 #[test]
+fn a_variable_that_is_empty_is_not_set() {
+    let home = Home::new();
+    let mut command = home.command(&["completions", "bash"]);
+    for name in ["HUB", "TOKEN_FILE", "OUTPUT", "TIMEOUT", "NO_PROGRESS"] {
+        command.env(format!("TOWLINE_{name}"), "");
+    }
+    let ended = command.output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+#[test]
 fn a_hub_that_does_not_answer_at_first_is_no_outage_to_wait_for() {
     let home = Home::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
