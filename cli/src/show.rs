@@ -21,6 +21,7 @@ use crate::failure::Failure;
 pub(crate) struct Screen {
     output: Output,
     style: Style,
+    terminal: bool,
     progress: bool,
 }
 
@@ -29,9 +30,11 @@ impl Screen {
     pub(crate) fn new(global: &Global) -> Self {
         let wants_colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let terminal = io::stdout().is_terminal();
         Self {
             output: global.output,
-            style: Style { colour: wants_colour && io::stdout().is_terminal() },
+            style: Style { colour: wants_colour && terminal },
+            terminal,
             progress: !global.no_progress && io::stderr().is_terminal(),
         }
     }
@@ -39,6 +42,11 @@ impl Screen {
     /// Whether a program reads this.
     pub(crate) fn is_json(&self) -> bool {
         self.output == Output::Json
+    }
+
+    /// Whether a terminal reads this, and does what text tells it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
     /// How text may look.

@@ -48,7 +48,8 @@ pub(super) async fn logs(session: &Session, args: LogsArgs) -> Result<(), Failur
                                 outage.is_over();
                                 let line: LogLineInfo = read(&event)?;
                                 if seen.is_new(&line) {
-                                    session.screen.item(&line, log_line)?;
+                                    let tame = session.screen.is_terminal();
+                                    session.screen.item(&line, |line| log_line(line, tame))?;
                                 }
                             }
                             "end" => return Ok(()),

@@ -199,9 +199,45 @@ pub(crate) fn event_line(event: &Event) -> String {
     format!("{at}  {}  {}  {}", plain(instance), plain(kind), plain(detail))
 }
 
-/// One log line. What the app wrote is shown as it is: its colours are its own.
-pub(crate) fn log_line(line: &LogLineInfo) -> String {
-    format!("{}  {}", plain(&line.unit), line.text)
+/// One log line. Its colours are the app's own; on a terminal nothing else of it is obeyed.
+pub(crate) fn log_line(line: &LogLineInfo, tame: bool) -> String {
+    let unit = plain(&line.unit);
+    if tame { format!("{unit}  {}", tamed(&line.text)) } else { format!("{unit}  {}", line.text) }
+}
+
+/// Text of an app, without what would move the cursor, rename the window or fill the clipboard: the app may be anybody's.
+fn tamed(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut is_coloured = false;
+    while let Some(c) = rest.chars().next() {
+        let (sequence, after) = match colours(rest) {
+            Some(length) => rest.split_at(length),
+            None => rest.split_at(c.len_utf8()),
+        };
+        match c {
+            '\u{1b}' if sequence.len() > 1 => {
+                is_coloured = true;
+                shown.push_str(sequence);
+            }
+            '\t' => shown.push('\t'),
+            c if c.is_control() => shown.push(char::REPLACEMENT_CHARACTER),
+            c => shown.push(c),
+        }
+        rest = after;
+    }
+    if is_coloured {
+        // The next line is another unit's.
+        shown.push_str("\u{1b}[0m");
+    }
+    shown
+}
+
+/// The length of a sequence that sets colours, if the text begins with one: `ESC [ 1 ; 31 m`.
+fn colours(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|c: char| !matches!(c, '0'..='9' | ';' | ':'))?;
+    parameters.get(end..)?.starts_with('m').then_some("\u{1b}[".len() + end + 1)
 }
 
 /// `03:12:01` in UTC, for lines that are read as they come.
@@ -216,6 +252,28 @@ mod tests {
     use serde_json::json;
 
     const PLAIN: Style = Style { colour: false };
+
+    #[test]
+    fn an_app_colours_its_lines_and_commands_nothing() {
+        let line = |text: &str| LogLineInfo {
+            unit: "web-1".to_owned(),
+            at: towline_hub::time::NanoTime::from_unix_ns(0),
+            source: towline_protocol::platform::LogSource::Stdout,
+            text: text.to_owned(),
+            partial: false,
+        };
+        for (text, shown) in [
+            ("größer\tok", "größer\tok"),
+            ("\u{1b}[1;31mred\u{1b}[m", "\u{1b}[1;31mred\u{1b}[m\u{1b}[0m"),
+            ("\u{1b}]52;c;aGk=\u{7}", "\u{fffd}]52;c;aGk=\u{fffd}"),
+            ("\u{1b}]0;title\u{1b}\\", "\u{fffd}]0;title\u{fffd}\\"),
+            ("\u{1b}[2J\u{1b}[", "\u{fffd}[2J\u{fffd}["),
+            ("\u{9b}31m\r\u{8}", "\u{fffd}31m\u{fffd}\u{fffd}"),
+        ] {
+            assert_eq!(log_line(&line(text), true), format!("web-1  {shown}"));
+            assert_eq!(log_line(&line(text), false), format!("web-1  {text}"), "a pipe takes it as it is");
+        }
+    }
 
     fn services() -> ServiceList {
         serde_json::from_value(json!({"services": [
@@ -287,7 +345,7 @@ the hub itself does not reach the bus: what is shown stands still
             "unit": "web-a", "at": "2026-11-21T02:00:00.000000001Z", "source": "stdout", "text": "\u{1b}[1mhello\u{1b}[0m"
         }))
         .unwrap();
-        assert_eq!(log_line(&line), "web-a  \u{1b}[1mhello\u{1b}[0m");
+        assert_eq!(log_line(&line, false), "web-a  \u{1b}[1mhello\u{1b}[0m");
         assert_eq!(time_of_day(86_400_000 * 3 + 3_723_999), "01:02:03");
     }
 }
