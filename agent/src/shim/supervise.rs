@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, getpid, kill_process_group, set_child_subreaper, setsid};
 use tokio::{
@@ -129,16 +130,18 @@ impl Life {
         let mut history = History::default();
         loop {
             self.publish(|state| state.status = Status::Starting);
-            let (ended, lasted, stopped) = match self.launch().await {
+            let (ended, lasted, stopped, swept) = match self.launch().await {
                 Ok(run) => self.attend(run).await,
                 // What never ran at all will not run next time either; and the agent waits to hear why.
                 Err(why) if self.states.borrow().restarts == 0 => {
                     self.last(Status::Error, Some(why.clone()), Ended::NotStarted(why));
                     break;
                 }
-                Err(why) => (Ended::NotStarted(why), Duration::ZERO, false),
+                Err(why) => {
+                    let swept = sweep(&mut self.reaper).await;
+                    (Ended::NotStarted(why), Duration::ZERO, false, swept)
+                }
             };
-            let swept = sweep(&mut self.reaper).await;
             if let Err(left) = swept {
                 self.last(Status::Error, Some(left), ended);
                 break;
@@ -169,8 +172,8 @@ impl Life {
         self.states
     }
 
-    /// Watches a run until it has ended: `(how, how long it lasted, whether it was asked to)`.
-    async fn attend(&mut self, run: Run) -> (Ended, Duration, bool) {
+    /// Watches a run until it has ended: `(how, how long it lasted, whether it was asked to, whether all of it has gone)`.
+    async fn attend(&mut self, run: Run) -> (Ended, Duration, bool, Result<(), String>) {
         let start_time = proc::inspect(run.pid).map(|process| process.start_time);
         self.publish(|state| {
             (state.status, state.reason) = (Status::Started, None);
@@ -183,13 +186,14 @@ impl Life {
         if stopped {
             self.end_group(run.pid).await;
         }
-        // A unit is its whole process group. What outlives its leader is not the unit any more.
-        kill_process_group(run.pid, Signal::KILL).ok();
-        let ended = self.reaper.ended().await;
         let lasted = run.since.elapsed();
-        sweep(&mut self.reaper).await.ok();
+        // What outlives its leader is not the unit any more. One by one: the leader was reaped, so its pid and the group
+        // of that number may be another's by now.
+        let swept = sweep(&mut self.reaper).await;
+        // At once, unless it cannot be killed; then this is how it ends when the kernel lets go of it.
+        let ended = self.reaper.ended().now_or_never().unwrap_or(Ended::Signaled(Signal::KILL.as_raw()));
         run.pipes.drain().await;
-        (ended, lasted, stopped)
+        (ended, lasted, stopped, swept)
     }
 
     /// Sends the declared signal to the group and waits until it has gone or the grace period is over.
