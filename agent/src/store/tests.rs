@@ -84,3 +84,16 @@ fn an_identity_that_a_loss_of_power_emptied_is_written_anew() {
     assert_eq!((store.id(), store.last_epoch()), (id, None));
     assert_eq!(Identity::read(dir.path()).unwrap().unwrap().store, id);
 }
+
+#[test]
+fn a_leap_of_the_clock_forgets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let done = Outcome(Ok(()));
+    let decades = 56 * 365 * 24 * 60 * 60 * 1000;
+    let calls = [("at-boot", 1000), ("synced", decades), ("back", 2000)];
+    for (request, at) in calls {
+        store.commit(&[], Some((&key(request), &done)), at).unwrap();
+    }
+    assert!(calls.iter().all(|(request, _)| store.outcome(request).unwrap().is_some()));
+}
