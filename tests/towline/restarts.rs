@@ -1,8 +1,10 @@
 //! A hub that stops and starts again, under agents that do not.
 
+use std::collections::BTreeMap;
+
 use towline_bus::Platform as _;
 use towline_bus::platform::CallContext;
-use towline_tests::chain::{HubChain, instance};
+use towline_tests::chain::{HubChain, Wire, instance};
 use towline_tests::wait::{PATIENCE, until};
 
 const CONNECTED: &str = "towline_hub_instances{state=\"connected\"}";
@@ -45,7 +47,7 @@ async fn epochs_never_go_back_over_restarts() {
 }
 
 #[tokio::test]
-async fn x_m1_m4_metrics_over_the_whole_chain() {
+async fn x_m1_metrics_over_the_whole_chain() {
     let hub = HubChain::start().await;
     let (_, subscription) = hub.mock("a").await;
     hub.platform("a").ping(&CallContext::new()).await.unwrap();
@@ -63,5 +65,42 @@ async fn x_m1_m4_metrics_over_the_whole_chain() {
         "{text}"
     );
     assert!(!text.contains("default/a") && !text.contains("instance="), "no label names an instance: {text}");
+    hub.stop().await;
+}
+
+/// Every series of one process that only counts up: counters, and the counts and buckets of histograms.
+async fn counters(hub: &HubChain) -> BTreeMap<String, u64> {
+    let text = hub.metrics().await;
+    let counts = |name: &str| ["_total", "_count", "_bucket", "_bytes"].iter().any(|end| name.ends_with(end));
+    let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        counts(series.split('{').next()?).then_some((series.to_owned(), value))
+    });
+    series.map(|(series, value)| (series, value.parse().expect("it counts in whole numbers"))).collect()
+}
+
+#[tokio::test]
+async fn x_m4_no_counter_goes_back() {
+    let hub = HubChain::start_over(Wire::nats().await).await;
+    let mut before = counters(&hub).await;
+    for round in 1..=2 {
+        let (_, _first) = hub.mock("a").await;
+        let (_, second) = hub.mock("a").await;
+        until("the newest wins", || async {
+            (hub.metric("towline_bus_kicks_total").await >= Some(f64::from(round))).then_some(())
+        })
+        .await;
+        hub.wire.server().restart().await;
+        until("calls pass again", || async { hub.platform("a").ping(&CallContext::new()).await.ok() }).await;
+        second.leave().await;
+        until("it is gone", || async { hub.platform("a").ping(&CallContext::new()).await.err() }).await;
+        let after = counters(&hub).await;
+        for (series, value) in &before {
+            let now = after.get(series);
+            assert!(now >= Some(value), "{series} was {value}, and is {now:?}");
+        }
+        assert!(after["towline_bus_reconnects_total"] > before["towline_bus_reconnects_total"]);
+        before = after;
+    }
     hub.stop().await;
 }
