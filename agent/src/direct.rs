@@ -14,6 +14,7 @@
 mod apply;
 mod converge;
 mod entry;
+mod health;
 mod journal;
 mod logs;
 mod once;
@@ -31,7 +32,11 @@ use bytes::Bytes;
 use prometheus::IntCounterVec;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use towline_bus::{subscription::Vitals, task::Tasks};
+use towline_bus::{
+    clock::{self, Moment},
+    subscription::Vitals,
+    task::Tasks,
+};
 use towline_protocol::{
     CallError, Code, Effect, ItemError, RequestId, StoreId,
     platform::{Definition, SyncAction},
@@ -69,6 +74,8 @@ struct Inner {
     applied: Mutex<[u8; 32]>,
     vitals: watch::Sender<Vitals>,
     drift: IntCounterVec,
+    /// When repair last came on.
+    beat: Mutex<Moment>,
     tasks: Tasks,
 }
 
@@ -110,10 +117,12 @@ impl Direct {
             applied: Mutex::new(applied),
             vitals,
             drift,
+            beat: Mutex::new(clock::now()),
             tasks: Tasks::new(),
         };
         let direct = Self { inner: Arc::new(inner) };
         direct.inner.tasks.spawn("drift", repair::run(direct.clone()));
+        direct.inner.tasks.spawn("health", health::run(direct.clone()));
         Ok(direct)
     }
 
@@ -196,7 +205,8 @@ impl Direct {
         // Under the lock of the entries, so that changes are told in their order.
         let mut applied = self.inner.applied.lock().unwrap_or_else(PoisonError::into_inner);
         added.into_iter().chain(removed).for_each(|share| combine(&mut applied, share));
-        self.inner.vitals.send_replace(vitals(*applied));
+        let digest = Bytes::copy_from_slice(&*applied);
+        self.inner.vitals.send_modify(|vitals| vitals.applied = digest);
         before.is_some()
     }
 

@@ -14,7 +14,7 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -126,6 +126,8 @@ pub struct Store {
     database: Database,
     dir: PathBuf,
     id: StoreId,
+    /// Why the last change was not written, if it was not.
+    failure: Mutex<Option<StoreError>>,
     _lock: Lock,
 }
 
@@ -148,7 +150,7 @@ impl Store {
         let id = store_id(&database).map_err(damaged)?;
         // Definitions may hold secrets.
         fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(unusable)?;
-        let store = Self { database, dir: dir.to_owned(), id, _lock: lock };
+        let store = Self { database, dir: dir.to_owned(), id, failure: Mutex::default(), _lock: lock };
         let before = match Identity::read(dir) {
             // The id stands in the database; without the epoch the next claim is one of a new agent.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -209,6 +211,22 @@ impl Store {
     /// # Errors
     /// When the database cannot be written: then nothing has changed.
     pub fn commit(
+        &self,
+        changes: &[Change],
+        outcome: Option<(&OutcomeKey, &Outcome)>,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let written = self.write(changes, outcome, now_ms);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = written.clone().err();
+        written
+    }
+
+    /// Why the last change was not written; none when it was.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn write(
         &self,
         changes: &[Change],
         outcome: Option<(&OutcomeKey, &Outcome)>,

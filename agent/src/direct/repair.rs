@@ -20,7 +20,7 @@ use super::{
 use crate::{manifest::Drift, runtime::process::UnitStatus, shim::Ended};
 
 /// Between two looks for units that are not as they should be.
-const EVERY: Duration = Duration::from_secs(2);
+pub(super) const EVERY: Duration = Duration::from_secs(2);
 /// Waits after a repair that failed: the first, doubled each time up to the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(300));
 
@@ -32,6 +32,7 @@ pub(super) async fn run(direct: Direct) {
     let mut waits = Waits::default();
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         let now = clock::now();
+        direct.beat(now);
         let astray = astray(&direct);
         // Of those that were mended or removed otherwise nothing need be remembered.
         waits.0.retain(|id, _| astray.contains_key(id));
@@ -47,9 +48,12 @@ pub(super) async fn run(direct: Direct) {
             let direct = direct.clone();
             async move { (mend(&direct, &id).await, id) }
         });
+        let mut mended = mended.buffer_unordered(AT_ONCE);
         // Not cut off when the agent ends: each looks at that itself, between its steps.
-        for (mended, id) in mended.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
-            waits.note(id, mended, clock::now());
+        while let Some((mended, id)) = mended.next().await {
+            let now = clock::now();
+            direct.beat(now);
+            waits.note(id, mended, now);
         }
     }
 }

@@ -1,0 +1,66 @@
+//! Whether the work behind the heartbeats comes on: an agent that beats while its repair is stuck or its store cannot be
+//! written is not healthy.
+
+use std::{sync::PoisonError, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+use towline_bus::{clock, clock::Moment};
+use towline_protocol::session::{Health, HealthState};
+
+use super::{Direct, repair};
+use crate::store::StoreError;
+
+/// How long repair may take to come on: five looks. One that waits for a unit to stop in its grace looks stalled, too.
+const STALLED: Duration = repair::EVERY.saturating_mul(5);
+
+/// Looks, and tells, until the agent ends.
+pub(super) async fn run(direct: Direct) {
+    let stopping = direct.inner.tasks.stopping().clone();
+    let mut ticks = interval(repair::EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        let beat = *direct.inner.beat.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = health(clock::now().since(beat), direct.inner.store.failure());
+        direct.inner.vitals.send_if_modified(|vitals| {
+            let changed = vitals.health.state != now.state;
+            if changed {
+                vitals.health = now;
+            }
+            changed
+        });
+    }
+}
+
+impl Direct {
+    /// Repair comes on.
+    pub(super) fn beat(&self, now: Moment) {
+        *self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+}
+
+fn health(idle: Duration, failure: Option<StoreError>) -> Health {
+    let stalled = |detail| Health { state: HealthState::Stalled, detail: Some(detail) };
+    match failure {
+        Some(error) => stalled(error.to_string()),
+        None if idle > STALLED => stalled(format!("repair has not come on for {} s", idle.as_secs())),
+        None => Health::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_come_on_is_stalled() {
+        assert_eq!(health(STALLED, None).state, HealthState::Healthy);
+        let late = health(STALLED + Duration::from_secs(2), None);
+        assert_eq!(
+            (late.state, late.detail.as_deref()),
+            (HealthState::Stalled, Some("repair has not come on for 12 s"))
+        );
+        let failed = health(Duration::ZERO, Some(StoreError::interrupted()));
+        assert_eq!(failed.state, HealthState::Stalled);
+        assert!(failed.detail.is_some_and(|detail| detail.contains("a write was interrupted")));
+    }
+}
