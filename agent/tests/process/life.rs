@@ -137,3 +137,17 @@ async fn leftovers_of_a_crash_do_not_meet_the_next_run() {
     assert!(bench.marked().len() <= 4, "{:?}", bench.marked());
     bench.end().await;
 }
+
+#[tokio::test]
+async fn a_unit_that_is_started_again_at_once_is_not_spoilt_by_its_last_shim() {
+    let bench = Bench::new().await;
+    let unit =
+        bench.start("  command: [sh, -c, exit 3]\n  restart: {condition: never}\n").await.unwrap().unit;
+    for _ in 0..20 {
+        bench.until(&unit, "the end", |status| status.state.final_state).await;
+        bench.runtime.start_again(&unit).await.unwrap();
+        let ended = bench.until(&unit, "the end", |status| status.state.final_state).await.state;
+        assert_eq!(ended.last_end, Some(towline_agent::shim::Ended::Exited(3)), "{ended:?}");
+    }
+    bench.end().await;
+}
