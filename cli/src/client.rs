@@ -79,13 +79,9 @@ pub(crate) enum ClientError {
 }
 
 impl ClientError {
-    /// Whether repeating a reading request may help: nothing was refused, it only did not get through.
+    /// Whether repeating a reading request may help because it did not get through. Of a refusal, its problem says so.
     pub(crate) fn is_passing(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } | Self::Cut { .. } | Self::TimedOut { .. } => true,
-            Self::Refused { problem, .. } => Exit::of(problem) == Exit::Unavailable,
-            Self::Garbled { .. } | Self::Setup(_) => false,
-        }
+        matches!(self, Self::Unreachable { .. } | Self::Cut { .. } | Self::TimedOut { .. })
     }
 }
 

@@ -83,6 +83,8 @@ fn completions(screen: &Screen, shell: clap_complete::Shell) -> Result<(), Failu
 fn is_passing(problem: &Problem, is_bounded: bool) -> bool {
     match problem.code.as_str() {
         "unavailable" | "unknown_outcome" | "busy" | "not_ready" => true,
+        // The session was lost with the bus, or to a newer one; soon there is one again.
+        "fenced" | "kicked" => true,
         // The longest call ends, a stream of logs need not; unless somebody bounded it.
         "expired" => !is_bounded,
         _ => false,

@@ -158,6 +158,20 @@ fn what_is_quiet_is_followed_over_a_restart_of_the_hub() {
 }
 
 #[test]
+fn a_followed_stream_waits_for_a_session_that_was_lost_with_the_bus() {
+    let home = Home::new();
+    let answers = vec![
+        cut_stream(""),
+        problem("409 Conflict", "fenced", "none"),
+        problem("429 Too Many Requests", "busy", "none"),
+        cut_stream("event: end\ndata: {}\n\n"),
+    ];
+    let (url, asked) = hub(answers);
+    home.run(&["logs", "shop", "web", "-f", "--hub", &url]).expect(0);
+    assert_eq!(asked.join().unwrap().len(), 4);
+}
+
+#[test]
 fn a_stream_that_has_lasted_its_time_ends_as_timed_out() {
     let home = Home::new();
     let data = problem("", "expired", "none");

@@ -58,11 +58,11 @@ pub(super) async fn logs(session: &Session, args: LogsArgs) -> Result<(), Failur
                             _ => {}
                         },
                         Ok(None) => break Failure::error("the stream of logs was cut"),
-                        Err(error) => break passing(error)?,
+                        Err(error) => break passing(session, error)?,
                     }
                 }
             }
-            Err(error) => passing(error)?,
+            Err(error) => passing(session, error)?,
         };
         outage.wait(session, lost).await?;
         seen.begin_stream();
@@ -94,11 +94,11 @@ pub(super) async fn events(session: &Session, args: EventsArgs) -> Result<(), Fa
                         }
                         Ok(None) if !follow => return Ok(()),
                         Ok(None) => break Failure::error("the stream of events was cut"),
-                        Err(error) => break passing(error)?,
+                        Err(error) => break passing(session, error)?,
                     }
                 }
             }
-            Err(error) => passing(error)?,
+            Err(error) => passing(session, error)?,
         };
         outage.wait(session, lost).await?;
     }
@@ -119,8 +119,12 @@ fn read<T: DeserializeOwned>(event: &SseEvent) -> Result<T, Failure> {
 }
 
 /// The failure, to be told if the outage lasts; or at once if it is no outage.
-fn passing(error: ClientError) -> Result<Failure, Failure> {
-    if error.is_passing() { Ok(error.into()) } else { Err(error.into()) }
+fn passing(session: &Session, error: ClientError) -> Result<Failure, Failure> {
+    match error {
+        ClientError::Refused { problem, .. } => refused(session, *problem),
+        error if error.is_passing() => Ok(error.into()),
+        error => Err(error.into()),
+    }
 }
 
 fn refused(session: &Session, problem: Problem) -> Result<Failure, Failure> {
