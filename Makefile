@@ -4,7 +4,7 @@ CARGO ?= cargo
 # An unexpected warning is a failure here, and only here: while you work it is a hint.
 STRICT = -D warnings
 
-.PHONY: help bench test nats-server build lint fmt doc clean
+.PHONY: help bench fuzz test nats-server build lint fmt doc clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,10 @@ test: build nats-server netns-tools ## unit tests, property tests, batteries, a 
 
 soak: ## ten times as many simulated races as `make test`
 	TOWLINE_SEEDS=10000 $(CARGO) test -p towline-bus --locked --test simulation -- --nocapture
+
+FUZZ_SECONDS ?= 60
+fuzz: ## look for inputs that break a decoder, FUZZ_SECONDS (60) for each; takes a C++ compiler
+	fuzz/run $(FUZZ_SECONDS)
 
 nats-server:
 	scripts/nats-server
@@ -30,7 +34,7 @@ bench: nats-server ## figures, one JSON object a line; on a machine that does no
 
 lint: ## formatting, clippy and documentation, all without warnings
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- $(STRICT)
+	$(CARGO) clippy --workspace --all-targets --features towline-fuzz/engine --locked -- $(STRICT)
 	RUSTDOCFLAGS="$(STRICT)" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 
 fmt: ## format everything
