@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, sync::Arc};
 
 use towline_bus::CallContext;
-use towline_protocol::platform::{Service, ServiceStatus};
+use towline_protocol::platform::{Definition, Service, ServiceStatus};
 
 use crate::bench::*;
 
@@ -101,14 +101,18 @@ async fn a_repair_that_fails_is_tried_again() {
 #[tokio::test]
 async fn what_was_accepted_is_carried_out_by_the_next_agent_whatever_is_said_of_drift() {
     let bench = Bench::new().await;
-    let web = towline_protocol::platform::Definition {
-        is_async: true,
-        ..definition("web", &sleeper("  units: 40\n  drift: report\n"))
+    let spec = |colour: &str| {
+        let script = "trap '' TERM; while :; do sleep 0.1; done";
+        let rest = "  strategy: {type: recreate}\n  stop: {gracePeriod: 1s}\n  drift: report\n";
+        format!("  command: [sh, -c, \"{script}\"]\n  env: {{COLOUR: {colour}}}\n{rest}")
     };
-    bench.platform.apply(&CallContext::new(), &[web]).await.unwrap();
-    // In the middle of it: forty units take two waves at least.
+    bench.apply("web", &spec("red")).await.unwrap();
+    let before = bench.pids("web").await;
+    let later = Definition { is_async: true, ..definition("web", &spec("blue")) };
+    bench.platform.apply(&CallContext::new(), &[later]).await.unwrap();
+    // While it waits for the old unit to go.
     let bench = bench.reopened().await;
-    let whole = |service: &Service| service.status == ServiceStatus::Ready && service.units.len() == 40;
-    bench.until("web", "all units", whole).await;
+    let new = |service: &Service| service.units.iter().any(|unit| !before.contains_key(&unit.id));
+    bench.until("web", "the new unit", new).await;
     bench.end().await;
 }
