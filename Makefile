@@ -34,7 +34,7 @@ bench: nats-server ## figures, one JSON object a line; on a machine that does no
 
 lint: ## formatting, clippy and documentation, all without warnings
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --features towline-fuzz/engine --locked -- $(STRICT)
+	$(CARGO) clippy --workspace --all-targets --locked -- $(STRICT)
 	RUSTDOCFLAGS="$(STRICT)" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 
 fmt: ## format everything

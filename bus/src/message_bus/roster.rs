@@ -142,6 +142,11 @@ impl Roster {
         let entries = self.lock();
         let Some(entry) = entries.get(instance) else { return Err("was never seen") };
         match (entry.presence, entry.session.target()) {
+            // Known from the store alone, after a restart or a race that another claim won: it will claim in a moment, and
+            // say what it can. Until then "it lacks the call" would be a lie.
+            (Presence::Connected { .. }, Some(target)) if target.calls.is_empty() => {
+                Err("has not said yet what it can")
+            }
             (Presence::Connected { .. }, Some(target)) => Ok(target.clone()),
             (Presence::NeverSeen, _) => Err("was never seen"),
             (Presence::Unreachable { .. }, _) => Err("is unreachable"),
