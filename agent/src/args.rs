@@ -38,7 +38,7 @@ pub(crate) struct RunArgs {
     /// Credentials for the bus.
     #[arg(long, env = "TOWLINE_CREDS", value_name = "FILE")]
     pub(crate) creds: Option<PathBuf>,
-    /// Certificates to trust beside the system's, for `tls://` and `wss://`, in PEM.
+    /// Certificates to trust instead of the system's, for `tls://` and `wss://`, in PEM.
     #[arg(long, env = "TOWLINE_NATS_CA", value_name = "FILE")]
     pub(crate) nats_ca: Option<PathBuf>,
     /// What runs workloads.
