@@ -276,9 +276,10 @@ pub fn instance(name: &str) -> InstanceId {
 /// When it was not built; the message says how.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let folder = test.ancestors().nth(2).expect("target/<profile>/deps/test has two folders above");
-    let path = folder.join(name);
+    let this = std::env::current_exe().expect("a program knows its own path");
+    // A test lies in target/<profile>/deps; the bench one folder above, where the binaries are.
+    let mut beside = this.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    let path = beside.find(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name));
     assert!(
         path.exists(),
         "{} is not built; run `cargo build --workspace --bins`, or `make test`",
