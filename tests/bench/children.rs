@@ -5,18 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::watch;
 use towline_bus::metrics::BusMetrics;
 use towline_bus::platform::MockPlatform;
-use towline_bus::session::Identity;
 use towline_bus::subscribe;
-use towline_bus::subscription::{SubscribeConfig, Vitals};
 use towline_protocol::platform::{Service, ServiceStatus, Unit, UnitStatus};
-use towline_protocol::session::ClaimMode;
-use towline_protocol::subject::Root;
-use towline_protocol::{BootId, Method, StoreId};
-use towline_tests::chain::nats_link;
-use uuid::Uuid;
+use towline_tests::chain::{mock_config, nats_link};
 
 /// A child that ends with its parent's interest in it.
 pub(crate) struct Owned(pub(crate) Child);
@@ -70,23 +63,7 @@ async fn agents(url: &str, prefix: &str, count: usize, config_bytes: usize) {
         if count == 1 {
             mock.set_services((0..1_000).map(service).collect());
         }
-        let (_, vitals) = watch::channel(Vitals::default());
-        let config = SubscribeConfig {
-            root: Root::default(),
-            instance: format!("{prefix}-{number}").parse().unwrap(),
-            identity: Identity {
-                boot: BootId::new(Uuid::new_v4()),
-                store: StoreId::new(Uuid::new_v4()),
-                last_epoch: None,
-                version: "1".to_owned(),
-                runtime: "mock".to_owned(),
-                calls: Method::names(),
-            },
-            mode: ClaimMode::Fresh,
-            vitals,
-            record_epoch: Box::new(|_| ()),
-            metrics: metrics.clone(),
-        };
+        let config = mock_config(&format!("{prefix}-{number}"), metrics.clone());
         held.push(subscribe(link.clone(), config, Arc::new(mock)).await.unwrap());
     }
     std::future::pending::<()>().await;

@@ -197,23 +197,7 @@ impl HubChain {
         name: &str,
     ) -> (MockPlatform, ActiveSubscription) {
         let mock = MockPlatform::new();
-        let (_, vitals) = watch::channel(Vitals::default());
-        let config = SubscribeConfig {
-            root: Root::default(),
-            instance: instance(name),
-            identity: Identity {
-                boot: BootId::new(Uuid::new_v4()),
-                store: StoreId::new(Uuid::new_v4()),
-                last_epoch: None,
-                version: "0.0.1".to_owned(),
-                runtime: "mock".to_owned(),
-                calls: Method::names(),
-            },
-            mode: ClaimMode::Fresh,
-            vitals,
-            record_epoch: Box::new(|_| ()),
-            metrics: BusMetrics::unregistered(),
-        };
+        let config = mock_config(name, BusMetrics::unregistered());
         let subscription = subscribe(link, config, Arc::new(mock.clone())).await.expect("the bus takes it");
         self.bus.await_presence(&instance(name), PATIENCE).await.expect("it comes to serve");
         (mock, subscription)
@@ -258,6 +242,31 @@ impl ProcessAgent {
         self.agent.remove_units().await.expect("its units can be removed");
         let agent = Arc::into_inner(self.agent).expect("nobody else holds the agent");
         agent.close().await;
+    }
+}
+
+/// How an agent with a mock subscribes: as a fresh process with a fresh store, and with every call.
+///
+/// # Panics
+/// When the name is none of an instance.
+#[must_use]
+pub fn mock_config(name: &str, metrics: BusMetrics) -> SubscribeConfig {
+    let (_, vitals) = watch::channel(Vitals::default());
+    SubscribeConfig {
+        root: Root::default(),
+        instance: instance(name),
+        identity: Identity {
+            boot: BootId::new(Uuid::new_v4()),
+            store: StoreId::new(Uuid::new_v4()),
+            last_epoch: None,
+            version: "0.0.1".to_owned(),
+            runtime: "mock".to_owned(),
+            calls: Method::names(),
+        },
+        mode: ClaimMode::Fresh,
+        vitals,
+        record_epoch: Box::new(|_| ()),
+        metrics,
     }
 }
 

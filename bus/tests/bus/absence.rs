@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use towline_bus::Platform as _;
-use towline_bus::platform::{CallContext, Disconnected};
+use towline_bus::platform::{CallContext, Disconnected, ItemStream};
 use towline_protocol::platform::{LogLine, LogSource, LogsRequest};
 use towline_protocol::{CallError, Code, Effect, Method};
 
@@ -136,18 +136,8 @@ async fn an_explicit_cancel_is_answered() {
 async fn a_stream_without_a_reader_ends_at_its_sender() {
     let hub = Hub::start().await;
     let agent = hub.serving("a").await;
-    let line = LogLine {
-        unit: "u".into(),
-        at_unix_ns: 1,
-        source: LogSource::Stdout,
-        text: "x".repeat(10_000),
-        partial: false,
-    };
-    agent.mock.set_lines(vec![line; 10_000]);
-    let request =
-        LogsRequest { app: "a".parse().unwrap(), unit: None, follow: true, since_unix_ms: None, tail: None };
-    let mut stream = hub.connect("a").logs(&CallContext::new(), &request).await.unwrap();
-    assert!(stream.next().await.unwrap().is_ok());
+    agent.mock.set_lines(vec![line_of(10_000); 10_000]);
+    let stream = followed(&hub).await;
     assert_eq!(hub.metrics.in_flight.get(), 1);
     drop(stream);
     eventually("the call is taken back", || hub.metrics.in_flight.get() == 0).await;
@@ -157,19 +147,9 @@ async fn a_stream_without_a_reader_ends_at_its_sender() {
 async fn a_stream_ends_with_an_error_when_its_agent_is_lost() {
     let hub = Hub::start().await;
     let agent = hub.serving("a").await;
-    let line = LogLine {
-        unit: "u".into(),
-        at_unix_ns: 1,
-        source: LogSource::Stdout,
-        text: "x".repeat(60_000),
-        partial: false,
-    };
     // More than the window holds, so that the stream is still open when the link is cut.
-    agent.mock.set_lines(vec![line; 1_000]);
-    let request =
-        LogsRequest { app: "a".parse().unwrap(), unit: None, follow: true, since_unix_ms: None, tail: None };
-    let mut stream = hub.connect("a").logs(&CallContext::new(), &request).await.unwrap();
-    assert!(stream.next().await.unwrap().is_ok());
+    agent.mock.set_lines(vec![line_of(60_000); 1_000]);
+    let mut stream = followed(&hub).await;
     agent.link.cut();
     let mut last = None;
     while let Some(item) = tokio::time::timeout(Duration::from_secs(30), stream.next()).await.unwrap() {
@@ -177,4 +157,18 @@ async fn a_stream_ends_with_an_error_when_its_agent_is_lost() {
     }
     let error: CallError = last.unwrap().unwrap_err();
     assert_eq!((error.code, error.effect), (Code::UnknownOutcome, Effect::None));
+}
+
+fn line_of(length: usize) -> LogLine {
+    let text = "x".repeat(length);
+    LogLine { unit: "u".into(), at_unix_ns: 1, source: LogSource::Stdout, text, partial: false }
+}
+
+/// A stream of which the first line has come.
+async fn followed(hub: &Hub) -> ItemStream<LogLine> {
+    let request =
+        LogsRequest { app: "a".parse().unwrap(), unit: None, follow: true, since_unix_ms: None, tail: None };
+    let mut stream = hub.connect("a").logs(&CallContext::new(), &request).await.unwrap();
+    assert!(stream.next().await.unwrap().is_ok());
+    stream
 }

@@ -5,21 +5,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use towline_bus::authority::MemoryAuthority;
 use towline_bus::message_bus::BusConfig;
 use towline_bus::metrics::BusMetrics;
 use towline_bus::platform::MockPlatform;
-use towline_bus::session::Identity;
-use towline_bus::subscription::{SubscribeConfig, Vitals};
 use towline_bus::transport::{LinkState, TransportEvent};
 use towline_bus::{MessageBus, Transport as _};
-use towline_protocol::session::ClaimMode;
-use towline_protocol::subject::Root;
-use towline_protocol::{BootId, Method, StoreId, limits};
-use towline_tests::chain::instance;
+use towline_protocol::limits;
+use towline_tests::chain::mock_config;
 use towline_tests::nats::{NatsServer, Proxy};
-use uuid::Uuid;
 
 use super::{await_link, connect, counted, hear, in_time, next, publish, subscribe, told};
 
@@ -113,32 +107,12 @@ async fn n_b6_a_missing_right_is_told_and_counted() {
 
     let agent = connect(as_user("agent")).await;
     let metrics = BusMetrics::unregistered();
-    let config = subscribe_config(metrics.clone());
+    let config = mock_config("a", metrics.clone());
     let platform = Arc::new(MockPlatform::new());
     let subscription = towline_bus::subscribe(agent.clone(), config, platform).await.unwrap();
     assert!(counted(&metrics.refusals, "permission_denied").await > 0, "its claim is refused");
     drop(subscription);
     bus.0.stop().await;
-}
-
-fn subscribe_config(metrics: BusMetrics) -> SubscribeConfig {
-    let (_, vitals) = watch::channel(Vitals::default());
-    SubscribeConfig {
-        root: Root::default(),
-        instance: instance("a"),
-        identity: Identity {
-            boot: BootId::new(Uuid::new_v4()),
-            store: StoreId::new(Uuid::new_v4()),
-            last_epoch: None,
-            version: "0.0.1".to_owned(),
-            runtime: "mock".to_owned(),
-            calls: Method::names(),
-        },
-        mode: ClaimMode::Fresh,
-        vitals,
-        record_epoch: Box::new(|_| ()),
-        metrics,
-    }
 }
 
 /// No `flush` proves anything; order does. On one connection the subscription is there before the question that follows
