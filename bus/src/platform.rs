@@ -12,6 +12,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
+use towline_protocol::bundle::{
+    BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
+    DeleteBundleRequest, DeleteBundleResponse, GetBundleRequest, GetBundleResponse, JobResponse,
+    ListBundlesRequest, ListBundlesResponse, PauseBundleRequest, PutBundleRequest, PutBundleResponse,
+    ResumeBundleRequest, RetryBundleRequest,
+};
+use towline_protocol::capacity::{AddressesResponse, CapacityResponse};
+use towline_protocol::job::{
+    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, JobRecord, ListJobsRequest,
+    ListJobsResponse, WatchJobRequest,
+};
 use towline_protocol::platform::{Definition, LogLine, LogsRequest, Service, SyncAction};
 use towline_protocol::{CallError, Code, Method, RequestId, ResourceId, StoreId};
 use uuid::Uuid;
@@ -129,5 +140,132 @@ pub trait Platform: Send + Sync + 'static {
         _request: &LogsRequest,
     ) -> Result<ItemStream<LogLine>, CallError> {
         unsupported(Method::Logs)
+    }
+
+    /// Accepts a bundle, and answers with the job that carries it out; or says what it would do, in a dry run.
+    async fn put_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &PutBundleRequest,
+    ) -> Result<PutBundleResponse, CallError> {
+        unsupported(Method::PutBundle)
+    }
+
+    /// Accepts that a bundle goes, with all that belongs to it.
+    async fn delete_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &DeleteBundleRequest,
+    ) -> Result<DeleteBundleResponse, CallError> {
+        unsupported(Method::DeleteBundle)
+    }
+
+    /// Accepts that a bundle's workloads stop until it is resumed.
+    async fn pause_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &PauseBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        unsupported(Method::PauseBundle)
+    }
+
+    /// Accepts that a paused bundle's workloads start again.
+    async fn resume_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &ResumeBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        unsupported(Method::ResumeBundle)
+    }
+
+    /// Accepts that failed workloads of a bundle are tried again now.
+    async fn retry_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &RetryBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        unsupported(Method::RetryBundle)
+    }
+
+    /// A bundle as it was put; one that there is not is [`Code::NotFound`].
+    async fn get_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &GetBundleRequest,
+    ) -> Result<GetBundleResponse, CallError> {
+        unsupported(Method::GetBundle)
+    }
+
+    /// All bundles, by name, a page at a time.
+    async fn list_bundles(
+        &self,
+        _cx: &CallContext,
+        _request: &ListBundlesRequest,
+    ) -> Result<ListBundlesResponse, CallError> {
+        unsupported(Method::ListBundles)
+    }
+
+    /// The record of a bundle, oldest first, a page at a time.
+    async fn bundle_changes(
+        &self,
+        _cx: &CallContext,
+        _request: &BundleChangesRequest,
+    ) -> Result<BundleChangesResponse, CallError> {
+        unsupported(Method::BundleChanges)
+    }
+
+    /// How a bundle and its workloads stand, a page at a time.
+    async fn bundle_status(
+        &self,
+        _cx: &CallContext,
+        _request: &BundleStatusRequest,
+    ) -> Result<BundleStatusResponse, CallError> {
+        unsupported(Method::BundleStatus)
+    }
+
+    /// A job, and a page of its records.
+    async fn get_job(
+        &self,
+        _cx: &CallContext,
+        _request: &GetJobRequest,
+    ) -> Result<GetJobResponse, CallError> {
+        unsupported(Method::GetJob)
+    }
+
+    /// Jobs, the newest first, a page at a time.
+    async fn list_jobs(
+        &self,
+        _cx: &CallContext,
+        _request: &ListJobsRequest,
+    ) -> Result<ListJobsResponse, CallError> {
+        unsupported(Method::ListJobs)
+    }
+
+    /// A job's records from a sequence on, as they are made. The stream ends after the one with a terminal state.
+    async fn watch_job(
+        &self,
+        _cx: &CallContext,
+        _request: &WatchJobRequest,
+    ) -> Result<ItemStream<JobRecord>, CallError> {
+        unsupported(Method::WatchJob)
+    }
+
+    /// Takes a job back; watch it to see when it has ended.
+    async fn cancel_job(
+        &self,
+        _cx: &CallContext,
+        _request: &CancelJobRequest,
+    ) -> Result<CancelJobResponse, CallError> {
+        unsupported(Method::CancelJob)
+    }
+
+    /// What the instance has room for.
+    async fn capacity(&self, _cx: &CallContext) -> Result<CapacityResponse, CallError> {
+        unsupported(Method::Capacity)
+    }
+
+    /// Which addresses are in use.
+    async fn addresses(&self, _cx: &CallContext) -> Result<AddressesResponse, CallError> {
+        unsupported(Method::Addresses)
     }
 }

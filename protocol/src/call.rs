@@ -5,7 +5,18 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::{
+    BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
+    DeleteBundleRequest, DeleteBundleResponse, GetBundleRequest, GetBundleResponse, JobResponse,
+    ListBundlesRequest, ListBundlesResponse, PauseBundleRequest, PutBundleRequest, PutBundleResponse,
+    ResumeBundleRequest, RetryBundleRequest,
+};
+use crate::capacity::{AddressesRequest, AddressesResponse, CapacityRequest, CapacityResponse};
 use crate::id::{RequestId, StoreId};
+use crate::job::{
+    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, JobRecord, ListJobsRequest,
+    ListJobsResponse, WatchJobRequest,
+};
 use crate::limits;
 use crate::platform::{
     AllServicesRequest, ApplyRequest, ApplyResponse, ExportRequest, ExportResponse, LogLine, LogsRequest,
@@ -116,6 +127,36 @@ call_table! {
     Sync = "sync", V5, Mutating, Unary, limits::CALL_TIME_MAX, SyncRequest => SyncResponse;
     /// The logs of an app, as a stream of lines.
     Logs = "logs", V5, Reading, Stream, limits::CALL_TIME_MAX, LogsRequest => LogLine;
+    /// Accepts a bundle; a job carries it out.
+    PutBundle = "put_bundle", V6, Mutating, Unary, Duration::from_secs(300), PutBundleRequest => PutBundleResponse;
+    /// Accepts that a bundle goes.
+    DeleteBundle = "delete_bundle", V6, Mutating, Unary, Duration::from_secs(60), DeleteBundleRequest => DeleteBundleResponse;
+    /// Accepts that a bundle's workloads stop.
+    PauseBundle = "pause_bundle", V6, Mutating, Unary, Duration::from_secs(60), PauseBundleRequest => JobResponse;
+    /// Accepts that a bundle's workloads start again.
+    ResumeBundle = "resume_bundle", V6, Mutating, Unary, Duration::from_secs(60), ResumeBundleRequest => JobResponse;
+    /// Accepts that failed workloads are tried again now.
+    RetryBundle = "retry_bundle", V6, Mutating, Unary, Duration::from_secs(60), RetryBundleRequest => JobResponse;
+    /// A bundle as it was put.
+    GetBundle = "get_bundle", V6, Reading, Unary, Duration::from_secs(300), GetBundleRequest => GetBundleResponse;
+    /// All bundles.
+    ListBundles = "list_bundles", V6, Reading, Unary, Duration::from_secs(30), ListBundlesRequest => ListBundlesResponse;
+    /// The record of a bundle.
+    BundleChanges = "bundle_changes", V6, Reading, Unary, Duration::from_secs(30), BundleChangesRequest => BundleChangesResponse;
+    /// How a bundle and its workloads stand.
+    BundleStatus = "bundle_status", V6, Reading, Unary, Duration::from_secs(30), BundleStatusRequest => BundleStatusResponse;
+    /// A job, and its records.
+    GetJob = "get_job", V6, Reading, Unary, Duration::from_secs(30), GetJobRequest => GetJobResponse;
+    /// Jobs, the newest first.
+    ListJobs = "list_jobs", V6, Reading, Unary, Duration::from_secs(30), ListJobsRequest => ListJobsResponse;
+    /// A job's records as they are made, as a stream.
+    WatchJob = "watch_job", V6, Reading, Stream, limits::CALL_TIME_MAX, WatchJobRequest => JobRecord;
+    /// Takes a job back.
+    CancelJob = "cancel_job", V6, Mutating, Unary, Duration::from_secs(60), CancelJobRequest => CancelJobResponse;
+    /// What the instance has room for.
+    Capacity = "capacity", V6, Reading, Unary, Duration::from_secs(30), CapacityRequest => CapacityResponse;
+    /// Which addresses are in use.
+    Addresses = "addresses", V6, Reading, Unary, Duration::from_secs(30), AddressesRequest => AddressesResponse;
 }
 
 impl Method {

@@ -250,6 +250,12 @@ random_id!(
     "a replica id"
 );
 
+random_id!(
+    /// Names one job of an instance: given by the agent when it accepts the job.
+    JobId,
+    "a job id"
+);
+
 /// The caller's own id for one call, the same for each retry of it: 1 to 64 of `A–Z a–z 0–9 _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Arc<str>);
@@ -324,6 +330,94 @@ impl fmt::Display for ResourceId {
 }
 
 serde_as_text!(ResourceId);
+
+/// Names one workload within its bundle: `Kind/name`. Hub and bus do not look into it further.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkloadId(Arc<str>);
+
+impl WorkloadId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The workload's type: `App`.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.0.split_once('/').map_or("", |(kind, _)| kind)
+    }
+
+    /// The workload's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.split_once('/').map_or("", |(_, name)| name)
+    }
+}
+
+impl FromStr for WorkloadId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let good = text.len() <= limits::RESOURCE_ID_BYTES_MAX
+            && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+            && text
+                .split_once('/')
+                .is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty() && !name.contains('/'));
+        if good {
+            Ok(Self(text.into()))
+        } else {
+            Err(ParseIdError::new(text, "a workload id", "`Kind/name`, at most 512 bytes without spaces"))
+        }
+    }
+}
+
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+serde_as_text!(WorkloadId);
+
+/// The digest of a content as it was submitted: BLAKE3, as 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContentDigest([u8; 32]);
+
+impl ContentDigest {
+    /// The digest of these bytes.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        Self(*blake3::hash(content).as_bytes())
+    }
+
+    /// The digest as bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl FromStr for ContentDigest {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let good = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        blake3::Hash::from_hex(text)
+            .ok()
+            .filter(|_| good)
+            .map(|hash| Self(*hash.as_bytes()))
+            .ok_or_else(|| ParseIdError::new(text, "a digest", "64 hexadecimal digits in lower case"))
+    }
+}
+
+impl fmt::Display for ContentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+serde_as_text!(ContentDigest);
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,8 @@
 //! | [`wire`] | MessagePack bodies, and enums that survive a newer peer |
 //! | [`call`] | the call table: name, version, mutating or not, types |
 //! | [`platform`] | what the calls carry: services, units, definitions, actions, log lines |
+//! | [`bundle`], [`job`] | bundles and how they stand; durable operations and how far they are |
+//! | [`capacity`] | what an instance has room for, and the addresses in use |
 //! | [`session`] | claim, ready, renewal, kick, go |
 //! | [`error`] | codes, effects, help |
 //! | [`limits`] | every bound, with its reason |
@@ -18,10 +20,13 @@
 //!
 //! `docs/protocol.md` says the same for someone who writes an agent in another language.
 
+pub mod bundle;
 pub mod call;
+pub mod capacity;
 pub mod error;
 pub mod frame;
 pub mod id;
+pub mod job;
 pub mod limits;
 pub mod platform;
 pub mod session;
@@ -31,4 +36,7 @@ pub mod wire;
 
 pub use call::Method;
 pub use error::{CallError, Code, Effect, ItemError};
-pub use id::{AttemptId, BootId, Epoch, InstanceId, Name, ReplicaId, RequestId, ResourceId, StoreId};
+pub use id::{
+    AttemptId, BootId, ContentDigest, Epoch, InstanceId, JobId, Name, ReplicaId, RequestId, ResourceId,
+    StoreId, WorkloadId,
+};

@@ -47,6 +47,29 @@ pub const IDS_MAX: usize = 100_000;
 /// Definitions or actions in one call.
 pub const DEFINITIONS_MAX: usize = 10_000;
 
+/// Items of one page (workloads, bundles, jobs, records), whatever the caller asks: as many as a bundle may hold, at
+/// some hundred bytes each.
+pub const PAGE_ITEMS_MAX: usize = DEFINITIONS_MAX;
+
+/// Items of one page when the caller does not say.
+pub const PAGE_ITEMS_DEFAULT: usize = 1_000;
+
+/// The items of a page, from what the caller asked: at least one, at most [`PAGE_ITEMS_MAX`].
+#[must_use]
+pub fn page(limit: Option<u32>) -> usize {
+    let asked = limit.and_then(|limit| usize::try_from(limit).ok());
+    asked.unwrap_or(PAGE_ITEMS_DEFAULT).clamp(1, PAGE_ITEMS_MAX)
+}
+
+/// The largest version of a bundle: 2^53, so that JSON readers keep it exact.
+pub const BUNDLE_VERSION_MAX: u64 = 1 << 53;
+
+/// The reason for a deletion or a pause, in bytes: a few sentences.
+pub const REASON_BYTES_MAX: usize = 1 << 10;
+
+/// The message of one progress record, in bytes: with what is around it, it fits a frame many times over.
+pub const JOB_MESSAGE_BYTES_MAX: usize = 16 << 10;
+
 /// A resource id in bytes: room for namespace, kind and name of 63 each, thrice over.
 pub const RESOURCE_ID_BYTES_MAX: usize = 512;
 

@@ -17,8 +17,10 @@ impl CallSetVersion {
     pub const V4: Self = Self(4);
     /// Adds export, sync and logs.
     pub const V5: Self = Self(5);
+    /// Adds bundles, jobs, capacity and addresses.
+    pub const V6: Self = Self(6);
     /// The newest one that this build speaks.
-    pub const LATEST: Self = Self::V5;
+    pub const LATEST: Self = Self::V6;
 }
 
 impl std::fmt::Display for CallSetVersion {

@@ -11,8 +11,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use towline_protocol::bundle::{
+    BundleChangesResponse, BundlePhase, BundleStatusResponse, BundleSummary, Change, ChangeOp, ChangeRecord,
+    Drift, Envelope, ListBundlesResponse, Observation, PutBundleRequest, PutBundleResponse, PutOutcome,
+    ResultState, Retry, Signature, Signer, WorkloadResult, WorkloadStatus,
+};
 use towline_protocol::call::CallBody;
+use towline_protocol::capacity::{AddressInUse, AddressesResponse, Capacity, CapacityResponse};
 use towline_protocol::frame::{Encoding, Frame, Header, Kind, Total};
+use towline_protocol::job::{GetJobResponse, Job, JobKind, JobRecord, JobState};
 use towline_protocol::platform::{
     AllServicesRequest, ApplyRequest, Definition, LogLine, LogSource, LogsRequest, Service, ServiceStatus,
     ServicesResponse, SyncAction, SyncRequest, Unit, UnitStatus,
@@ -21,7 +28,9 @@ use towline_protocol::session::{
     Claim, ClaimAnswer, ClaimMode, ClaimOutcome, Health, HealthState, Leaving, Order, Ready, Renewal,
     RenewalAnswer, RenewalOutcome, SessionOrder,
 };
-use towline_protocol::{BootId, CallError, Code, Effect, Epoch, ItemError, StoreId, wire};
+use towline_protocol::{
+    BootId, CallError, Code, ContentDigest, Effect, Epoch, ItemError, JobId, StoreId, wire,
+};
 
 fn epoch(number: u64) -> Epoch {
     Epoch::new(number).unwrap()
@@ -140,6 +149,157 @@ fn answers() {
         "call-error",
         &CallError::cluster(BTreeMap::from([("default/App/web".into(), item)]), Effect::Partial),
     );
+}
+
+fn job_id() -> JobId {
+    JobId::new(uuid::Uuid::from_u128(0x10b))
+}
+
+fn summary() -> BundleSummary {
+    BundleSummary {
+        name: "shop".parse().unwrap(),
+        description: "what we sell".into(),
+        phase: BundlePhase::Active,
+        accepted: 3,
+        applied: Some(2),
+        digest: ContentDigest::of(b"kind: App"),
+        counts: BTreeMap::from([(ResultState::Ok, 2), (ResultState::Error, 1)]),
+        since_unix_ms: 1_700_000_000_000,
+        job: Some(job_id()),
+    }
+}
+
+#[test]
+fn bundles() {
+    let envelope = Envelope {
+        revision: Some(9),
+        threshold: Some(2),
+        signers: vec![Signer { key: "ed25519:aa".into(), weight: 2, required: true }],
+        signatures: vec![Signature {
+            key: "ed25519:aa".into(),
+            style: "raw".into(),
+            signature: Bytes::from_static(b"\0\xff"),
+        }],
+    };
+    check(
+        "put-bundle-request",
+        &PutBundleRequest {
+            bundle: "shop".parse().unwrap(),
+            version: Some(3),
+            content: Bytes::from_static(b"kind: App"),
+            dry_run: true,
+            force: false,
+            adopt: true,
+            envelope: Some(envelope),
+        },
+    );
+    let change = Change {
+        workload: "App/web".parse().unwrap(),
+        resource: Some("default/App/web".parse().unwrap()),
+        op: ChangeOp::Update,
+        reason: Some("spec.units changed".into()),
+        diff: Some("-  units: 1\n+  units: 2\n".into()),
+    };
+    check(
+        "put-bundle-response",
+        &PutBundleResponse {
+            outcome: PutOutcome::Accepted,
+            version: 3,
+            digest: ContentDigest::of(b"kind: App"),
+            job: Some(job_id()),
+            changes: vec![change],
+        },
+    );
+    check("list-bundles-response", &ListBundlesResponse { bundles: vec![summary()], next: None });
+    let record = ChangeRecord {
+        seq: 7,
+        at_unix_ms: 1_700_000_000_000,
+        version: 3,
+        workload: Some("App/web".parse().unwrap()),
+        state: ResultState::Error,
+        message: Some("port 80 is taken".into()),
+        job: Some(job_id()),
+    };
+    check("bundle-changes-response", &BundleChangesResponse { changes: vec![record], next: Some(7) });
+}
+
+#[test]
+fn standing() {
+    let workload = WorkloadStatus {
+        id: "App/web".parse().unwrap(),
+        resource: Some("default/App/web".parse().unwrap()),
+        version: 3,
+        result: WorkloadResult {
+            state: ResultState::Error,
+            message: Some("port 80 is taken".into()),
+            since_unix_ms: 1_700_000_000_000,
+            job: Some(job_id()),
+        },
+        observed: Some(Observation {
+            status: ServiceStatus::Degraded,
+            reason: Some("1 of 2 units".into()),
+            units: vec![],
+            age_ms: 1_500,
+        }),
+        drift: Some(Drift { message: "units: 1 of 2".into(), mending: true, since_unix_ms: 5, age_ms: 6 }),
+        retry: Some(Retry { attempts: 2, in_ms: 4_000 }),
+    };
+    let next = Some("App/web".parse().unwrap());
+    check(
+        "bundle-status-response",
+        &BundleStatusResponse { summary: summary(), workloads: vec![workload], next },
+    );
+    let room = Capacity { total: 4_000, reserved: 500, used: Some(120), floor: 250 };
+    check(
+        "capacity-response",
+        &CapacityResponse {
+            cpu_millis: room,
+            memory_bytes: room,
+            disk_bytes: Capacity { used: None, ..room },
+            bundles: 2,
+            workloads: 6_000,
+        },
+    );
+    let address = AddressInUse {
+        address: "127.0.0.1".into(),
+        port: 8080,
+        protocol: "tcp".into(),
+        resource: "default/App/web".parse().unwrap(),
+        bundle: Some("shop".parse().unwrap()),
+        unit: Some("web-1".into()),
+    };
+    check("addresses-response", &AddressesResponse { addresses: vec![address] });
+}
+
+#[test]
+fn jobs() {
+    let job = Job {
+        id: job_id(),
+        kind: JobKind::Put,
+        state: JobState::Failed,
+        bundle: Some("shop".parse().unwrap()),
+        version: Some(3),
+        request: Some("golden-1".parse().unwrap()),
+        reason: Some("because".into()),
+        accepted_unix_ms: 1,
+        started_unix_ms: Some(2),
+        ended_unix_ms: Some(3),
+        records: 1,
+        message: Some("1 workload failed".into()),
+        errors: BTreeMap::from([("App/web".into(), ItemError::new(Code::Cluster, "port 80 is taken"))]),
+    };
+    let record = JobRecord {
+        seq: 1,
+        at_unix_ms: 2,
+        state: JobState::Running,
+        workload: Some("App/web".parse().unwrap()),
+        op: Some(ChangeOp::Add),
+        step: Some("start".into()),
+        result: Some(ResultState::Error),
+        message: Some("port 80 is taken".into()),
+    };
+    check("job-record", &record);
+    check("get-job-response", &GetJobResponse { job, records: vec![record], next: Some(1) });
 }
 
 #[test]

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use towline_protocol::frame::{Encoding, Frame, Header, Kind, Total, TraceContext};
 use towline_protocol::subject::{MethodName, Root, Subject, Verb};
 use towline_protocol::{
-    AttemptId, BootId, CallError, Epoch, InstanceId, Name, ReplicaId, RequestId, ResourceId, wire,
+    AttemptId, BootId, CallError, ContentDigest, Epoch, InstanceId, JobId, Name, ReplicaId, RequestId,
+    ResourceId, WorkloadId, wire,
 };
-use towline_protocol::{Code, Effect, ItemError, limits, platform};
+use towline_protocol::{Code, Effect, ItemError, bundle, job, limits, platform};
 
 fn name() -> impl Strategy<Value = Name> {
     "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?".prop_map(|text| text.parse().expect("the pattern is the rule"))
@@ -177,12 +178,24 @@ proptest! {
     }
 
     #[test]
+    fn ids_of_bundles_read_back(n in uuid(), kind in "[A-Za-z]{1,20}", own in name(), content: Vec<u8>) {
+        prop_assert_eq!(JobId::new(n).to_string().parse(), Ok(JobId::new(n)));
+        let workload: WorkloadId = format!("{kind}/{own}").parse().unwrap();
+        prop_assert_eq!((workload.kind(), workload.name()), (kind.as_str(), own.as_str()));
+        let digest = ContentDigest::of(&content);
+        prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+    }
+
+    #[test]
     fn ids_never_panic(text: String) {
         let _ = text.parse::<InstanceId>();
         let _ = text.parse::<Epoch>();
         let _ = text.parse::<BootId>();
         let _ = text.parse::<RequestId>();
         let _ = text.parse::<ResourceId>();
+        let _ = text.parse::<WorkloadId>();
+        let _ = text.parse::<JobId>();
+        let _ = text.parse::<ContentDigest>();
         let _ = Root::default().parse(&text);
     }
 
@@ -218,6 +231,9 @@ proptest! {
         let _ = wire::decode::<CallError>(&bytes);
         let _ = wire::decode::<platform::ServicesResponse>(&bytes);
         let _ = wire::decode::<platform::SyncRequest>(&bytes);
+        let _ = wire::decode::<bundle::PutBundleRequest>(&bytes);
+        let _ = wire::decode::<bundle::BundleStatusResponse>(&bytes);
+        let _ = wire::decode::<job::GetJobResponse>(&bytes);
         let _ = wire::decode::<towline_protocol::session::Claim>(&bytes);
     }
 }

@@ -5,7 +5,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use towline_protocol::bundle::{
+    BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
+    DeleteBundleRequest, DeleteBundleResponse, GetBundleRequest, GetBundleResponse, JobResponse,
+    ListBundlesRequest, ListBundlesResponse, PauseBundleRequest, PutBundleRequest, PutBundleResponse,
+    ResumeBundleRequest, RetryBundleRequest,
+};
 use towline_protocol::call::Request;
+use towline_protocol::capacity::{AddressesRequest, AddressesResponse, CapacityRequest, CapacityResponse};
+use towline_protocol::job::{
+    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, JobRecord, ListJobsRequest,
+    ListJobsResponse, WatchJobRequest,
+};
 use towline_protocol::platform::{
     AllServicesRequest, ApplyRequest, Definition, ExportRequest, LogLine, LogsRequest, PingRequest, Service,
     SomeServicesRequest, SyncAction, SyncRequest, VersionRequest,
@@ -84,6 +95,18 @@ impl Remote {
         .await
     }
 
+    async fn open<R: Request>(
+        &self,
+        cx: &CallContext,
+        request: &R,
+    ) -> Result<ItemStream<R::Response>, CallError> {
+        self.measured(R::METHOD, async {
+            let to = self.destination(R::METHOD)?;
+            self.caller.open(&to, cx, request).await
+        })
+        .await
+    }
+
     async fn measured<T>(
         &self,
         method: Method,
@@ -143,10 +166,114 @@ impl Platform for Remote {
     }
 
     async fn logs(&self, cx: &CallContext, request: &LogsRequest) -> Result<ItemStream<LogLine>, CallError> {
-        self.measured(Method::Logs, async {
-            let to = self.destination(Method::Logs)?;
-            self.caller.open(&to, cx, request).await
-        })
-        .await
+        self.open(cx, request).await
+    }
+
+    async fn put_bundle(
+        &self,
+        cx: &CallContext,
+        request: &PutBundleRequest,
+    ) -> Result<PutBundleResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn delete_bundle(
+        &self,
+        cx: &CallContext,
+        request: &DeleteBundleRequest,
+    ) -> Result<DeleteBundleResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn pause_bundle(
+        &self,
+        cx: &CallContext,
+        request: &PauseBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn resume_bundle(
+        &self,
+        cx: &CallContext,
+        request: &ResumeBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn retry_bundle(
+        &self,
+        cx: &CallContext,
+        request: &RetryBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn get_bundle(
+        &self,
+        cx: &CallContext,
+        request: &GetBundleRequest,
+    ) -> Result<GetBundleResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn list_bundles(
+        &self,
+        cx: &CallContext,
+        request: &ListBundlesRequest,
+    ) -> Result<ListBundlesResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn bundle_changes(
+        &self,
+        cx: &CallContext,
+        request: &BundleChangesRequest,
+    ) -> Result<BundleChangesResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn bundle_status(
+        &self,
+        cx: &CallContext,
+        request: &BundleStatusRequest,
+    ) -> Result<BundleStatusResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn get_job(&self, cx: &CallContext, request: &GetJobRequest) -> Result<GetJobResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn list_jobs(
+        &self,
+        cx: &CallContext,
+        request: &ListJobsRequest,
+    ) -> Result<ListJobsResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn watch_job(
+        &self,
+        cx: &CallContext,
+        request: &WatchJobRequest,
+    ) -> Result<ItemStream<JobRecord>, CallError> {
+        self.open(cx, request).await
+    }
+
+    async fn cancel_job(
+        &self,
+        cx: &CallContext,
+        request: &CancelJobRequest,
+    ) -> Result<CancelJobResponse, CallError> {
+        self.call(cx, request).await
+    }
+
+    async fn capacity(&self, cx: &CallContext) -> Result<CapacityResponse, CallError> {
+        self.call(cx, &CapacityRequest {}).await
+    }
+
+    async fn addresses(&self, cx: &CallContext) -> Result<AddressesResponse, CallError> {
+        self.call(cx, &AddressesRequest {}).await
     }
 }

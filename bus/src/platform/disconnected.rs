@@ -4,6 +4,17 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use towline_protocol::bundle::{
+    BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
+    DeleteBundleRequest, DeleteBundleResponse, GetBundleRequest, GetBundleResponse, JobResponse,
+    ListBundlesRequest, ListBundlesResponse, PauseBundleRequest, PutBundleRequest, PutBundleResponse,
+    ResumeBundleRequest, RetryBundleRequest,
+};
+use towline_protocol::capacity::{AddressesResponse, CapacityResponse};
+use towline_protocol::job::{
+    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, JobRecord, ListJobsRequest,
+    ListJobsResponse, WatchJobRequest,
+};
 use towline_protocol::platform::{Definition, LogLine, LogsRequest, Service, SyncAction};
 use towline_protocol::{CallError, Code, ResourceId};
 
@@ -66,6 +77,118 @@ impl Platform for Disconnected {
         _cx: &CallContext,
         _request: &LogsRequest,
     ) -> Result<ItemStream<LogLine>, CallError> {
+        self.refuse()
+    }
+
+    async fn put_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &PutBundleRequest,
+    ) -> Result<PutBundleResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn delete_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &DeleteBundleRequest,
+    ) -> Result<DeleteBundleResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn pause_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &PauseBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn resume_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &ResumeBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn retry_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &RetryBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn get_bundle(
+        &self,
+        _cx: &CallContext,
+        _request: &GetBundleRequest,
+    ) -> Result<GetBundleResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn list_bundles(
+        &self,
+        _cx: &CallContext,
+        _request: &ListBundlesRequest,
+    ) -> Result<ListBundlesResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn bundle_changes(
+        &self,
+        _cx: &CallContext,
+        _request: &BundleChangesRequest,
+    ) -> Result<BundleChangesResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn bundle_status(
+        &self,
+        _cx: &CallContext,
+        _request: &BundleStatusRequest,
+    ) -> Result<BundleStatusResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn get_job(
+        &self,
+        _cx: &CallContext,
+        _request: &GetJobRequest,
+    ) -> Result<GetJobResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn list_jobs(
+        &self,
+        _cx: &CallContext,
+        _request: &ListJobsRequest,
+    ) -> Result<ListJobsResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn watch_job(
+        &self,
+        _cx: &CallContext,
+        _request: &WatchJobRequest,
+    ) -> Result<ItemStream<JobRecord>, CallError> {
+        self.refuse()
+    }
+
+    async fn cancel_job(
+        &self,
+        _cx: &CallContext,
+        _request: &CancelJobRequest,
+    ) -> Result<CancelJobResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn capacity(&self, _cx: &CallContext) -> Result<CapacityResponse, CallError> {
+        self.refuse()
+    }
+
+    async fn addresses(&self, _cx: &CallContext) -> Result<AddressesResponse, CallError> {
         self.refuse()
     }
 }

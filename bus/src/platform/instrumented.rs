@@ -6,6 +6,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use prometheus::{HistogramOpts, HistogramVec, Registry};
+use towline_protocol::bundle::{
+    BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
+    DeleteBundleRequest, DeleteBundleResponse, GetBundleRequest, GetBundleResponse, JobResponse,
+    ListBundlesRequest, ListBundlesResponse, PauseBundleRequest, PutBundleRequest, PutBundleResponse,
+    ResumeBundleRequest, RetryBundleRequest,
+};
+use towline_protocol::capacity::{AddressesResponse, CapacityResponse};
+use towline_protocol::job::{
+    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, JobRecord, ListJobsRequest,
+    ListJobsResponse, WatchJobRequest,
+};
 use towline_protocol::platform::{Definition, LogLine, LogsRequest, Service, SyncAction};
 use towline_protocol::{CallError, Method, ResourceId};
 
@@ -108,5 +119,113 @@ impl Platform for Instrumented {
 
     async fn logs(&self, cx: &CallContext, request: &LogsRequest) -> Result<ItemStream<LogLine>, CallError> {
         self.measured(Method::Logs, self.inner.logs(cx, request)).await
+    }
+
+    async fn put_bundle(
+        &self,
+        cx: &CallContext,
+        request: &PutBundleRequest,
+    ) -> Result<PutBundleResponse, CallError> {
+        self.measured(Method::PutBundle, self.inner.put_bundle(cx, request)).await
+    }
+
+    async fn delete_bundle(
+        &self,
+        cx: &CallContext,
+        request: &DeleteBundleRequest,
+    ) -> Result<DeleteBundleResponse, CallError> {
+        self.measured(Method::DeleteBundle, self.inner.delete_bundle(cx, request)).await
+    }
+
+    async fn pause_bundle(
+        &self,
+        cx: &CallContext,
+        request: &PauseBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.measured(Method::PauseBundle, self.inner.pause_bundle(cx, request)).await
+    }
+
+    async fn resume_bundle(
+        &self,
+        cx: &CallContext,
+        request: &ResumeBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.measured(Method::ResumeBundle, self.inner.resume_bundle(cx, request)).await
+    }
+
+    async fn retry_bundle(
+        &self,
+        cx: &CallContext,
+        request: &RetryBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.measured(Method::RetryBundle, self.inner.retry_bundle(cx, request)).await
+    }
+
+    async fn get_bundle(
+        &self,
+        cx: &CallContext,
+        request: &GetBundleRequest,
+    ) -> Result<GetBundleResponse, CallError> {
+        self.measured(Method::GetBundle, self.inner.get_bundle(cx, request)).await
+    }
+
+    async fn list_bundles(
+        &self,
+        cx: &CallContext,
+        request: &ListBundlesRequest,
+    ) -> Result<ListBundlesResponse, CallError> {
+        self.measured(Method::ListBundles, self.inner.list_bundles(cx, request)).await
+    }
+
+    async fn bundle_changes(
+        &self,
+        cx: &CallContext,
+        request: &BundleChangesRequest,
+    ) -> Result<BundleChangesResponse, CallError> {
+        self.measured(Method::BundleChanges, self.inner.bundle_changes(cx, request)).await
+    }
+
+    async fn bundle_status(
+        &self,
+        cx: &CallContext,
+        request: &BundleStatusRequest,
+    ) -> Result<BundleStatusResponse, CallError> {
+        self.measured(Method::BundleStatus, self.inner.bundle_status(cx, request)).await
+    }
+
+    async fn get_job(&self, cx: &CallContext, request: &GetJobRequest) -> Result<GetJobResponse, CallError> {
+        self.measured(Method::GetJob, self.inner.get_job(cx, request)).await
+    }
+
+    async fn list_jobs(
+        &self,
+        cx: &CallContext,
+        request: &ListJobsRequest,
+    ) -> Result<ListJobsResponse, CallError> {
+        self.measured(Method::ListJobs, self.inner.list_jobs(cx, request)).await
+    }
+
+    async fn watch_job(
+        &self,
+        cx: &CallContext,
+        request: &WatchJobRequest,
+    ) -> Result<ItemStream<JobRecord>, CallError> {
+        self.measured(Method::WatchJob, self.inner.watch_job(cx, request)).await
+    }
+
+    async fn cancel_job(
+        &self,
+        cx: &CallContext,
+        request: &CancelJobRequest,
+    ) -> Result<CancelJobResponse, CallError> {
+        self.measured(Method::CancelJob, self.inner.cancel_job(cx, request)).await
+    }
+
+    async fn capacity(&self, cx: &CallContext) -> Result<CapacityResponse, CallError> {
+        self.measured(Method::Capacity, self.inner.capacity(cx)).await
+    }
+
+    async fn addresses(&self, cx: &CallContext) -> Result<AddressesResponse, CallError> {
+        self.measured(Method::Addresses, self.inner.addresses(cx)).await
     }
 }

@@ -62,6 +62,7 @@ impl Serving {
         match result {
             Ok(Outcome::Message(kind, body)) => self.send(kind, body).await,
             Ok(Outcome::Lines(stream)) => self.stream(stream).await,
+            Ok(Outcome::Records(stream)) => self.stream(stream).await,
             Err(error) => self.send(Kind::Failure, wire::encode(&error)).await,
         }
         if let Some(error) = fatal {
