@@ -45,6 +45,13 @@ macro_rules! call {
     }};
 }
 
+/// A row whose call takes and gives what travels.
+macro_rules! pass {
+    ($asked:ident, $platform:ident.$call:ident, $request:ty) => {
+        call!($asked, $request, |cx, args| $platform.$call(&cx, &args).await?)
+    };
+}
+
 /// Decodes a call, asks the platform, and encodes its answer.
 pub(super) async fn dispatch(
     platform: &dyn Platform,
@@ -92,42 +99,22 @@ pub(super) async fn dispatch(
             let (cx, args) = asked.read::<LogsRequest>()?;
             Ok(Outcome::Lines(platform.logs(&cx, &args).await?))
         }
-        Method::PutBundle => {
-            call!(asked, PutBundleRequest, |cx, args| platform.put_bundle(&cx, &args).await?)
-        }
-        Method::DeleteBundle => {
-            call!(asked, DeleteBundleRequest, |cx, args| platform.delete_bundle(&cx, &args).await?)
-        }
-        Method::PauseBundle => {
-            call!(asked, PauseBundleRequest, |cx, args| platform.pause_bundle(&cx, &args).await?)
-        }
-        Method::ResumeBundle => {
-            call!(asked, ResumeBundleRequest, |cx, args| platform.resume_bundle(&cx, &args).await?)
-        }
-        Method::RetryBundle => {
-            call!(asked, RetryBundleRequest, |cx, args| platform.retry_bundle(&cx, &args).await?)
-        }
-        Method::GetBundle => {
-            call!(asked, GetBundleRequest, |cx, args| platform.get_bundle(&cx, &args).await?)
-        }
-        Method::ListBundles => {
-            call!(asked, ListBundlesRequest, |cx, args| platform.list_bundles(&cx, &args).await?)
-        }
-        Method::BundleChanges => {
-            call!(asked, BundleChangesRequest, |cx, args| platform.bundle_changes(&cx, &args).await?)
-        }
-        Method::BundleStatus => {
-            call!(asked, BundleStatusRequest, |cx, args| platform.bundle_status(&cx, &args).await?)
-        }
-        Method::GetJob => call!(asked, GetJobRequest, |cx, args| platform.get_job(&cx, &args).await?),
-        Method::ListJobs => call!(asked, ListJobsRequest, |cx, args| platform.list_jobs(&cx, &args).await?),
+        Method::PutBundle => pass!(asked, platform.put_bundle, PutBundleRequest),
+        Method::DeleteBundle => pass!(asked, platform.delete_bundle, DeleteBundleRequest),
+        Method::PauseBundle => pass!(asked, platform.pause_bundle, PauseBundleRequest),
+        Method::ResumeBundle => pass!(asked, platform.resume_bundle, ResumeBundleRequest),
+        Method::RetryBundle => pass!(asked, platform.retry_bundle, RetryBundleRequest),
+        Method::GetBundle => pass!(asked, platform.get_bundle, GetBundleRequest),
+        Method::ListBundles => pass!(asked, platform.list_bundles, ListBundlesRequest),
+        Method::BundleChanges => pass!(asked, platform.bundle_changes, BundleChangesRequest),
+        Method::BundleStatus => pass!(asked, platform.bundle_status, BundleStatusRequest),
+        Method::GetJob => pass!(asked, platform.get_job, GetJobRequest),
+        Method::ListJobs => pass!(asked, platform.list_jobs, ListJobsRequest),
         Method::WatchJob => {
             let (cx, args) = asked.read::<WatchJobRequest>()?;
             Ok(Outcome::Records(platform.watch_job(&cx, &args).await?))
         }
-        Method::CancelJob => {
-            call!(asked, CancelJobRequest, |cx, args| platform.cancel_job(&cx, &args).await?)
-        }
+        Method::CancelJob => pass!(asked, platform.cancel_job, CancelJobRequest),
         Method::Capacity => call!(asked, CapacityRequest, |cx, _args| platform.capacity(&cx).await?),
         Method::Addresses => call!(asked, AddressesRequest, |cx, _args| platform.addresses(&cx).await?),
     }
