@@ -5,6 +5,8 @@
 //! that goes away does not take them along.
 
 mod auth;
+mod bundle_changes;
+mod bundles;
 mod bytes;
 mod calls;
 mod changes;
@@ -12,6 +14,7 @@ mod events;
 mod extract;
 mod health;
 mod instances;
+mod jobs;
 mod logs;
 mod openapi;
 mod problem;

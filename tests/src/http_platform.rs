@@ -10,10 +10,23 @@ use serde::de::DeserializeOwned;
 use towline_bus::platform::{CallContext, ItemStream, Platform};
 use towline_bus::task::Tasks;
 use towline_hub::api::types::{
-    ActionInfo, Apply, DefinitionInfo, LogLineInfo, Lookup, Pong, Problem, Search, ServiceList, Sync, Version,
+    ActionInfo, AddressList, Apply, BundleContent, BundleDeleted, BundleList, BundlePut, BundleRecords,
+    BundleStanding, CapacityInfo, DefinitionInfo, JobAccepted, JobCancelled, JobList, JobRecordInfo,
+    JobWithRecords, LogLineInfo, Lookup, Pong, Problem, Search, ServiceList, Sync, Version,
+};
+use towline_protocol::bundle::{
+    BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
+    DeleteBundleRequest, DeleteBundleResponse, GetBundleRequest, GetBundleResponse, JobResponse,
+    ListBundlesRequest, ListBundlesResponse, PauseBundleRequest, PutBundleRequest, PutBundleResponse,
+    ResumeBundleRequest, RetryBundleRequest,
+};
+use towline_protocol::capacity::{AddressesResponse, CapacityResponse};
+use towline_protocol::job::{
+    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, JobRecord, ListJobsRequest,
+    ListJobsResponse, WatchJobRequest,
 };
 use towline_protocol::platform::{Definition, LogLine, LogsRequest, Service, SyncAction};
-use towline_protocol::{CallError, Code, InstanceId, ResourceId};
+use towline_protocol::{CallError, Code, InstanceId, Name, ResourceId};
 
 /// One instance, through the API.
 #[derive(Debug, Clone)]
@@ -47,6 +60,48 @@ impl HttpPlatform {
 
     fn get(&self, path: &str, cx: &CallContext) -> RequestBuilder {
         self.request(Method::GET, path, cx)
+    }
+
+    /// The items of a stream of server-sent events.
+    fn events<I, T>(&self, response: Response) -> ItemStream<T>
+    where
+        I: DeserializeOwned + Into<T>,
+        T: Send + 'static,
+    {
+        let (sink, stream) = ItemStream::channel();
+        self.tasks.spawn_isolated("http events", async move {
+            let mut bytes = response.bytes_stream();
+            let mut text = Vec::new();
+            while let Some(Ok(more)) = bytes.next().await {
+                text.extend_from_slice(&more);
+                while let Some(end) = text.windows(2).position(|two| two == b"\n\n") {
+                    let event: Vec<u8> = text.drain(..end + 2).collect();
+                    match read_event::<I, T>(&String::from_utf8_lossy(&event)) {
+                        Event::Item(item) => {
+                            if !sink.send(item).await {
+                                return;
+                            }
+                        }
+                        Event::Error(error) => return sink.fail(error).await,
+                        Event::End => return,
+                        Event::Other => {}
+                    }
+                }
+            }
+            sink.fail(CallError::unknown_outcome("the API broke the stream off")).await;
+        });
+        stream
+    }
+
+    /// An operation on a bundle that answers a job.
+    async fn operate(
+        &self,
+        cx: &CallContext,
+        (bundle, operation): (&Name, &str),
+        query: Vec<(&str, String)>,
+    ) -> Result<JobResponse, CallError> {
+        let request = self.request(Method::POST, &format!("bundles/{bundle}/{operation}"), cx).query(&query);
+        json::<JobAccepted>(request).await.map(|answer| JobResponse { job: answer.job })
     }
 
     fn post(&self, path: &str, cx: &CallContext) -> RequestBuilder {
@@ -141,51 +196,190 @@ impl Platform for HttpPlatform {
         query.extend(request.tail.map(|tail| ("tail", tail.to_string())));
         query.extend(request.since_unix_ms.map(|since| ("since", rfc3339(since))));
         let response = send(self.get("logs", cx).query(&query)).await?;
-        let (sink, stream) = ItemStream::channel();
-        self.tasks.spawn_isolated("http logs", async move {
-            let mut bytes = response.bytes_stream();
-            let mut text = Vec::new();
-            while let Some(Ok(more)) = bytes.next().await {
-                text.extend_from_slice(&more);
-                while let Some(end) = text.windows(2).position(|two| two == b"\n\n") {
-                    let event: Vec<u8> = text.drain(..end + 2).collect();
-                    match read_event(&String::from_utf8_lossy(&event)) {
-                        Event::Line(line) => {
-                            if !sink.send(line).await {
-                                return;
-                            }
-                        }
-                        Event::Error(error) => return sink.fail(error).await,
-                        Event::End => return,
-                        Event::Other => {}
-                    }
-                }
-            }
-            sink.fail(CallError::unknown_outcome("the API broke the stream off")).await;
-        });
-        Ok(stream)
+        Ok(self.events::<LogLineInfo, _>(response))
+    }
+
+    async fn put_bundle(
+        &self,
+        cx: &CallContext,
+        request: &PutBundleRequest,
+    ) -> Result<PutBundleResponse, CallError> {
+        let PutBundleRequest { bundle, version, content, dry_run, force, adopt, envelope: _ } = request;
+        let mut query = vec![("direct", true.to_string())];
+        query.extend(version.map(|version| ("version", version.to_string())));
+        let flags = [("dry_run", dry_run), ("force", force), ("adopt", adopt)];
+        query.extend(flags.into_iter().filter(|(_, set)| **set).map(|(name, _)| (name, true.to_string())));
+        let put = self.request(Method::PUT, &format!("bundles/{bundle}"), cx).query(&query);
+        let put = put.header("Content-Type", "application/yaml").body(content.clone());
+        let BundlePut { request_id: _, outcome, version, digest, job, changes } = json(put).await?;
+        Ok(PutBundleResponse { outcome, version, digest, job, changes: all(changes) })
+    }
+
+    async fn delete_bundle(
+        &self,
+        cx: &CallContext,
+        request: &DeleteBundleRequest,
+    ) -> Result<DeleteBundleResponse, CallError> {
+        let DeleteBundleRequest { bundle, reason, dry_run, force } = request;
+        let mut query = vec![("dry_run", dry_run.to_string()), ("force", force.to_string())];
+        query.extend(reason.clone().map(|reason| ("reason", reason)));
+        let delete = self.request(Method::DELETE, &format!("bundles/{bundle}"), cx).query(&query);
+        let BundleDeleted { request_id: _, job, changes } = json(delete).await?;
+        Ok(DeleteBundleResponse { job, changes: all(changes) })
+    }
+
+    async fn pause_bundle(
+        &self,
+        cx: &CallContext,
+        request: &PauseBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.operate(cx, (&request.bundle, "pause"), because(request.reason.as_ref())).await
+    }
+
+    async fn resume_bundle(
+        &self,
+        cx: &CallContext,
+        request: &ResumeBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        self.operate(cx, (&request.bundle, "resume"), because(request.reason.as_ref())).await
+    }
+
+    async fn retry_bundle(
+        &self,
+        cx: &CallContext,
+        request: &RetryBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        let workloads = request.workloads.iter().map(|workload| ("workload", workload.to_string()));
+        self.operate(cx, (&request.bundle, "retry"), workloads.collect()).await
+    }
+
+    async fn get_bundle(
+        &self,
+        cx: &CallContext,
+        request: &GetBundleRequest,
+    ) -> Result<GetBundleResponse, CallError> {
+        let GetBundleRequest { bundle, version } = request;
+        let query: Vec<_> = version.map(|version| ("version", version)).into_iter().collect();
+        let got: BundleContent = json(self.get(&format!("bundles/{bundle}"), cx).query(&query)).await?;
+        let BundleContent { bundle, version, digest, content, envelope } = got;
+        let envelope = envelope.map(Into::into);
+        Ok(GetBundleResponse { summary: bundle.into(), version, digest, content: content.into(), envelope })
+    }
+
+    async fn list_bundles(
+        &self,
+        cx: &CallContext,
+        request: &ListBundlesRequest,
+    ) -> Result<ListBundlesResponse, CallError> {
+        let query = page(request.after.as_ref(), request.limit);
+        let BundleList { bundles, next } = json(self.get("bundles", cx).query(&query)).await?;
+        Ok(ListBundlesResponse { bundles: all(bundles), next })
+    }
+
+    async fn bundle_changes(
+        &self,
+        cx: &CallContext,
+        request: &BundleChangesRequest,
+    ) -> Result<BundleChangesResponse, CallError> {
+        let query = page(Some(&request.after), request.limit);
+        let path = format!("bundles/{}/changes", request.bundle);
+        let BundleRecords { changes, next } = json(self.get(&path, cx).query(&query)).await?;
+        Ok(BundleChangesResponse { changes: all(changes), next })
+    }
+
+    async fn bundle_status(
+        &self,
+        cx: &CallContext,
+        request: &BundleStatusRequest,
+    ) -> Result<BundleStatusResponse, CallError> {
+        let query = page(request.after.as_ref(), request.limit);
+        let path = format!("bundles/{}/status", request.bundle);
+        let BundleStanding { bundle, workloads, next } = json(self.get(&path, cx).query(&query)).await?;
+        Ok(BundleStatusResponse { summary: bundle.into(), workloads: all(workloads), next })
+    }
+
+    async fn get_job(&self, cx: &CallContext, request: &GetJobRequest) -> Result<GetJobResponse, CallError> {
+        let query = page(Some(&request.after), request.limit);
+        let path = format!("jobs/{}", request.job);
+        let JobWithRecords { job, records, next } = json(self.get(&path, cx).query(&query)).await?;
+        Ok(GetJobResponse { job: job.into(), records: all(records), next })
+    }
+
+    async fn list_jobs(
+        &self,
+        cx: &CallContext,
+        request: &ListJobsRequest,
+    ) -> Result<ListJobsResponse, CallError> {
+        let mut query = page(request.after.as_ref(), request.limit);
+        query.extend(request.bundle.as_ref().map(|bundle| ("bundle", bundle.to_string())));
+        query.extend(request.states.iter().map(|state| ("state", state.to_string())));
+        let JobList { jobs, next } = json(self.get("jobs", cx).query(&query)).await?;
+        Ok(ListJobsResponse { jobs: all(jobs), next })
+    }
+
+    async fn watch_job(
+        &self,
+        cx: &CallContext,
+        request: &WatchJobRequest,
+    ) -> Result<ItemStream<JobRecord>, CallError> {
+        let events = self.get(&format!("jobs/{}/events", request.job), cx);
+        let response = send(events.header("Last-Event-ID", request.after)).await?;
+        Ok(self.events::<JobRecordInfo, _>(response))
+    }
+
+    async fn cancel_job(
+        &self,
+        cx: &CallContext,
+        request: &CancelJobRequest,
+    ) -> Result<CancelJobResponse, CallError> {
+        let cancel = self.request(Method::POST, &format!("jobs/{}/cancel", request.job), cx);
+        let cancel = cancel.query(&because(request.reason.as_ref()));
+        json::<JobCancelled>(cancel).await.map(|answer| CancelJobResponse { job: answer.job.into() })
+    }
+
+    async fn capacity(&self, cx: &CallContext) -> Result<CapacityResponse, CallError> {
+        json::<CapacityInfo>(self.get("capacity", cx)).await.map(Into::into)
+    }
+
+    async fn addresses(&self, cx: &CallContext) -> Result<AddressesResponse, CallError> {
+        let list: AddressList = json(self.get("addresses", cx)).await?;
+        Ok(AddressesResponse { addresses: all(list.addresses) })
     }
 }
 
-/// A server-sent event of the logs route.
-enum Event {
-    Line(LogLine),
+fn all<A, B: From<A>>(items: Vec<A>) -> Vec<B> {
+    items.into_iter().map(Into::into).collect()
+}
+
+fn page(after: Option<&impl ToString>, limit: Option<u32>) -> Vec<(&'static str, String)> {
+    let after = after.map(|after| ("after", after.to_string()));
+    after.into_iter().chain(limit.map(|limit| ("limit", limit.to_string()))).collect()
+}
+
+fn because(reason: Option<&String>) -> Vec<(&'static str, String)> {
+    reason.map(|reason| ("reason", reason.clone())).into_iter().collect()
+}
+
+/// A server-sent event.
+enum Event<T> {
+    Item(T),
     Error(CallError),
     End,
     Other,
 }
 
-fn read_event(text: &str) -> Event {
+fn read_event<I: DeserializeOwned + Into<T>, T>(text: &str) -> Event<T> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
     let data = field("data:").unwrap_or_default();
+    let broken = |error: serde_json::Error| CallError::unknown_outcome(format!("{error} in {data}"));
     match field("event:") {
-        Some("line") => match serde_json::from_str::<LogLineInfo>(data) {
-            Ok(line) => Event::Line(line.into()),
-            Err(error) => Event::Error(CallError::unknown_outcome(format!("{error} in {data}"))),
+        Some("line" | "record") => match serde_json::from_str::<I>(data) {
+            Ok(item) => Event::Item(item.into()),
+            Err(error) => Event::Error(broken(error)),
         },
         Some("error") => match serde_json::from_str::<Problem>(data) {
             Ok(problem) => Event::Error(problem.into_call_error()),
-            Err(error) => Event::Error(CallError::unknown_outcome(format!("{error} in {data}"))),
+            Err(error) => Event::Error(broken(error)),
         },
         Some("end") => Event::End,
         _ => Event::Other,

@@ -4,6 +4,8 @@
 //! Each case bears the id of the ancestor's case that it holds us to. A case panics with what differs; run them one after
 //! another, for they share the mock.
 
+mod bundles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
@@ -14,6 +16,12 @@ use towline_protocol::platform::{
 };
 use towline_protocol::{CallError, Code, Effect, ItemError, Method, ResourceId};
 
+use self::bundles::{
+    a_put_is_done_once_per_request_id, a_watch_is_in_order_and_ends, bundles_arrive_byte_for_byte,
+    capacity_and_addresses, errors_of_bundles_keep_their_structure, jobs_field_by_field, lists_come_in_pages,
+    operations_arrive_and_answer_a_job, status_of_six_thousand_field_by_field,
+    the_record_of_a_bundle_comes_in_order, what_there_is_not_is_not_found,
+};
 use super::{CallContext, MockPlatform, Platform, Seen};
 
 /// Both ends of the path: the near platform that is tested, and the mock behind it.
@@ -56,6 +64,7 @@ impl Case {
         for method in Method::ALL {
             ends.far.fail(*method, None);
         }
+        ends.far.clear_bundles();
         let _ = ends.far.take_seen();
         (self.run)(ends).await;
     }
@@ -86,6 +95,17 @@ cases![
     x_b15_upgrade_needed_keeps_its_identity,
     x_b18_arguments_arrive_equal,
     logs_arrive_in_order,
+    bundles_arrive_byte_for_byte,
+    a_put_is_done_once_per_request_id,
+    operations_arrive_and_answer_a_job,
+    what_there_is_not_is_not_found,
+    lists_come_in_pages,
+    status_of_six_thousand_field_by_field,
+    the_record_of_a_bundle_comes_in_order,
+    jobs_field_by_field,
+    a_watch_is_in_order_and_ends,
+    capacity_and_addresses,
+    errors_of_bundles_keep_their_structure,
 ];
 
 /// Runs the whole battery.

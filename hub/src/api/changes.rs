@@ -54,7 +54,7 @@ pub(super) async fn apply(
             is_async,
         })
         .collect();
-    change(api, instance, asked, |remote, context| async move {
+    change(api, instance, asked, done, |remote, context| async move {
         let outcome = remote.apply(&context, &definitions).await;
         drop(memory);
         outcome
@@ -93,7 +93,7 @@ pub(super) async fn sync(
             apply: apply.map(Into::into),
         })
         .collect();
-    change(api, instance, asked, |remote, context| async move {
+    change(api, instance, asked, done, |remote, context| async move {
         let outcome = remote.sync(&context, &actions).await;
         drop(memory);
         outcome
@@ -101,11 +101,23 @@ pub(super) async fn sync(
     .await
 }
 
-/// Runs mutating work to its end, whatever becomes of the caller. The answer bears the call's id in any case.
-async fn change<W, F>(api: Arc<Api>, instance: InstanceId, asked: Asked, work: W) -> Result<Response, Refusal>
+fn done(id: &RequestId, (): ()) -> Response {
+    Json(Done { request_id: id.to_string() }).into_response()
+}
+
+/// Runs mutating work to its end, whatever becomes of the caller, and tells what came of it. The answer bears the call's id
+/// in any case.
+pub(super) async fn change<T, W, F>(
+    api: Arc<Api>,
+    instance: InstanceId,
+    asked: Asked,
+    tell: impl FnOnce(&RequestId, T) -> Response + Send + 'static,
+    work: W,
+) -> Result<Response, Refusal>
 where
+    T: Send,
     W: FnOnce(Remote, CallContext) -> F + Send + 'static,
-    F: Future<Output = Result<(), CallError>> + Send,
+    F: Future<Output = Result<T, CallError>> + Send,
 {
     let tasks = api.tasks.clone();
     let running = tasks.spawn_isolated("change", async move {
@@ -121,7 +133,7 @@ where
         {
             tracing::warn!(%instance, %id, %error, "the pin of an attempt that did nothing stays");
         }
-        Ok(answer(&id, outcome))
+        Ok(answer(&id, outcome, tell))
     });
     running.await.unwrap_or_else(|_| {
         let detail = "the work was lost in the hub; nobody knows what came of it";
@@ -130,9 +142,13 @@ where
     })
 }
 
-fn answer(id: &RequestId, outcome: Result<(), CallError>) -> Response {
+fn answer<T>(
+    id: &RequestId,
+    outcome: Result<T, CallError>,
+    tell: impl FnOnce(&RequestId, T) -> Response,
+) -> Response {
     let mut response = match outcome {
-        Ok(()) => Json(Done { request_id: id.to_string() }).into_response(),
+        Ok(told) => tell(id, told),
         Err(error) => Refusal::from(error).into_response(),
     };
     if let Ok(id) = HeaderValue::from_str(id.as_str()) {

@@ -12,7 +12,7 @@ use towline_protocol::InstanceId;
 use super::Shared;
 use super::extract::Params;
 use super::problem::Refusal;
-use super::sse::{event as sse_event, respond};
+use super::sse::{event as sse_event, last_event_id, respond};
 use super::types::{Event, Gap, Problem, Time};
 use crate::events::{EventTail, Tailed};
 use crate::store::{EventFilter, StoredEvent};
@@ -85,12 +85,4 @@ fn known_kind(word: &str) -> Result<EventKind, Refusal> {
         }
         known => Ok(known),
     }
-}
-
-fn last_event_id(headers: &HeaderMap) -> Result<u64, Refusal> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(0) };
-    let sequence = value.to_str().ok().and_then(|text| text.parse().ok());
-    sequence.ok_or_else(|| {
-        Refusal::malformed("the header `Last-Event-ID` is not a sequence, a whole number from 0")
-    })
 }

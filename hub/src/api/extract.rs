@@ -1,12 +1,14 @@
 //! What the handlers take out of a request: ids, parameters, bodies. What is wrong with one is told at the door, with
 //! where it stands and what is allowed.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +31,29 @@ impl FromRequestParts<Arc<Api>> for AtInstance {
                 Refusal::malformed(format!("the path cannot be read: {}", rejection.body_text()))
             })?;
         format!("{tenant}/{name}").parse().map(Self).map_err(|error| Refusal::malformed(format!("{error}")))
+    }
+}
+
+/// What the path names below an instance: a bundle, or a job.
+pub(super) struct Below<T> {
+    pub(super) instance: InstanceId,
+    pub(super) what: T,
+}
+
+impl<T> FromRequestParts<Arc<Api>> for Below<T>
+where
+    T: FromStr<Err: std::fmt::Display> + Send,
+{
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        let Path((tenant, name, what)) =
+            Path::<(String, String, String)>::from_request_parts(parts, api).await.map_err(|rejection| {
+                Refusal::malformed(format!("the path cannot be read: {}", rejection.body_text()))
+            })?;
+        let wrong = |error: &dyn std::fmt::Display| Refusal::malformed(error.to_string());
+        let instance = format!("{tenant}/{name}").parse().map_err(|error| wrong(&error))?;
+        Ok(Self { instance, what: what.parse().map_err(|error| wrong(&error))? })
     }
 }
 
@@ -142,7 +167,7 @@ fn parse_time(text: &str, place: &str) -> Result<Duration, Refusal> {
     Ok(time)
 }
 
-fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+pub(super) fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name).iter();
     let (first, second) = (values.next(), values.next());
     if second.is_some() {
@@ -164,38 +189,80 @@ impl<T: DeserializeOwned + Send + 'static, const MAX: usize> FromRequest<Arc<Api
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Refusal> {
         require_json(request.headers())?;
-        let announced = announced_length(request.headers());
-        if announced.is_some_and(|bytes| bytes > MAX) {
-            return Err(too_large(MAX));
-        }
-        let units = announced.unwrap_or(MAX).div_ceil(BODY_UNIT).max(1);
-        let memory = u32::try_from(units)
-            .ok()
-            .and_then(|units| Arc::clone(&api.bodies).try_acquire_many_owned(units).ok());
-        let memory = memory.ok_or_else(|| {
-            Refusal::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                Code::Busy.as_str(),
-                "the hub holds as many large bodies as it can",
-            )
-            .with_help("repeat the call a little later")
-        })?;
-        let bytes = read_body(request, announced.unwrap_or(0), MAX).await?;
+        let (bytes, memory) = held_body(request, api, MAX).await?;
         let value = parse_away(bytes).await?;
         Ok(Self { value, memory })
     }
 }
 
+/// The documents of a bundle, verbatim. Their memory is accounted for until they are dropped.
+pub(super) struct Documents {
+    pub(super) bytes: Bytes,
+    /// Held as long as the bytes are in use.
+    pub(super) memory: OwnedSemaphorePermit,
+}
+
+impl FromRequest<Arc<Api>> for Documents {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Refusal> {
+        // What clients that know no type for YAML, or an old one, send of themselves.
+        require_type(
+            request.headers(),
+            &[
+                "application/yaml",
+                "application/x-yaml",
+                "text/yaml",
+                "text/plain",
+                "application/octet-stream",
+            ],
+        )?;
+        let (bytes, memory) = held_body(request, api, wire_limits::CONTENT_BYTES_MAX).await?;
+        Ok(Self { bytes: bytes.into(), memory })
+    }
+}
+
+/// A body of at most `max` bytes, and the memory that it may take.
+async fn held_body(
+    request: Request,
+    api: &Arc<Api>,
+    max: usize,
+) -> Result<(Vec<u8>, OwnedSemaphorePermit), Refusal> {
+    let announced = announced_length(request.headers());
+    if announced.is_some_and(|bytes| bytes > max) {
+        return Err(too_large(max));
+    }
+    let units = announced.unwrap_or(max).div_ceil(BODY_UNIT).max(1);
+    let memory = u32::try_from(units)
+        .ok()
+        .and_then(|units| Arc::clone(&api.bodies).try_acquire_many_owned(units).ok());
+    let memory = memory.ok_or_else(|| {
+        Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            Code::Busy.as_str(),
+            "the hub holds as many large bodies as it can",
+        )
+        .with_help("repeat the call a little later")
+    })?;
+    Ok((read_body(request, announced.unwrap_or(0), max).await?, memory))
+}
+
 fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
-    let found = text_header(headers, header::CONTENT_TYPE.as_str())?.unwrap_or("application/json");
+    require_type(headers, &["application/json"])
+}
+
+/// A body without a type is taken for what the route reads.
+fn require_type(headers: &HeaderMap, read: &[&str]) -> Result<(), Refusal> {
+    let wanted = read.first().copied().unwrap_or_default();
+    let found = text_header(headers, header::CONTENT_TYPE.as_str())?.unwrap_or(wanted);
     let essence = found.split(';').next().unwrap_or("").trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    if read.iter().any(|read| essence.eq_ignore_ascii_case(read)) {
         return Ok(());
     }
     let shown: String = found.chars().take(80).collect();
-    let detail = format!("the body is `{shown}`, and this route reads application/json");
+    let detail = format!("the body is `{shown}`, and this route reads {wanted}");
     Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, door::UNSUPPORTED_MEDIA_TYPE, detail)
-        .with_help("send `Content-Type: application/json`"))
+        .with_help(format!("send `Content-Type: {wanted}`")))
 }
 
 fn announced_length(headers: &HeaderMap) -> Option<usize> {

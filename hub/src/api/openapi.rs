@@ -10,14 +10,14 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::types::{Event, Gap, LogLineInfo, Problem};
-use super::{Api, Shared, calls, changes, events, health, instances, logs};
+use super::types::{Event, Gap, JobRecordInfo, LogLineInfo, Problem};
+use super::{Api, Shared, bundle_changes, bundles, calls, changes, events, health, instances, jobs, logs};
 
 /// The document's head, and the schemas that only server-sent events carry.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Towline", description = "Run anything on places you cannot reach, and always know how they stand."),
-    components(schemas(Event, Gap, LogLineInfo, Problem)),
+    components(schemas(Event, Gap, JobRecordInfo, LogLineInfo, Problem)),
     modifiers(&Bearer),
     security(("token" = [])),
 )]
@@ -51,6 +51,19 @@ pub(super) fn guarded_routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(changes::apply))
         .routes(routes!(changes::sync))
         .routes(routes!(logs::logs))
+        .routes(routes!(bundles::list))
+        .routes(routes!(bundles::get, bundle_changes::put, bundle_changes::delete))
+        .routes(routes!(bundles::changes))
+        .routes(routes!(bundles::status))
+        .routes(routes!(bundle_changes::pause))
+        .routes(routes!(bundle_changes::resume))
+        .routes(routes!(bundle_changes::retry))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::watch))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::capacity))
+        .routes(routes!(jobs::addresses))
         .routes(routes!(events::events))
 }
 

@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use serde::Serialize;
 
+use super::problem::Refusal;
 use crate::limits;
 
 /// The answer that carries a stream of events. Silence is filled, so that proxies do not cut it.
@@ -25,4 +26,13 @@ pub(super) fn event<T: Serialize>(name: &str, data: &T) -> Event {
     let data = serde_json::to_string(data).expect("the API's types are made of maps with text keys");
     // JSON escapes line breaks, so the data is one line.
     Event::default().event(name).data(data)
+}
+
+/// The sequence after which a stream begins: what a client that lost one sends of itself.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<u64, Refusal> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(0) };
+    let sequence = value.to_str().ok().and_then(|text| text.parse().ok());
+    sequence.ok_or_else(|| {
+        Refusal::malformed("the header `Last-Event-ID` is not a sequence, a whole number from 0")
+    })
 }

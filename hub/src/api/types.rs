@@ -3,6 +3,10 @@
 //! Names are in snake case; times are RFC 3339 in UTC; ages are whole milliseconds. A client ignores fields that it does
 //! not know; the hub refuses them, for what it does not know it would not do.
 
+mod bundle;
+mod job;
+mod standing;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +14,15 @@ use towline_protocol::platform::{LogLine, LogSource, Service, ServiceStatus, Uni
 use towline_protocol::{CallError, Code, Effect, ItemError, ResourceId};
 use utoipa::ToSchema;
 
+pub use self::bundle::{
+    BundleContent, BundleDeleted, BundleInfo, BundleList, BundlePut, BundleRecord, BundleRecords,
+    BundleStanding, ChangeInfo, EnvelopeInfo, JobAccepted, SignatureInfo, SignerInfo,
+};
+pub use self::job::{
+    AddressInfo, AddressList, CapacityInfo, JobCancelled, JobInfo, JobList, JobRecordInfo, JobWithRecords,
+    RoomInfo,
+};
+pub use self::standing::{DriftInfo, ObservationInfo, ResultInfo, RetryInfo, WorkloadInfo};
 pub use super::bytes::ResourceBytes;
 pub use crate::time::{NanoTime, Time};
 

@@ -204,12 +204,22 @@ async fn the_document_names_every_route() {
         ["/services:lookup", "/services:search", "/apply", "/sync"]
             .map(|rest| format!("post {}", below(rest))),
     );
+    let bundle = |rest: &str| below(&format!("/bundles/{{bundle}}{rest}"));
+    let job = |rest: &str| below(&format!("/jobs/{{job}}{rest}"));
+    expected
+        .extend(["/bundles", "/jobs", "/capacity", "/addresses"].map(|rest| format!("get {}", below(rest))));
+    expected.extend(["", "/changes", "/status"].map(|rest| format!("get {}", bundle(rest))));
+    expected.extend(["put", "delete"].map(|method| format!("{method} {}", bundle(""))));
+    expected.extend(["/pause", "/resume", "/retry"].map(|rest| format!("post {}", bundle(rest))));
+    expected.extend(["", "/events"].map(|rest| format!("get {}", job(rest))));
+    expected.push(format!("post {}", job("/cancel")));
     expected.sort();
     assert_eq!(routes, expected);
     // And each of them is really there.
     for route in routes {
         let (method, path) = route.split_once(' ').unwrap();
         let path = path.replace("{tenant}", "default").replace("{name}", "absent");
+        let path = path.replace("{bundle}", "b").replace("{job}", &"0".repeat(32));
         let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
         let follow = if path == "/v1/events" { "?follow=false" } else { "" };
         let response = hub.request(method, &format!("{path}{follow}")).send().await.unwrap();
