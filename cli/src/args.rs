@@ -1,5 +1,7 @@
 //! What a user types: options, commands, and the help that teaches them.
 
+mod bundle;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,10 @@ use clap_complete::Shell;
 use towline_agent::shim::ShimArgs;
 use towline_protocol::{InstanceId, RequestId};
 
+pub(crate) use self::bundle::{
+    BundleArgs, BundleCommand, ChangesArgs, DeleteArgs, GetArgs, JobArgs, JobCommand, JobsArgs, OperateArgs,
+    PutArgs, RetryArgs,
+};
 use crate::hello::HelloArgs;
 use crate::ids::AppId;
 use crate::input::Input;
@@ -28,6 +34,8 @@ Elsewhere:
   towline instances
   towline apply shop-7 -f web.yaml
   towline services shop-7 --output json | jq .services
+  towline bundle put shop-7 -f ./shop --dry-run
+  towline bundle put shop-7 -f ./shop --wait
 
 Exit codes:
   0 ok · 1 error · 2 usage · 3 unavailable · 4 unknown outcome · 5 denied · 6 not found · 7 conflict
@@ -115,6 +123,17 @@ pub(crate) enum Command {
         after_help = "Examples:\n  towline logs local hello -f\n  towline logs local shop/App/web --since 10m --tail 100"
     )]
     Logs(LogsArgs),
+    /// Put, show, pause, resume and delete bundles: named, versioned sets of resources
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// List the jobs of an instance, the newest first
+    #[command(
+        after_help = "Examples:\n  towline jobs shop-7 --bundle shop\n  towline jobs shop-7 --state failed --state running"
+    )]
+    Jobs(JobsArgs),
+    /// Show, watch or cancel a job
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Show what happens to instances
     Events(EventsArgs),
     /// Write the completions of a shell to standard output

@@ -232,8 +232,11 @@ impl Client {
         if let Some(id) = &request.last_event_id {
             http = http.header("last-event-id", id);
         }
-        if let Some(body) = &request.body {
-            http = http.header("content-type", "application/json").body(body.clone());
+        if let Some(version) = request.if_version {
+            http = http.header("if-match", format!("\"{version}\""));
+        }
+        if let Some((body, kind)) = &request.body {
+            http = http.header("content-type", *kind).body(body.clone());
         }
         match self.patience(request) {
             Some(patience) => http.timeout(patience),

@@ -1,17 +1,22 @@
 //! The commands, each a few requests and a table.
 
+mod bundle_reads;
+mod bundles;
 mod calls;
 mod changes;
 mod instances;
+mod jobs;
 mod watch;
 
 pub(crate) use self::changes::{definition, origin_of};
+use std::time::Duration;
+
 use clap::CommandFactory as _;
 use towline_hub::api::types::Problem;
 
 use crate::args::{Cli, Command, Global};
 use crate::client::Client;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::show::Screen;
 use crate::target::Target;
 use crate::{dev, hello};
@@ -39,13 +44,21 @@ pub(crate) struct Session {
     pub(crate) screen: Screen,
     /// Whether the caller bounds the time of calls.
     pub(crate) is_bounded: bool,
+    /// The bound.
+    pub(crate) timeout: Option<Duration>,
 }
 
 impl Session {
     fn open(global: &Global) -> Result<Self, Failure> {
         let target = Target::resolve(global)?;
         let client = Client::new(target.clone(), global.timeout)?;
-        Ok(Self { client, target, screen: Screen::new(global), is_bounded: global.timeout.is_some() })
+        Ok(Self {
+            client,
+            target,
+            screen: Screen::new(global),
+            is_bounded: global.timeout.is_some(),
+            timeout: global.timeout,
+        })
     }
 }
 
@@ -66,6 +79,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export(at) => calls::export(&session()?, at).await,
         Command::Apply(args) => changes::apply(&session()?, args).await,
         Command::Sync(args) => changes::sync(&session()?, args).await,
+        Command::Bundle(command) => Box::pin(bundles::run(&session()?, command)).await,
+        Command::Jobs(args) => jobs::list(&session()?, args).await,
+        Command::Job(command) => Box::pin(jobs::run(&session()?, command)).await,
         Command::Logs(args) => watch::logs(&session()?, args).await,
         Command::Events(args) => watch::events(&session()?, args).await,
         Command::Completions { shell } => completions(&Screen::new(&cli.global), shell),
@@ -77,6 +93,16 @@ fn completions(screen: &Screen, shell: clap_complete::Shell) -> Result<(), Failu
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "towline", &mut script);
     screen.write(&script)
+}
+
+/// The hub speaks of the headers of its API.
+fn in_words_of_versions(failure: Failure) -> Failure {
+    match failure.exit() {
+        Exit::Conflict if failure.message().contains("`If-Match`") => failure.with_help(
+            "look at what is there now with `towline bundle get`, make the change to that, and put it with its version",
+        ),
+        _ => failure,
+    }
 }
 
 /// Whether a stream that ended so is worth being opened again.

@@ -2,6 +2,7 @@
 
 mod actions;
 mod args;
+mod bundle;
 mod client;
 mod command;
 mod context;

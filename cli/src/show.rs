@@ -1,5 +1,7 @@
 //! What is shown, and how: tables for people, the API's JSON for programs, progress for whoever watches a terminal.
 
+mod bundles;
+mod jobs;
 mod progress;
 mod tables;
 
@@ -7,6 +9,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
+pub(crate) use self::bundles::{bundle_table, bundles_table, changes_table, plan_text};
+pub(crate) use self::jobs::{job_text, jobs_table, record_line, title, took};
 pub(crate) use self::progress::Progress;
 pub(crate) use self::tables::{
     Style, event_line, instance_table, instances_table, log_line, ports_text, services_table, time_of_day,

@@ -376,6 +376,9 @@ fn help_lists_the_commands_that_there_are() {
         "sync",
         "export",
         "logs",
+        "bundle",
+        "jobs",
+        "job",
         "events",
         "completions",
         "hello",
@@ -385,6 +388,12 @@ fn help_lists_the_commands_that_there_are() {
     for command in expected {
         let help = home.run(&[command, "--help"]).expect(0).stdout;
         assert!(help.contains("Usage: towline"), "{help}");
+    }
+    let below = ["put", "get", "list", "changes", "status", "pause", "resume", "retry", "delete"]
+        .map(|verb| ("bundle", verb));
+    for (command, verb) in below.into_iter().chain(["show", "watch", "cancel"].map(|verb| ("job", verb))) {
+        let help = home.run(&[command, verb, "--help"]).expect(0).stdout;
+        assert!(help.contains(&format!("Usage: towline {command} {verb} ")), "{help}");
     }
     for shell in ["bash", "zsh", "fish"] {
         assert!(home.run(&["completions", shell]).expect(0).stdout.contains("towline"));

@@ -1,6 +1,8 @@
 //! Tests across crates: one binary, so that it links once.
 
 #[cfg(test)]
+mod bundles;
+#[cfg(test)]
 mod chain;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test owns its tasks")]

@@ -453,19 +453,19 @@ impl Platform for MockPlatform {
         crate::task::Tasks::new().spawn_isolated("mock watch", async move {
             loop {
                 bell.borrow_and_update();
-                let Ok(GetJobResponse { records, next, .. }) = mock.lock().model.get_job(job, after, None)
-                else {
-                    return;
-                };
+                let found = mock.lock().model.get_job(job, after, None);
+                let Ok(GetJobResponse { job: held, records, next }) = found else { return };
                 for record in records {
                     after = record.seq;
-                    let is_last = record.state.is_terminal();
-                    if !sink.send(record).await || is_last {
+                    if !sink.send(record).await {
                         return;
                     }
                 }
                 if next.is_some() {
                     continue;
+                }
+                if held.state.is_terminal() {
+                    return;
                 }
                 tokio::select! {
                     rung = bell.changed() => if rung.is_err() { return },

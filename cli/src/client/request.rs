@@ -42,7 +42,9 @@ pub(crate) struct Request {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) query: Vec<(&'static str, String)>,
-    pub(super) body: Option<Bytes>,
+    pub(super) body: Option<(Bytes, &'static str)>,
+    /// The version that must still be there.
+    pub(super) if_version: Option<u64>,
     /// How long it takes at most when nobody says otherwise; `None` for a stream.
     pub(super) time: Option<Duration>,
     pub(super) attempt: Option<Attempt>,
@@ -56,6 +58,7 @@ impl Request {
             path: path.into(),
             query: Vec::new(),
             body: None,
+            if_version: None,
             time: Some(OWN_TIME),
             attempt: None,
             last_event_id: None,
@@ -75,7 +78,30 @@ impl Request {
     /// Sends JSON.
     pub(crate) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("the API's types are made of maps with text keys");
-        Self { body: Some(body.into()), ..Self::new(Method::POST, path) }
+        Self { body: Some((body.into(), "application/json")), ..Self::new(Method::POST, path) }
+    }
+
+    /// Asks for something to be done that its path and parameters say.
+    pub(crate) fn post_bare(path: impl Into<String>) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    /// Puts documents, as they are.
+    pub(crate) fn put_documents(path: impl Into<String>, documents: Bytes) -> Self {
+        Self { body: Some((documents, "application/yaml")), ..Self::new(Method::PUT, path) }
+    }
+
+    /// Only if what is changed is still at this version.
+    #[must_use]
+    pub(crate) fn if_version(mut self, version: Option<u64>) -> Self {
+        self.if_version = version;
+        self
+    }
+
+    /// Adds a parameter that is true.
+    #[must_use]
+    pub(crate) fn flag(self, name: &'static str, is_set: bool) -> Self {
+        self.with_some(name, is_set.then_some("true"))
     }
 
     /// The path of something below an instance.

@@ -113,13 +113,13 @@ fn show_event(session: &Session, event: &SseEvent) -> Result<(), Failure> {
     session.screen.item(&read::<Event>(event)?, event_line)
 }
 
-fn read<T: DeserializeOwned>(event: &SseEvent) -> Result<T, Failure> {
+pub(super) fn read<T: DeserializeOwned>(event: &SseEvent) -> Result<T, Failure> {
     let wrong = |error| Failure::error(format!("the hub sent an event that cannot be read: {error}"));
     serde_json::from_str(&event.data).map_err(wrong)
 }
 
 /// The failure, to be told if the outage lasts; or at once if it is no outage.
-fn passing(session: &Session, error: ClientError) -> Result<Failure, Failure> {
+pub(super) fn passing(session: &Session, error: ClientError) -> Result<Failure, Failure> {
     match error {
         ClientError::Refused { problem, .. } => refused(session, *problem),
         error if error.is_passing() => Ok(error.into()),
@@ -127,7 +127,7 @@ fn passing(session: &Session, error: ClientError) -> Result<Failure, Failure> {
     }
 }
 
-fn refused(session: &Session, problem: Problem) -> Result<Failure, Failure> {
+pub(super) fn refused(session: &Session, problem: Problem) -> Result<Failure, Failure> {
     let passes = is_passing(&problem, session.is_bounded);
     let failure = Failure::from_problem(problem);
     if passes { Ok(failure) } else { Err(failure) }
@@ -135,7 +135,7 @@ fn refused(session: &Session, problem: Problem) -> Result<Failure, Failure> {
 
 /// How long a stream has been away.
 #[derive(Debug)]
-struct Outage {
+pub(super) struct Outage {
     follow: bool,
     /// Whether it was there at all: what never worked is an error at once.
     worked: bool,
@@ -146,17 +146,22 @@ struct Outage {
 }
 
 impl Outage {
-    fn new(follow: bool) -> Self {
+    pub(super) fn new(follow: bool) -> Self {
         Self { follow, worked: false, opened: None, since: None, next_wait: AGAIN_AFTER.0 }
     }
 
+    /// An outage of what is known to be there: its first cut is passed over, too.
+    pub(super) fn of_what_works() -> Self {
+        Self { worked: true, ..Self::new(true) }
+    }
+
     /// The stream is there. It may have nothing to carry for hours.
-    fn opened(&mut self) {
+    pub(super) fn opened(&mut self) {
         self.worked = true;
         self.opened = Some(clock::now());
     }
 
-    fn is_over(&mut self) {
+    pub(super) fn is_over(&mut self) {
         *self = Self { worked: true, ..Self::new(self.follow) };
     }
 
@@ -173,7 +178,7 @@ impl Outage {
     ///
     /// # Errors
     /// The reason of the outage, when it lasts too long or nobody wanted to follow.
-    async fn wait(&mut self, session: &Session, why: Failure) -> Result<(), Failure> {
+    pub(super) async fn wait(&mut self, session: &Session, why: Failure) -> Result<(), Failure> {
         let now = clock::now();
         let since = self.note_cut(now);
         if !self.follow || !self.worked || since.is_some_and(|since| now.since(since) > SOUGHT_FOR) {

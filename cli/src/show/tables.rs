@@ -18,7 +18,7 @@ pub(crate) struct Style {
 }
 
 impl Style {
-    fn table(self, columns: &[&str]) -> Table {
+    pub(super) fn table(self, columns: &[&str]) -> Table {
         let mut table = Table::new();
         table.load_style(NOTHING);
         // A line that is wrapped can be neither copied nor searched.
@@ -35,7 +35,7 @@ impl Style {
     }
 
     /// A status in the colour of its kind.
-    fn status(self, status: &str) -> Cell {
+    pub(super) fn status(self, status: &str) -> Cell {
         let cell = Cell::new(plain(status));
         match colour_of(status).filter(|_| self.colour) {
             Some(colour) => cell.fg(colour),
@@ -46,10 +46,13 @@ impl Style {
 
 fn colour_of(status: &str) -> Option<Color> {
     Some(match status {
-        "ready" | "started" | "connected" | "healthy" => Color::Green,
+        "ready" | "started" | "connected" | "healthy" | "ok" | "done" | "active" | "add" => Color::Green,
         "updating" | "building" | "starting" | "never_seen" | "unknown" => Color::Yellow,
-        "degraded" | "error" | "down" | "unreachable" | "gone" | "stalled" => Color::Red,
-        "stopped" => Color::DarkGrey,
+        "init" | "pending" | "running" | "paused" | "deleting" | "update" => Color::Yellow,
+        "degraded" | "error" | "down" | "unreachable" | "gone" | "stalled" | "failed" | "remove" => {
+            Color::Red
+        }
+        "stopped" | "deleted" | "unchanged" | "untouched" | "cancelled" | "superseded" => Color::DarkGrey,
         _ => return None,
     })
 }
@@ -67,11 +70,11 @@ pub(crate) fn word(status: &str, style: Style) -> String {
 }
 
 /// Text from elsewhere, without what would move the cursor or break the row.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn render(table: &Table) -> String {
+pub(super) fn render(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 

@@ -368,6 +368,11 @@ pub(super) async fn a_watch_is_in_order_and_ends(ends: Ends<'_>) {
     let mut stream = ends.near.watch_job(&cx(), &late).await.expect("the watch opens");
     assert_eq!(stream.next().await, Some(Ok(record(2_503, JobState::Failed))));
     assert_eq!(stream.next().await, None);
+    // And who has seen all of it is not kept waiting.
+    let seen = WatchJobRequest { job: watched.id, after: 2_503 };
+    let mut stream = ends.near.watch_job(&cx(), &seen).await.expect("the watch opens");
+    let end = tokio::time::timeout(SOON, stream.next()).await.expect("the watch ends at once");
+    assert_eq!(end, None);
 }
 
 pub(super) async fn capacity_and_addresses(ends: Ends<'_>) {
