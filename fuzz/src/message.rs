@@ -2,8 +2,20 @@ use std::fmt::Debug;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use towline_hub::api::types::{LogLineInfo, ServiceInfo};
+use towline_hub::api::types::{
+    AddressInfo, BundleInfo, BundleRecord, CapacityInfo, ChangeInfo, EnvelopeInfo, JobInfo, JobRecordInfo,
+    LogLineInfo, ServiceInfo, WorkloadInfo,
+};
+use towline_protocol::bundle::{
+    BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
+    DeleteBundleRequest, GetBundleRequest, GetBundleResponse, ListBundlesRequest, PauseBundleRequest,
+    PutBundleRequest, PutBundleResponse, ResumeBundleRequest, RetryBundleRequest,
+};
 use towline_protocol::call::{CallBody, Request};
+use towline_protocol::capacity::{AddressesRequest, AddressesResponse, CapacityRequest, CapacityResponse};
+use towline_protocol::job::{
+    CancelJobRequest, GetJobRequest, JobRecord, ListJobsRequest, ListJobsResponse, WatchJobRequest,
+};
 use towline_protocol::platform::{
     AllServicesRequest, ApplyRequest, ExportRequest, LogLine, LogsRequest, PingRequest, ServicesResponse,
     SomeServicesRequest, SyncRequest, VersionRequest,
@@ -24,6 +36,7 @@ pub fn message(data: &[u8]) {
     call::<ExportRequest>(data);
     call::<SyncRequest>(data);
     call::<LogsRequest>(data);
+    bundles(data);
     reads_back::<Claim>(data);
     reads_back::<ClaimAnswer>(data);
     reads_back::<Ready>(data);
@@ -37,6 +50,42 @@ pub fn message(data: &[u8]) {
     lines.chain(reads_back::<LogLine>(data)).map(LogLineInfo::from).for_each(shown);
     let services = reads_back::<ServicesResponse>(data).unwrap_or_default().services;
     services.into_iter().map(ServiceInfo::from).for_each(shown);
+}
+
+/// The calls of V6, and what the hub shows of their answers.
+fn bundles(data: &[u8]) {
+    call::<PutBundleRequest>(data);
+    call::<DeleteBundleRequest>(data);
+    call::<PauseBundleRequest>(data);
+    call::<ResumeBundleRequest>(data);
+    call::<RetryBundleRequest>(data);
+    call::<GetBundleRequest>(data);
+    call::<ListBundlesRequest>(data);
+    call::<BundleChangesRequest>(data);
+    call::<BundleStatusRequest>(data);
+    call::<GetJobRequest>(data);
+    call::<ListJobsRequest>(data);
+    call::<WatchJobRequest>(data);
+    call::<CancelJobRequest>(data);
+    call::<CapacityRequest>(data);
+    call::<AddressesRequest>(data);
+    let records = reads_back::<Vec<JobRecord>>(data).into_iter().flatten();
+    records.chain(reads_back::<JobRecord>(data)).map(JobRecordInfo::from).for_each(shown);
+    if let Some(GetBundleResponse { summary, envelope, .. }) = reads_back(data) {
+        shown(BundleInfo::from(summary));
+        envelope.map(EnvelopeInfo::from).into_iter().for_each(shown);
+    }
+    let status = reads_back::<BundleStatusResponse>(data).map(|status| status.workloads);
+    status.into_iter().flatten().map(WorkloadInfo::from).for_each(shown);
+    let changes = reads_back::<BundleChangesResponse>(data).unwrap_or_default().changes;
+    changes.into_iter().map(BundleRecord::from).for_each(shown);
+    let put = reads_back::<PutBundleResponse>(data).map(|put| put.changes);
+    put.into_iter().flatten().map(ChangeInfo::from).for_each(shown);
+    let jobs = reads_back::<ListJobsResponse>(data).unwrap_or_default().jobs;
+    jobs.into_iter().map(JobInfo::from).for_each(shown);
+    reads_back::<CapacityResponse>(data).map(CapacityInfo::from).into_iter().for_each(shown);
+    let addresses = reads_back::<AddressesResponse>(data).unwrap_or_default().addresses;
+    addresses.into_iter().map(AddressInfo::from).for_each(shown);
 }
 
 fn call<R>(data: &[u8])

@@ -46,7 +46,7 @@ fn golden_messages_and_examples_hold() {
         let bytes: Vec<u8> = pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
         feed(&path, &bytes);
     }
-    for dir in ["examples/dev", "examples/sync"] {
+    for dir in ["examples/dev", "examples/sync", "examples/bundle/shop"] {
         for path in sorted(&root.join(dir)) {
             feed(&path, &fs::read(&path).unwrap());
         }

@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use towline_bus::Platform as _;
 use towline_bus::platform::{CallContext, Disconnected, ItemStream};
+use towline_protocol::bundle::ListBundlesRequest;
+use towline_protocol::job::{CancelJobRequest, WatchJobRequest};
 use towline_protocol::platform::{LogLine, LogSource, LogsRequest};
-use towline_protocol::{CallError, Code, Effect, Method};
+use towline_protocol::{CallError, Code, Effect, JobId, Method};
 
 use super::fixture::{Hub, eventually};
 
@@ -48,6 +50,13 @@ async fn x_a1_the_disconnected_platform_answers_at_once() {
     let nobody = Disconnected::new("not subscribed");
     let error = nobody.export(&CallContext::new()).await.unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (Code::Unavailable, "not subscribed"));
+    let (cx, job) = (CallContext::new(), JobId::new(uuid::Uuid::nil()));
+    let watch = nobody.watch_job(&cx, &WatchJobRequest { job, after: 0 }).await.unwrap_err();
+    let cancel = nobody.cancel_job(&cx, &CancelJobRequest { job, reason: None }).await.unwrap_err();
+    let list = nobody.list_bundles(&cx, &ListBundlesRequest::default()).await.unwrap_err();
+    for error in [watch, cancel, list, nobody.capacity(&cx).await.unwrap_err()] {
+        assert_eq!((error.code, error.effect), (Code::Unavailable, Effect::None));
+    }
 }
 
 /// The agent is cut off in the middle of a long sync: the caller learns it within the loss bound, not at its deadline.
