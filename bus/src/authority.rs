@@ -36,6 +36,24 @@ pub enum Activation {
     Unknown,
 }
 
+/// Who else asks the same authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replicas {
+    /// Nobody: one process at a time has it, and knows all leases that are given.
+    One,
+    /// Other hubs, now or at any time. What they said to an agent is not known here.
+    Several,
+}
+
+/// What a claim is known by: its repetitions, and the other replicas that hear it, are given the same epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimId {
+    /// The process that claims.
+    pub boot: BootId,
+    /// Drawn anew for each claim.
+    pub nonce: u64,
+}
+
 /// Why an authority could not answer. Nothing was granted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the authority over epochs failed: {reason}")]
@@ -49,15 +67,25 @@ pub struct AuthorityError {
 /// All methods are cancel safe in this sense: a call that was dropped may have taken effect, and repeating it is sound.
 #[async_trait]
 pub trait Authority: Send + Sync + 'static {
+    /// Whether other hubs may ask it, too. Whoever says [`Replicas::One`] sees to it that it is so.
+    fn replicas(&self) -> Replicas {
+        Replicas::Several
+    }
+
     /// Reserves an epoch above every one reserved before for this instance, and above `above`, the last one that the
-    /// claimer saw. A store that is new starts at Unix milliseconds, so that epochs do not go back even after a restored
-    /// backup.
+    /// claimer saw. If the last reservation was made for the same claim, it is returned again. A store that is new starts
+    /// at Unix milliseconds, so that epochs do not go back even after a restored backup.
     ///
     /// # Errors
     /// When the store fails, or no epoch is left below 2^53.
-    async fn reserve(&self, instance: &InstanceId, above: Option<Epoch>) -> Result<Epoch, AuthorityError>;
+    async fn reserve(
+        &self,
+        instance: &InstanceId,
+        claim: ClaimId,
+        above: Option<Epoch>,
+    ) -> Result<Epoch, AuthorityError>;
 
-    /// Makes `grant` the active one if `expected` still is.
+    /// Makes `grant` the active one if `expected` still is, and it is newer.
     ///
     /// # Errors
     /// When the store fails before anything was written.
@@ -74,10 +102,11 @@ pub trait Authority: Send + Sync + 'static {
     /// When the store fails; its lease will be waited for then.
     async fn end(&self, instance: &InstanceId, epoch: Epoch) -> Result<(), AuthorityError>;
 
-    /// The active grant of one instance.
+    /// The active grant of one instance: no older than what was active, to any replica, when this was asked. Each renewal
+    /// asks it, so it should answer from memory, at its first poll.
     ///
     /// # Errors
-    /// When the store fails.
+    /// When the store fails, or does not know.
     async fn active(&self, instance: &InstanceId) -> Result<Option<Grant>, AuthorityError>;
 
     /// All active grants: what a hub starts from.
@@ -107,23 +136,37 @@ pub fn next_epoch(
     Epoch::new(floor.saturating_add(1)).map_err(|error| AuthorityError { reason: error.to_string() })
 }
 
-/// An authority whose grants last as long as the process: for one hub without a store, and for tests.
-#[derive(Debug, Default)]
+/// An authority whose grants last as long as the process: for hubs without a store, and for tests.
+#[derive(Debug)]
 pub struct MemoryAuthority {
     instances: Mutex<HashMap<InstanceId, Entry>>,
+    replicas: Replicas,
+}
+
+impl Default for MemoryAuthority {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 #[derive(Debug, Default)]
 struct Entry {
     reserved: Option<Epoch>,
+    reserved_for: Option<ClaimId>,
     active: Option<Grant>,
 }
 
 impl MemoryAuthority {
-    /// Has granted nothing yet.
+    /// For one hub at a time. Has granted nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self { instances: Mutex::default(), replicas: Replicas::One }
+    }
+
+    /// For several hubs in this process. Has granted nothing yet.
+    #[must_use]
+    pub fn shared() -> Self {
+        Self { replicas: Replicas::Several, ..Self::new() }
     }
 
     fn with<R>(&self, instance: &InstanceId, work: impl FnOnce(&mut Entry) -> R) -> R {
@@ -134,10 +177,22 @@ impl MemoryAuthority {
 
 #[async_trait]
 impl Authority for MemoryAuthority {
-    async fn reserve(&self, instance: &InstanceId, above: Option<Epoch>) -> Result<Epoch, AuthorityError> {
+    fn replicas(&self) -> Replicas {
+        self.replicas
+    }
+
+    async fn reserve(
+        &self,
+        instance: &InstanceId,
+        claim: ClaimId,
+        above: Option<Epoch>,
+    ) -> Result<Epoch, AuthorityError> {
         self.with(instance, |entry| {
+            if let Some(epoch) = entry.reserved.filter(|_| entry.reserved_for == Some(claim)) {
+                return Ok(epoch);
+            }
             let epoch = next_epoch(entry.reserved, above, clock::unix_ms())?;
-            entry.reserved = Some(epoch);
+            (entry.reserved, entry.reserved_for) = (Some(epoch), Some(claim));
             Ok(epoch)
         })
     }
@@ -169,7 +224,9 @@ impl Authority for MemoryAuthority {
     }
 
     async fn active(&self, instance: &InstanceId) -> Result<Option<Grant>, AuthorityError> {
-        Ok(self.with(instance, |entry| entry.active.clone()))
+        // Whoever only asks leaves no trace.
+        let instances = self.instances.lock().expect("no holder of this lock panics");
+        Ok(instances.get(instance).and_then(|entry| entry.active.clone()))
     }
 
     async fn all_active(&self) -> Result<Vec<(InstanceId, Grant)>, AuthorityError> {

@@ -89,7 +89,7 @@ impl MessageBus {
         metrics: BusMetrics,
     ) -> Result<(Self, mpsc::Receiver<BusEvent>), StartError> {
         let grants = authority.all_active().await.map_err(StartError::Authority)?;
-        let roster = Arc::new(Roster::restored(grants));
+        let roster = Arc::new(Roster::restored(authority.replicas(), grants));
         let tasks = Tasks::new();
         let hearing = roster.clone();
         let caller = Caller::start(

@@ -12,11 +12,11 @@
 //!   │◄───────────────────────────────────┤  reserved e
 //!   │  subscribe e, prove it by a round trip
 //!   │  ready e                           │
-//!   ├───────────────────────────────────►│  kick the active epoch; wait for its stand-down,
-//!   │◄───────────────────────────────────┤  or for its lease to end; compare-and-set
+//!   ├───────────────────────────────────►│  make e the active epoch by compare-and-set; kick the older;
+//!   │◄───────────────────────────────────┤  wait for its stand-down, or for its lease to end
 //!   │  go e                              │
 //!   │  renewal e, every 2 s              │
-//!   ├───────────────────────────────────►│
+//!   ├───────────────────────────────────►│  read which epoch is active
 //!   │◄───────────────────────────────────┤  renewed, or kicked, or unknown (claim again, to resume)
 //! ```
 
@@ -24,4 +24,4 @@ mod agent;
 mod hub;
 
 pub use agent::{AgentEffect, AgentEvent, AgentSession, Ask, EndReason, Identity};
-pub use hub::{HubEffect, HubEvent, HubSession, Target};
+pub use hub::{HubEffect, HubEvent, HubSession, Question, Target};

@@ -11,7 +11,8 @@
 //! | `pins_by_age` | (when, instance, request id) → nothing: the order in which pins go |
 //!
 //! Values are MessagePack with named fields, as on the wire, so a newer build adds fields without a new schema. All
-//! writes go through one thread that commits what waits together; reads run on the blocking pool.
+//! writes go through one thread that commits what waits together; reads run on the blocking pool, but for who is active,
+//! which every renewal asks: that is kept in memory.
 
 mod epochs;
 mod events;
@@ -37,6 +38,7 @@ use towline_protocol::wire;
 use crate::data_dir::{ClaimDataDirError, DataDir};
 use crate::limits;
 
+use epochs::ActiveGrants;
 pub use events::{EventFilter, EventPage, StoredEvent};
 pub use instances::{InstanceRecord, Origin};
 pub use pins::Pin;
@@ -123,6 +125,7 @@ from_redb!(redb::StorageError, redb::TableError, redb::TransactionError);
 pub struct Store {
     path: Arc<Path>,
     open: Arc<Mutex<Option<Open>>>,
+    active: Arc<ActiveGrants>,
 }
 
 /// What is there while the store is open. The lock on the directory goes last.
@@ -143,11 +146,13 @@ impl Store {
         let path = data_dir.path().join("hub.redb");
         let database = open_database(&path)?;
         check_schema(&database, &path)?;
+        let active = ActiveGrants::read(&database)
+            .map_err(|error| OpenStoreError::Unreadable { path: path.clone(), reason: error.to_string() })?;
         let database = Arc::new(database);
         let writer = Writer::start(Arc::clone(&database))
             .map_err(|error| OpenStoreError::Unreadable { path: path.clone(), reason: error.to_string() })?;
         let open = Open { database, writer, _data_dir: data_dir };
-        Ok(Self { path: path.into(), open: Arc::new(Mutex::new(Some(open))) })
+        Ok(Self { path: path.into(), open: Arc::new(Mutex::new(Some(open))), active: Arc::new(active) })
     }
 
     /// The file.
@@ -188,6 +193,17 @@ impl Store {
     {
         let queue = self.lock().as_ref().map(|open| open.writer.queue()).ok_or(StoreError::Closed)?;
         queue.write(work).await
+    }
+
+    /// Like [`Self::write`]; `note` is run before any caller is told, whether it was written or not.
+    async fn write_and_note<T, W, N>(&self, work: W, note: N) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
+        N: FnOnce(&Result<T, StoreError>) + Send + 'static,
+    {
+        let queue = self.lock().as_ref().map(|open| open.writer.queue()).ok_or(StoreError::Closed)?;
+        queue.write_and_note(work, note).await
     }
 
     /// Runs `work` in a read transaction, away from the threads that serve everybody.

@@ -1,29 +1,35 @@
 //! Feeds the sessions: messages, answers of the authority and time go in; what comes out is done.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use futures::FutureExt as _;
+use tokio::sync::{Semaphore, mpsc};
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
 use towline_protocol::session::{Claim, Leaving, Ready, Renewal};
 use towline_protocol::subject::{Root, Subject, Verb};
 use towline_protocol::{BootId, Epoch, InstanceId, limits, wire};
 
 use super::roster::{Entry, Roster, Told};
-use crate::authority::{Authority, Grant};
+use crate::authority::{Authority, ClaimId, Grant};
 use crate::clock::{self, Moment};
 use crate::event::{BusEvent, EventKind};
 use crate::metrics::BusMetrics;
 use crate::presence::Change;
-use crate::session::{HubEffect, HubEvent};
+use crate::session::{HubEffect, HubEvent, Question};
 use crate::task::Tasks;
 use crate::transport::{LinkState, Message, Subscription, Transport};
 
 /// How often presence and waiting claims are looked at: a twentieth of the time in which loss must be noticed.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Answers of the authority that wait for the driver; each instance has at most two questions open.
+/// Answers of the authority that wait for the driver.
 const ANSWERS_MAX: usize = 1_024;
+
+/// Questions to an authority that does not answer at once: those of ten thousand agents, twice. Beyond that an agent gets no
+/// answer, and asks again.
+const READS_MAX: usize = 20_000;
 
 pub(super) struct Driver {
     transport: Arc<dyn Transport>,
@@ -35,6 +41,7 @@ pub(super) struct Driver {
     tasks: Tasks,
     answers: mpsc::Sender<(InstanceId, HubEvent)>,
     answered: mpsc::Receiver<(InstanceId, HubEvent)>,
+    reads: Arc<Semaphore>,
     /// Until then, silence may be this hub's own.
     deaf_until: Moment,
 }
@@ -51,7 +58,20 @@ impl Driver {
     ) -> Self {
         let (answers, answered) = mpsc::channel(ANSWERS_MAX);
         let deaf_until = clock::now();
-        Self { transport, root, authority, roster, metrics, events, tasks, answers, answered, deaf_until }
+        let reads = Arc::new(Semaphore::new(READS_MAX));
+        Self {
+            transport,
+            root,
+            authority,
+            roster,
+            metrics,
+            events,
+            tasks,
+            answers,
+            answered,
+            reads,
+            deaf_until,
+        }
     }
 
     pub(super) async fn run(mut self, mut asks: Subscription, mut heartbeats: Subscription) {
@@ -116,29 +136,37 @@ impl Driver {
     }
 
     async fn feed(&mut self, instance: &InstanceId, event: HubEvent) {
-        let now = clock::now();
-        let (effects, told) = {
-            let mut entries = self.roster.lock();
-            // Only a claim makes an instance known; whatever else comes from a stranger is answered and forgotten.
-            let mut stranger = Entry::default();
-            let is_claim = matches!(event, HubEvent::Claim { .. });
-            let entry = match entries.get_mut(instance) {
-                Some(entry) => entry,
-                None if is_claim => entries.entry(instance.clone()).or_default(),
-                None => &mut stranger,
-            };
-            entry.handle(now, event)
-        };
-        self.roster.note_change();
-        for told in told {
-            self.tell(instance, told);
-        }
-        for effect in effects {
-            self.act(instance, effect).await;
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let (effects, told) = self.decide(instance, event);
+            self.roster.note_change();
+            for told in told {
+                self.tell(instance, told);
+            }
+            for effect in effects {
+                events.extend(self.act(instance, effect).await);
+            }
         }
     }
 
-    async fn act(&mut self, instance: &InstanceId, effect: HubEffect) {
+    fn decide(&self, instance: &InstanceId, event: HubEvent) -> (Vec<HubEffect>, Vec<Told>) {
+        let mut entries = self.roster.lock();
+        // Only a claim makes an instance known, or the authority; whatever else comes from a stranger is answered and
+        // forgotten.
+        let makes_known =
+            matches!(event, HubEvent::Claim { .. } | HubEvent::EpochRead { result: Ok(Some(_)), .. });
+        let new = || Entry::new(self.authority.replicas());
+        let mut stranger = new();
+        let entry = match entries.get_mut(instance) {
+            Some(entry) => entry,
+            None if makes_known => entries.entry(instance.clone()).or_insert_with(new),
+            None => &mut stranger,
+        };
+        entry.handle(clock::now(), event)
+    }
+
+    /// Does it. What is known at once comes back as an event.
+    async fn act(&mut self, instance: &InstanceId, effect: HubEffect) -> Option<HubEvent> {
         let hub_unix_ms = clock::unix_ms();
         match effect {
             HubEffect::AnswerClaim { boot, number, mut answer } => {
@@ -158,7 +186,10 @@ impl Driver {
                 let subject = Subject::Session { instance: instance.clone(), epoch: order.epoch };
                 self.publish(&subject, Kind::Order, 0, wire::encode(&order)).await;
             }
-            HubEffect::Reserve { nonce, above } => self.reserve(instance.clone(), nonce, above),
+            HubEffect::Reserve { boot, nonce, above } => {
+                self.reserve(instance.clone(), ClaimId { boot, nonce }, above);
+            }
+            HubEffect::ReadEpoch { question } => return self.read_epoch(instance.clone(), question),
             HubEffect::Activate { expected, grant } => self.activate(instance.clone(), expected, grant),
             HubEffect::NoteEnd { epoch } => self.note_end(instance.clone(), epoch),
             HubEffect::CountKick => self.metrics.kicks.inc(),
@@ -166,16 +197,37 @@ impl Driver {
                 self.tell(instance, Told { epoch, kind, heartbeat: 0, detail })
             }
         }
+        None
     }
 
     /// Asks the authority on a task of its own: a store that is slow for one instance delays no other's heartbeat.
-    fn reserve(&self, instance: InstanceId, nonce: u64, above: Option<Epoch>) {
+    fn reserve(&self, instance: InstanceId, claim: ClaimId, above: Option<Epoch>) {
         let (authority, answers) = (self.authority.clone(), self.answers.clone());
         self.tasks.spawn_isolated("bus reserve", async move {
-            let result = authority.reserve(&instance, above).await;
+            let result = authority.reserve(&instance, claim, above).await;
             // The driver is gone: the hub is stopping.
-            let _ = answers.send((instance, HubEvent::Reserved { nonce, result })).await;
+            let _ = answers.send((instance, HubEvent::Reserved { nonce: claim.nonce, result })).await;
         });
+    }
+
+    /// An authority that answers from memory is asked here and now: ten thousand agents ask 5,000 times a second.
+    fn read_epoch(&self, instance: InstanceId, question: Question) -> Option<HubEvent> {
+        let (authority, answers) = (self.authority.clone(), self.answers.clone());
+        let mut reading = Box::pin(async move {
+            let result = authority.active(&instance).await;
+            (instance, result)
+        });
+        if let Some((_, result)) = (&mut reading).now_or_never() {
+            return Some(HubEvent::EpochRead { question, result });
+        }
+        let permit = self.reads.clone().try_acquire_owned().ok()?;
+        self.tasks.spawn_isolated("bus read epoch", async move {
+            let _permit = permit;
+            let (instance, result) = reading.await;
+            // The driver is gone: the hub is stopping.
+            let _ = answers.send((instance, HubEvent::EpochRead { question, result })).await;
+        });
+        None
     }
 
     fn activate(&self, instance: InstanceId, expected: Option<Epoch>, grant: Grant) {
@@ -251,7 +303,9 @@ impl Driver {
             self.roster.note_change();
         }
         for (instance, effect) in effects {
-            self.act(&instance, effect).await;
+            if let Some(event) = self.act(&instance, effect).await {
+                self.feed(&instance, event).await;
+            }
         }
     }
 }

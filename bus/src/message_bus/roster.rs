@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use towline_protocol::session::{ClaimOutcome, Health, Renewal};
 use towline_protocol::{BootId, Epoch, InstanceId, StoreId};
 
-use crate::authority::Grant;
+use crate::authority::{Grant, Replicas};
 use crate::clock::{self, Moment};
 use crate::event::EventKind;
 use crate::presence::{Change, Presence};
@@ -92,10 +92,11 @@ pub(super) struct Entry {
     pub(super) last_heartbeat: u32,
 }
 
-impl Default for Entry {
-    fn default() -> Self {
+impl Entry {
+    /// Of an instance that never served.
+    pub(super) fn new(replicas: Replicas) -> Self {
         Self {
-            session: HubSession::default(),
+            session: HubSession::new(replicas),
             presence: Presence::NeverSeen,
             health: Health::default(),
             applied: Bytes::new(),
@@ -113,12 +114,12 @@ pub(super) struct Roster {
 
 impl Roster {
     /// What a hub begins with: everyone who served before, unreachable until heard.
-    pub(super) fn restored(grants: Vec<(InstanceId, Grant)>) -> Self {
+    pub(super) fn restored(replicas: Replicas, grants: Vec<(InstanceId, Grant)>) -> Self {
         let now = clock::now();
         let entry = |grant: &Grant| Entry {
-            session: HubSession::restored(now, grant),
+            session: HubSession::restored(replicas, now, grant),
             presence: Presence::Unreachable { since: now },
-            ..Entry::default()
+            ..Entry::new(replicas)
         };
         let entries = grants.iter().map(|(instance, grant)| (instance.clone(), entry(grant))).collect();
         Self { entries: Mutex::new(entries), changed: watch::Sender::new(0) }
@@ -142,14 +143,13 @@ impl Roster {
         let entries = self.lock();
         let Some(entry) = entries.get(instance) else { return Err("was never seen") };
         match (entry.presence, entry.session.target()) {
-            // Known from the store alone, after a restart or a race that another claim won: it will claim in a moment, and
-            // say what it can. Until then "it lacks the call" would be a lie.
-            (Presence::Connected { .. }, Some(target)) if target.calls.is_empty() => {
-                Err("has not said yet what it can")
-            }
             (Presence::Connected { .. }, Some(target)) => Ok(target.clone()),
             (Presence::NeverSeen, _) => Err("was never seen"),
             (Presence::Unreachable { .. }, _) => Err("is unreachable"),
+            // It was learned from the authority, after a race that another hub won: it will claim in a moment.
+            (_, None) if entry.session.last().is_some_and(|last| last.calls.is_empty()) => {
+                Err("has not said yet what it can")
+            }
             (_, None) => Err("is being taken over"),
         }
     }
@@ -199,21 +199,18 @@ impl Entry {
         let effects = self.session.handle(now, event);
         let after = self.session.target().map(|target| target.epoch);
         match after {
-            Some(_) if before != after => self.presence = Presence::Connected { since: now, heard: now },
-            None if said_goodbye && before.is_some() => self.presence.leave(now),
             Some(epoch) if effects.iter().any(is_resumed) => {
                 self.hear(now, epoch, "the agent resumed", &mut told)
             }
+            Some(_) if before != after => self.presence = Presence::Connected { since: now, heard: now },
+            None if said_goodbye && before.is_some() => self.presence.leave(now),
             _ => {}
         }
         (effects, told)
     }
 
     fn note_renewal(&mut self, now: Moment, number: u32, renewal: &Renewal, told: &mut Vec<Told>) {
-        // A session that this hub only knows from its store must claim first, for the hub to know what it can.
-        let is_ours = |target: &&Target| {
-            (target.epoch, target.boot) == (renewal.epoch, renewal.boot) && !target.calls.is_empty()
-        };
+        let is_ours = |target: &&Target| (target.epoch, target.boot) == (renewal.epoch, renewal.boot);
         if self.session.target().filter(is_ours).is_none() {
             return;
         }

@@ -28,9 +28,9 @@ enum Phase {
     /// Somebody else serves; ask again at this moment.
     StandingBy { ask_at: Moment },
     /// Waiting until the epoch's subjects are heard; `retry_at` when that failed.
-    Subscribing { epoch: Epoch, retry_at: Option<Moment> },
-    /// Waiting for go.
-    Readying { epoch: Epoch, sent: Sent },
+    Subscribing { epoch: Epoch, mode: ClaimMode, retry_at: Option<Moment> },
+    /// Waiting for go, as it was claimed; a hub said at `heard` that it knows of it.
+    Readying { epoch: Epoch, mode: ClaimMode, sent: Sent, heard: Moment },
     /// Serving, as long as renewals are answered.
     Serving { epoch: Epoch, sent: Sent, renew_at: Moment },
     /// Over.
@@ -113,7 +113,7 @@ impl AgentSession {
             }
             AgentEvent::Subscribed { epoch } => self.on_subscribed(now, epoch, &mut effects),
             AgentEvent::NotSubscribed { epoch } => {
-                if let Phase::Subscribing { epoch: wanted, retry_at } = &mut self.phase
+                if let Phase::Subscribing { epoch: wanted, retry_at, .. } = &mut self.phase
                     && *wanted == epoch
                 {
                     *retry_at = Some(now + limits::ASK_AGAIN_AFTER);
@@ -150,11 +150,17 @@ impl AgentSession {
                 self.phase = self.claiming(ClaimMode::Standby, None);
                 self.on_tick(now, effects);
             }
-            Phase::Subscribing { epoch, retry_at } if retry_at.is_some_and(|at| now >= at) => {
+            Phase::Subscribing { epoch, retry_at, .. } if retry_at.is_some_and(|at| now >= at) => {
                 *retry_at = None;
                 effects.push(AgentEffect::Subscribe(*epoch));
             }
-            Phase::Readying { epoch, sent }
+            // The hub that reserved it is gone, and no other knows of it.
+            Phase::Readying { mode, heard, .. } if now.since(*heard) > limits::RESERVATION_MAX => {
+                let mode = mode.clone();
+                self.phase = self.claiming(mode, None);
+                self.on_tick(now, effects);
+            }
+            Phase::Readying { epoch, sent, .. }
                 if sent.last().is_none_or(|last| now.since(last) >= limits::ASK_AGAIN_AFTER) =>
             {
                 let ask = Ask::Ready(*epoch);
@@ -173,7 +179,7 @@ impl AgentSession {
     fn hurry(&mut self, now: Moment) {
         match &mut self.phase {
             Phase::Claiming { sent, tries, .. } => (*sent, *tries) = (Sent::default(), 0),
-            Phase::Readying { sent, .. } => *sent = Sent::default(),
+            Phase::Readying { sent, heard, .. } => (*sent, *heard) = (Sent::default(), now),
             Phase::Serving { renew_at, .. } => *renew_at = now,
             Phase::Subscribing { retry_at, .. } => *retry_at = retry_at.map(|_| now),
             Phase::StandingBy { .. } | Phase::Ended => {}
@@ -189,7 +195,7 @@ impl AgentSession {
     ) {
         let Phase::Claiming { claim, sent, .. } = &self.phase else { return };
         let Some(asked_at) = sent.at(number).filter(|_| claim.nonce == answer.nonce) else { return };
-        let held = claim.held;
+        let (held, mode) = (claim.held, claim.mode.clone());
         effects.push(AgentEffect::HubTime { hub_unix_ms: answer.hub_unix_ms, asked_at });
         if let Some(every) = answer.renew_every_ms {
             // Never longer than what keeps a lease of ours: a hub that asks for more means another protocol version.
@@ -199,11 +205,14 @@ impl AgentSession {
         match (answer.outcome, answer.epoch) {
             (ClaimOutcome::Reserved, Some(epoch)) => {
                 effects.extend(held.map(|_| AgentEffect::StopServing));
-                self.phase = Phase::Subscribing { epoch, retry_at: None };
+                let mode = if mode == ClaimMode::Standby { mode } else { ClaimMode::Fresh };
+                self.phase = Phase::Subscribing { epoch, mode, retry_at: None };
                 effects.push(AgentEffect::Subscribe(epoch));
             }
             (ClaimOutcome::Resumed, Some(epoch)) if held == Some(epoch) => {
-                self.serve(now, epoch, asked_at, effects);
+                // The next renewal comes in its time: one hub that never heard the claim, beside another that did, must not
+                // make us claim and renew in a circle.
+                self.serve(now, now + self.renew_every, epoch, asked_at, effects);
             }
             (ClaimOutcome::Standby, _) if held.is_some() => {
                 // Somebody else serves what was ours.
@@ -234,8 +243,9 @@ impl AgentSession {
     }
 
     fn on_subscribed(&mut self, now: Moment, epoch: Epoch, effects: &mut Vec<AgentEffect>) {
-        if matches!(&self.phase, Phase::Subscribing { epoch: wanted, .. } if *wanted == epoch) {
-            self.phase = Phase::Readying { epoch, sent: Sent::default() };
+        let Phase::Subscribing { epoch: wanted, mode, .. } = &self.phase else { return };
+        if *wanted == epoch {
+            self.phase = Phase::Readying { epoch, mode: mode.clone(), sent: Sent::default(), heard: now };
             self.on_tick(now, effects);
         }
     }
@@ -247,15 +257,15 @@ impl AgentSession {
         answer: &SessionOrder,
         effects: &mut Vec<AgentEffect>,
     ) {
-        let Phase::Readying { epoch, sent } = &self.phase else { return };
+        let Phase::Readying { epoch, sent, heard, .. } = &mut self.phase else { return };
         let Some(asked_at) = sent.at(number).filter(|_| *epoch == answer.epoch) else { return };
         let epoch = *epoch;
         effects.push(AgentEffect::HubTime { hub_unix_ms: answer.hub_unix_ms, asked_at });
         match answer.order {
-            Order::Go => self.serve(now, epoch, asked_at, effects),
+            Order::Go => self.serve(now, now, epoch, asked_at, effects),
             Order::Kick => self.end(now, EndReason::Kicked { by: answer.by }, effects),
             // Wait, or an answer of a newer hub: ask again in time.
-            _ => {}
+            _ => *heard = now,
         }
     }
 
@@ -311,9 +321,16 @@ impl AgentSession {
     }
 
     /// Serves from now; the lease counts from when the answered question was sent.
-    fn serve(&mut self, now: Moment, epoch: Epoch, asked_at: Moment, effects: &mut Vec<AgentEffect>) {
+    fn serve(
+        &mut self,
+        now: Moment,
+        renew_at: Moment,
+        epoch: Epoch,
+        asked_at: Moment,
+        effects: &mut Vec<AgentEffect>,
+    ) {
         self.identity.last_epoch = Some(epoch);
-        self.phase = Phase::Serving { epoch, sent: Sent::default(), renew_at: now };
+        self.phase = Phase::Serving { epoch, sent: Sent::default(), renew_at };
         effects.push(AgentEffect::ServeUntil { epoch, until: asked_at + limits::LEASE_AGENT });
         self.on_tick(now, effects);
     }

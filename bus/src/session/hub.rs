@@ -1,90 +1,81 @@
 //! The hub's side of an instance's session.
+//!
+//! *No* is said from memory: an epoch that was replaced once never comes back. *Yes* is said only by what the authority
+//! tells after the question came ([`Question`]), so that it does not matter which replica is asked, nor how old its view is.
 
+mod active;
+mod claims;
+mod say;
 mod words;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use towline_protocol::session::{
-    Claim, ClaimAnswer, ClaimMode, ClaimOutcome, Leaving, Order, Ready, Renewal, RenewalAnswer,
-    RenewalOutcome, SessionOrder,
+    Claim, ClaimMode, ClaimOutcome, Leaving, Order, Ready, Renewal, RenewalOutcome,
 };
-use towline_protocol::{BootId, CallError, Code, Epoch, limits};
+use towline_protocol::{BootId, Epoch, limits};
 
-use crate::authority::{Activation, AuthorityError, Grant};
+use crate::authority::{Activation, AuthorityError, Grant, Replicas};
 use crate::clock::Moment;
 use crate::event::EventKind;
 
-pub use self::words::{HubEffect, HubEvent, Target};
+use self::active::{Active, Stage, confirms};
+use self::say::{answer_ready, answer_renewal, claim_answer, connected, order_to, target_of, tell};
+
+pub use self::words::{HubEffect, HubEvent, Question, Target};
 
 /// One instance's session, as the hub decides it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HubSession {
+    replicas: Replicas,
     active: Option<Active>,
     claimed: Option<Claimed>,
+    activating: Option<Claimed>,
     takeovers: VecDeque<Moment>,
     duplicate_told: bool,
 }
 
-/// The session that was activated last.
-#[derive(Debug, Clone)]
-struct Active {
-    target: Target,
-    /// Until then it may act on what it was sent, unless it says that it stood down.
-    lease_ends: Moment,
-    /// It acknowledged standing down, or said goodbye.
-    gone: bool,
-    /// The newer epoch that it was told to stand down for.
-    kicked_by: Option<Epoch>,
-    /// When the kick was said last.
-    kick_said: Moment,
-    /// The authority was asked to activate a newer one, and may have: from then on nothing lengthens this lease.
-    doubted: bool,
-}
-
-impl Active {
-    fn is_over(&self, now: Moment) -> bool {
-        self.gone || now >= self.lease_ends
-    }
-}
-
-/// The newest claim that is not active yet.
+/// A claim that is not active yet. In [`HubSession::claimed`] it is the newest; in [`HubSession::activating`] the authority
+/// was asked to activate it, and has not answered.
 #[derive(Debug, Clone)]
 struct Claimed {
     claim: Claim,
     number: u32,
+    /// When anything of it was heard last.
     at: Moment,
     epoch: Option<Epoch>,
     /// The number of the latest ready, once there was one.
     ready: Option<u32>,
-    /// The authority was asked to activate it.
-    activating: bool,
 }
 
 impl HubSession {
+    /// Nobody served yet.
+    #[must_use]
+    pub const fn new(replicas: Replicas) -> Self {
+        Self {
+            replicas,
+            active: None,
+            claimed: None,
+            activating: None,
+            takeovers: VecDeque::new(),
+            duplicate_told: false,
+        }
+    }
+
     /// What a restarted hub knows: the grant may still be served, so its lease is taken to have been renewed just now,
     /// unless its agent said goodbye.
     #[must_use]
-    pub fn restored(now: Moment, grant: &Grant) -> Self {
-        let target = Target {
-            epoch: grant.epoch,
-            boot: grant.boot,
-            store: grant.store,
-            version: String::new(),
-            runtime: String::new(),
-            calls: Vec::new(),
-        };
-        let active = Active { gone: grant.ended, ..Active::new(target, now) };
-        Self { active: Some(active), ..Self::default() }
+    pub fn restored(replicas: Replicas, now: Moment, grant: &Grant) -> Self {
+        Self { active: Some(Active::learned(grant, now)), ..Self::new(replicas) }
     }
 
-    /// Where calls go now; `None` while nobody may be called.
+    /// Where calls go now; `None` while nobody may be called, or has not said yet what it can.
     #[must_use]
     pub fn target(&self) -> Option<&Target> {
-        self.active
-            .as_ref()
-            .filter(|active| !active.gone && active.kicked_by.is_none() && !active.doubted)
-            .map(|active| &active.target)
+        let serves = |active: &&Active| {
+            matches!(active.stage, Stage::Begun) && !active.gone && !active.target.calls.is_empty()
+        };
+        self.active.as_ref().filter(serves).map(|active| &active.target)
     }
 
     /// The session that was active last, whether it may be called or not.
@@ -101,180 +92,99 @@ impl HubSession {
             HubEvent::Reserved { nonce, result } => self.on_reserved(nonce, result, &mut effects),
             HubEvent::Ready { number, ready } => self.on_ready(now, number, &ready, &mut effects),
             HubEvent::Activated { epoch, result } => self.on_activated(now, epoch, result, &mut effects),
-            HubEvent::Renewal { number, renewal } => self.on_renewal(now, number, &renewal, &mut effects),
+            HubEvent::Renewal { number, renewal } => self.on_renewal(number, &renewal, &mut effects),
             HubEvent::StoodDown { leaving } => {
-                self.mark_gone(&leaving);
-                self.advance(now, &mut effects);
+                self.note_gone(&leaving);
+                self.move_on(now, &mut effects);
             }
-            HubEvent::Goodbye { leaving } => {
-                if self.mark_gone(&leaving) {
-                    effects.push(HubEffect::NoteEnd { epoch: leaving.epoch });
-                    effects.push(tell(leaving.epoch, EventKind::Left, "the agent said goodbye"));
-                }
-                self.claimed.take_if(|claimed| claimed.claim.boot == leaving.boot && !claimed.activating);
-                self.advance(now, &mut effects);
+            HubEvent::Goodbye { leaving } => self.on_goodbye(now, &leaving, &mut effects),
+            HubEvent::EpochRead { question, result: Ok(grant) } => {
+                self.on_read(now, question, grant.as_ref(), &mut effects);
             }
-            HubEvent::Tick => self.on_tick(now, &mut effects),
+            // Nobody knows, so there is no answer. It will be asked again.
+            HubEvent::EpochRead { result: Err(_), .. } => {}
+            HubEvent::Tick => {
+                self.claimed.take_if(|claimed| now.since(claimed.at) > limits::RESERVATION_MAX);
+                self.move_on(now, &mut effects);
+                self.activate(now, &mut effects);
+            }
         }
         effects
     }
 
-    fn on_claim(&mut self, now: Moment, number: u32, claim: Claim, effects: &mut Vec<HubEffect>) {
-        let answer = |outcome, epoch, holder| HubEffect::AnswerClaim {
-            boot: claim.boot,
-            number,
-            answer: claim_answer(claim.nonce, outcome, epoch, holder),
-        };
-        // A repetition returns the same epoch.
-        if let Some(claimed) = self.claimed.as_mut()
-            && (claimed.claim.boot, claimed.claim.nonce) == (claim.boot, claim.nonce)
-        {
-            claimed.number = number;
-            claimed.at = now;
-            effects.extend(claimed.epoch.map(|epoch| answer(ClaimOutcome::Reserved, Some(epoch), None)));
-            return;
-        }
-        if self.may_resume(&claim) {
-            let Some(active) = self.active.as_mut() else { return };
-            active.lease_ends = now + limits::LEASE_HUB;
-            active.target = target_of(active.target.epoch, &claim);
-            effects.push(answer(ClaimOutcome::Resumed, Some(active.target.epoch), None));
-            return;
-        }
-        let holder = self.holder(now, claim.boot);
-        let stands_by = match claim.mode {
-            ClaimMode::Standby => holder.is_some(),
-            _ => holder.is_some() && self.is_contended(now, effects),
-        };
-        if stands_by {
-            effects.push(answer(ClaimOutcome::Standby, None, holder));
-            return;
-        }
-        effects.push(HubEffect::Reserve { nonce: claim.nonce, above: claim.last_epoch });
-        self.claimed = Some(Claimed { claim, number, at: now, epoch: None, ready: None, activating: false });
-    }
-
-    /// Resume by the same boot while nobody else was activated, nor is about to be.
-    fn may_resume(&self, claim: &Claim) -> bool {
-        claim.mode == ClaimMode::Resume
-            && self.active.as_ref().is_some_and(|active| {
-                active.target.boot == claim.boot
-                    && claim.held == Some(active.target.epoch)
-                    && active.kicked_by.is_none()
-                    && !active.gone
-                    && !active.doubted
-            })
-    }
-
-    /// The epoch, or the one to be, that another process holds now.
-    fn holder(&self, now: Moment, boot: BootId) -> Option<Epoch> {
-        let claimed = self
-            .claimed
-            .as_ref()
-            .filter(|claimed| claimed.claim.boot != boot)
-            .and_then(|claimed| claimed.epoch);
-        let active = self.active.as_ref().filter(|active| active.target.boot != boot && !active.is_over(now));
-        claimed.or_else(|| active.map(|active| active.target.epoch))
-    }
-
-    /// Whether agents keep taking the instance from each other. Says so once per bout.
-    fn is_contended(&mut self, now: Moment, effects: &mut Vec<HubEffect>) -> bool {
-        while self.takeovers.front().is_some_and(|first| now.since(*first) > limits::TAKEOVER_WINDOW) {
-            self.takeovers.pop_front();
-            self.duplicate_told = false;
-        }
-        if self.takeovers.len() < limits::TAKEOVERS_MAX {
-            return false;
-        }
-        if let (false, Some(active)) = (self.duplicate_told, &self.active) {
-            self.duplicate_told = true;
-            let detail = "agents keep taking this instance from each other; later ones stand by until the holder is gone";
-            effects.push(tell(active.target.epoch, EventKind::Duplicate, detail));
-        }
-        true
-    }
-
-    fn on_reserved(
-        &mut self,
-        nonce: u64,
-        result: Result<Epoch, AuthorityError>,
-        effects: &mut Vec<HubEffect>,
-    ) {
-        // A newer claim may have replaced this one meanwhile; its reservation then ends unused.
-        let Some(claimed) = self.claimed.as_mut().filter(|claimed| claimed.claim.nonce == nonce) else {
-            return;
-        };
-        let answer = match result {
-            Ok(epoch) => {
-                claimed.epoch = Some(epoch);
-                claim_answer(nonce, ClaimOutcome::Reserved, Some(epoch), None)
-            }
-            Err(error) => {
-                let refused = claim_answer(nonce, ClaimOutcome::Refused, None, None);
-                ClaimAnswer { error: Some(CallError::new(Code::Busy, error.to_string())), ..refused }
-            }
-        };
-        let (boot, number) = (claimed.claim.boot, claimed.number);
-        if claimed.epoch.is_none() {
-            self.claimed = None;
-        }
-        effects.push(HubEffect::AnswerClaim { boot, number, answer });
-    }
-
     fn on_ready(&mut self, now: Moment, number: u32, ready: &Ready, effects: &mut Vec<HubEffect>) {
         let (boot, epoch) = (ready.boot, ready.epoch);
-        let answer = |order, by| HubEffect::AnswerReady { boot, number, answer: order_to(order, epoch, by) };
-        if let Some(active) = &mut self.active
-            && (active.target.epoch, active.target.boot) == (epoch, boot)
-        {
-            if active.kicked_by.is_some() || active.gone {
-                effects.push(answer(Order::Kick, active.kicked_by));
-            } else if active.doubted {
-                // Whoever is being activated decides; if nobody is any more, let it come back.
-                effects.extend(self.claimed.is_none().then(|| answer(Order::Kick, None)));
-            } else {
-                // The agent's lease counts from this very question, so ours must count from its answer.
-                active.lease_ends = now + limits::LEASE_HUB;
-                effects.push(answer(Order::Go, None));
+        let asked = (number, boot, epoch);
+        if let Some(active) = self.active.as_mut().filter(|active| active.target.epoch >= epoch) {
+            if !active.is(epoch, boot) || active.gone {
+                let by = Some(active.target.epoch).filter(|by| *by > epoch);
+                effects.push(answer_ready(asked, Order::Kick, by));
+                return;
+            }
+            active.lease_ends = now + limits::LEASE_HUB;
+            active.ready = Some((number, now));
+            self.move_on(now, effects);
+            if self.active.as_ref().is_some_and(|active| active.ready.is_some()) {
+                effects.push(answer_ready(asked, Order::Wait, None));
             }
             return;
         }
-        let Some(claimed) = self.claimed.as_mut().filter(|claimed| claimed.epoch == Some(epoch)) else {
-            let by = self.active.as_ref().map(|active| active.target.epoch).filter(|active| *active > epoch);
-            let by = by.or_else(|| self.claimed.as_ref().and_then(|claimed| claimed.epoch));
-            effects.push(answer(Order::Kick, by));
-            return;
-        };
-        claimed.ready = Some(number);
-        claimed.at = now;
-        self.advance(now, effects);
-        if self.claimed.as_ref().is_some_and(|claimed| !claimed.activating) {
-            effects.push(answer(Order::Wait, None));
+        let mut is_ours = false;
+        for claimed in self.claimed.iter_mut().chain(&mut self.activating) {
+            if claimed.epoch == Some(epoch) {
+                (claimed.ready, claimed.at, is_ours) = (Some(number), now, true);
+            }
+            // One that is older is kicked once the newer one is active; should that never be, it is forgotten in time.
+            is_ours |= claimed.epoch.is_none_or(|by| by > epoch);
+        }
+        let was_activating = self.activating.is_some();
+        self.activate(now, effects);
+        if is_ours {
+            let waits = was_activating || self.activating.is_none();
+            effects.extend(waits.then(|| answer_ready(asked, Order::Wait, None)));
+        } else if self.replicas == Replicas::One {
+            // A reservation that nobody remembers.
+            effects.push(answer_ready(asked, Order::Kick, None));
+        } else {
+            // Another replica may have made it, and activated it.
+            effects.push(HubEffect::ReadEpoch { question: Question::Ready { number, boot, epoch } });
         }
     }
 
-    /// Moves a ready claim on: kicks what is active, and activates once that is over.
-    fn advance(&mut self, now: Moment, effects: &mut Vec<HubEffect>) {
-        // Who fell silent while it waited would be shown as connected, and be called, though nobody is there.
-        let is_due = |claimed: &&mut Claimed| {
-            claimed.ready.is_some() && !claimed.activating && now.since(claimed.at) <= limits::RENEW_EVERY
-        };
-        let Some(claimed) = self.claimed.as_mut().filter(is_due) else { return };
-        let Some(epoch) = claimed.epoch else { return };
-        if let Some(active) = self.active.as_mut() {
-            // The same process claims anew only once its older session has ended.
-            if active.target.boot != claimed.claim.boot && !active.is_over(now) {
-                kick(active, now, epoch, effects);
-                return;
+    /// Moves the active session on, if it waits: kicks those before it, and lets it begin once they are over.
+    fn move_on(&mut self, now: Moment, effects: &mut Vec<HubEffect>) {
+        let Some(active) = self.active.as_mut().filter(|active| !active.gone) else { return };
+        let (epoch, boot) = (active.target.epoch, active.target.boot);
+        if !active.is_free(now) {
+            if let Stage::Waits(before) = &mut active.stage {
+                let kicks = before.kicks(now).into_iter();
+                effects
+                    .extend(kicks.map(|older| HubEffect::Order(order_to(Order::Kick, older, Some(epoch)))));
             }
+            return;
         }
-        claimed.activating = true;
-        if let Some(active) = &mut self.active {
-            active.doubted = true;
+        // Who fell silent while it waited would be shown as connected, and be called, though nobody is there.
+        let ready = active.ready.take().filter(|(_, at)| now.since(*at) <= limits::RENEW_EVERY);
+        if let Some((number, _)) = ready {
+            effects.push(HubEffect::ReadEpoch { question: Question::Ready { number, boot, epoch } });
         }
-        let grant = Grant { epoch, boot: claimed.claim.boot, store: claimed.claim.store, ended: false };
-        let expected = self.active.as_ref().map(|active| active.target.epoch);
-        effects.push(HubEffect::Activate { expected, grant });
+    }
+
+    /// Asks the authority to activate the newest claim, once it is ready. The older session is told to stand down only
+    /// then: from the compare-and-set on, no replica says yes to it any more.
+    fn activate(&mut self, now: Moment, effects: &mut Vec<HubEffect>) {
+        let is_due = |claimed: &mut Claimed| {
+            claimed.ready.is_some() && claimed.epoch.is_some() && now.since(claimed.at) <= limits::RENEW_EVERY
+        };
+        if self.activating.is_some() {
+            return;
+        }
+        self.activating = self.claimed.take_if(is_due);
+        if let Some(Claimed { epoch: Some(epoch), claim, .. }) = &self.activating {
+            let grant = Grant { epoch: *epoch, boot: claim.boot, store: claim.store, ended: false };
+            let expected = self.active.as_ref().map(|active| active.target.epoch);
+            effects.push(HubEffect::Activate { expected, grant });
+        }
     }
 
     fn on_activated(
@@ -284,136 +194,242 @@ impl HubSession {
         result: Result<Activation, AuthorityError>,
         effects: &mut Vec<HubEffect>,
     ) {
-        let Some(claimed) = self.claimed.take_if(|claimed| claimed.epoch == Some(epoch)) else { return };
+        let Some(claimed) = self.activating.take_if(|claimed| claimed.epoch == Some(epoch)) else { return };
         match result {
-            Ok(Activation::Won) => {
-                let older = self.active.take().filter(|older| older.kicked_by.is_some());
-                if let Some(older) = older {
-                    self.takeovers.push_back(now);
-                    let detail = format!("took over from epoch {}", older.target.epoch);
-                    effects.push(tell(epoch, EventKind::Takeover, &detail));
-                }
-                let target = target_of(epoch, &claimed.claim);
-                effects.push(tell(epoch, EventKind::Connected, &connected_detail(&target)));
-                self.active = Some(Active::new(target, now));
-                effects.push(HubEffect::Order(order_to(Order::Go, epoch, None)));
-                if let Some(number) = claimed.ready {
-                    let answer = order_to(Order::Go, epoch, None);
-                    effects.push(HubEffect::AnswerReady { boot: claimed.claim.boot, number, answer });
-                }
-            }
-            // An earlier attempt whose outcome was not known had taken effect after all.
+            Ok(Activation::Won) => self.on_won(now, epoch, &claimed, true, effects),
+            // An earlier attempt whose outcome was not known had taken effect after all; or another replica was faster.
             Ok(Activation::Lost { active: Some(grant) }) if grant.epoch == epoch => {
-                self.claimed = Some(claimed);
-                self.on_activated(now, epoch, Ok(Activation::Won), effects);
+                self.on_won(now, epoch, &claimed, self.replicas == Replicas::One, effects);
             }
             Ok(Activation::Lost { active }) => {
-                // Another replica was faster. What it activated is what counts.
-                let by = active.as_ref().map(|grant| grant.epoch);
-                *self = active.map_or_else(Self::default, |grant| Self::restored(now, &grant));
-                effects.push(HubEffect::Order(order_to(Order::Kick, epoch, by)));
+                self.active = active.as_ref().map(|grant| Active::learned(grant, now));
+                let by = active.map(|grant| grant.epoch);
+                // A standby asked because this hub believed that nobody serves; it may have been wrong.
+                if by > Some(epoch) || (by.is_some() && claimed.claim.mode == ClaimMode::Standby) {
+                    let asked = claimed.ready.map(|number| (number, claimed.claim.boot, epoch));
+                    effects.extend(asked.map(|asked| answer_ready(asked, Order::Kick, by)));
+                } else {
+                    self.claimed.get_or_insert(claimed);
+                }
             }
-            // Not known, or not written: ask again at the next tick.
-            Ok(Activation::Unknown) | Err(_) => self.claimed = Some(Claimed { activating: false, ..claimed }),
+            // Not known, or not written: ask again at the next tick, unless a newer claim has come meanwhile.
+            Ok(Activation::Unknown) | Err(_) => {
+                self.claimed.get_or_insert(claimed);
+                return;
+            }
+        }
+        self.activate(now, effects);
+    }
+
+    /// The session is active. `is_ours` unless another replica made it so: then that one tells, and knows whom it replaced.
+    fn on_won(
+        &mut self,
+        now: Moment,
+        epoch: Epoch,
+        claimed: &Claimed,
+        is_ours: bool,
+        effects: &mut Vec<HubEffect>,
+    ) {
+        let target = target_of(epoch, &claimed.claim);
+        match self.active.take() {
+            // A newer one was seen meanwhile.
+            Some(newer) if newer.target.epoch > epoch => self.active = Some(newer),
+            Some(same) if same.target.epoch == epoch => self.active = Some(Active { target, ..same }),
+            older => {
+                let rival = older.as_ref().filter(|older| {
+                    older.may_have_begun() && older.target.boot != target.boot && !older.is_over(now)
+                });
+                if let Some(rival) = rival.map(|rival| rival.target.epoch) {
+                    self.takeovers.push_back(now);
+                    if is_ours {
+                        let stand_down = format!("told to stand down for epoch {epoch}");
+                        effects.push(HubEffect::CountKick);
+                        effects.push(tell(rival, EventKind::Kicked, &stand_down));
+                        effects.push(tell(
+                            epoch,
+                            EventKind::Takeover,
+                            &format!("took over from epoch {rival}"),
+                        ));
+                    }
+                }
+                self.active = Some(if is_ours {
+                    Active::after(older, target, self.replicas, now)
+                } else {
+                    // Not ours, so whom it replaced may be somebody whom this hub never saw.
+                    let grant = Grant { epoch, boot: target.boot, store: target.store, ended: false };
+                    Active { target, ..Active::learned(&grant, now) }
+                });
+            }
+        }
+        if let Some(active) = self.active.as_mut().filter(|active| active.target.epoch == epoch) {
+            active.ready = claimed.ready.map(|number| (number, claimed.at));
+        }
+        self.move_on(now, effects);
+    }
+
+    fn on_renewal(&mut self, number: u32, renewal: &Renewal, effects: &mut Vec<HubEffect>) {
+        let (epoch, boot) = (renewal.epoch, renewal.boot);
+        let asked = (number, boot, epoch);
+        let may_be_active = match &mut self.active {
+            Some(active) if active.target.epoch > epoch => {
+                effects.push(answer_renewal(asked, RenewalOutcome::Kicked, Some(active.target.epoch)));
+                return;
+            }
+            Some(active) if active.is(epoch, boot) => {
+                // Only one that was told to go renews.
+                active.begin();
+                !active.gone
+            }
+            Some(active) if active.target.epoch == epoch => false,
+            _ => self.replicas == Replicas::Several,
+        };
+        effects.push(if may_be_active {
+            HubEffect::ReadEpoch { question: Question::Renewal { number, boot, epoch } }
+        } else {
+            answer_renewal(asked, RenewalOutcome::Unknown, None)
+        });
+    }
+
+    /// The authority told what is active, later than the question came.
+    fn on_read(
+        &mut self,
+        now: Moment,
+        question: Question,
+        grant: Option<&Grant>,
+        effects: &mut Vec<HubEffect>,
+    ) {
+        let activating = self.activating.as_ref().and_then(|claimed| claimed.epoch);
+        if activating.is_some() && grant.map(|grant| grant.epoch) == activating {
+            // What came of our own compare-and-set is about to be told, and says more. It will be asked again.
+            return;
+        }
+        self.learn(now, &question, grant);
+        match question {
+            Question::Renewal { number, boot, epoch } => {
+                let (outcome, by) = self.renewed(now, (boot, epoch), grant);
+                effects.push(answer_renewal((number, boot, epoch), outcome, by));
+            }
+            Question::Ready { number, boot, epoch } => {
+                self.begin((number, boot, epoch), now, grant, effects);
+            }
+            Question::Resume { number, claim } => {
+                let held = self.active.as_mut().filter(|active| {
+                    !active.gone
+                        && claim.held == Some(active.target.epoch)
+                        && confirms(grant, active.target.epoch, claim.boot)
+                });
+                let Some(active) = held else { return self.reserve(now, number, claim, effects) };
+                // Only one that was told to go resumes.
+                active.begin();
+                active.lease_ends = now + limits::LEASE_HUB;
+                active.target = target_of(active.target.epoch, &claim);
+                let answer =
+                    claim_answer(claim.nonce, ClaimOutcome::Resumed, Some(active.target.epoch), None);
+                effects.push(HubEffect::AnswerClaim { boot: claim.boot, number, answer });
+            }
         }
     }
 
-    fn on_renewal(&mut self, now: Moment, number: u32, renewal: &Renewal, effects: &mut Vec<HubEffect>) {
-        let epoch = renewal.epoch;
-        let (outcome, by) = match &mut self.active {
-            Some(active) if (active.target.epoch, active.target.boot) == (epoch, renewal.boot) => {
-                match active.kicked_by {
-                    Some(by) => (RenewalOutcome::Kicked, Some(by)),
-                    // Its lease had ended, and a newer one is being activated: neither yes nor no is true yet.
-                    None if active.doubted && self.claimed.is_some() => return,
-                    // A hub that was restarted does not know what the agent can: let it claim, to resume.
-                    None if active.gone || active.doubted || active.target.calls.is_empty() => {
-                        (RenewalOutcome::Unknown, None)
-                    }
-                    None => {
-                        active.lease_ends = now + limits::LEASE_HUB;
-                        (RenewalOutcome::Renewed, None)
-                    }
-                }
+    /// What another replica did is taken over. An older grant was read before ours was written.
+    fn learn(&mut self, now: Moment, question: &Question, grant: Option<&Grant>) {
+        let asked = match question {
+            Question::Renewal { epoch, .. } | Question::Ready { epoch, .. } => Some(*epoch),
+            Question::Resume { claim, .. } => claim.held,
+        };
+        match (&mut self.active, grant) {
+            (Some(active), Some(grant)) if active.target.epoch >= grant.epoch => {
+                active.gone |= grant.ended && active.target.epoch == grant.epoch;
             }
+            (_, Some(grant)) => self.active = Some(Active::learned(grant, now)),
+            // Whoever asks about an epoch does so after it was active, so it was forgotten since.
+            (active, None) => {
+                active.take_if(|active| Some(active.target.epoch) == asked);
+            }
+        }
+    }
+
+    fn renewed(
+        &mut self,
+        now: Moment,
+        (boot, epoch): (BootId, Epoch),
+        grant: Option<&Grant>,
+    ) -> (RenewalOutcome, Option<Epoch>) {
+        match &mut self.active {
             Some(active) if active.target.epoch > epoch => {
                 (RenewalOutcome::Kicked, Some(active.target.epoch))
             }
+            Some(active) if active.is(epoch, boot) && !active.gone && confirms(grant, epoch, boot) => {
+                active.begin();
+                if active.target.calls.is_empty() {
+                    // Known from the authority alone: let it claim, to resume, and say what it can.
+                    return (RenewalOutcome::Unknown, None);
+                }
+                active.lease_ends = now + limits::LEASE_HUB;
+                (RenewalOutcome::Renewed, None)
+            }
             _ => (RenewalOutcome::Unknown, None),
-        };
-        let answer = RenewalAnswer { outcome, epoch, by, hub_unix_ms: 0 };
-        effects.push(HubEffect::AnswerRenewal { boot: renewal.boot, number, answer });
+        }
+    }
+
+    /// Tells a session to go that is active, and before which all is over.
+    fn begin(
+        &mut self,
+        asked: (u32, BootId, Epoch),
+        now: Moment,
+        grant: Option<&Grant>,
+        effects: &mut Vec<HubEffect>,
+    ) {
+        let (_, boot, epoch) = asked;
+        match &mut self.active {
+            Some(active) if active.target.epoch > epoch => {
+                effects.push(answer_ready(asked, Order::Kick, Some(active.target.epoch)));
+            }
+            Some(active) if active.is(epoch, boot) && !active.gone && confirms(grant, epoch, boot) => {
+                active.lease_ends = now + limits::LEASE_HUB;
+                if !active.is_free(now) {
+                    effects.push(answer_ready(asked, Order::Wait, None));
+                    return;
+                }
+                if matches!(active.stage, Stage::Waits(_)) {
+                    effects.push(connected(&active.target));
+                }
+                active.begin();
+                effects.push(answer_ready(asked, Order::Go, None));
+            }
+            Some(active) if active.target.epoch == epoch && active.gone => {
+                effects.push(answer_ready(asked, Order::Kick, None));
+            }
+            None if self.replicas == Replicas::One => effects.push(answer_ready(asked, Order::Kick, None)),
+            // Reserved by another replica, which will activate it; if it cannot, the agent claims again.
+            _ => {}
+        }
     }
 
     /// Whether it was the active session that left.
-    fn mark_gone(&mut self, leaving: &Leaving) -> bool {
-        let active = self.active.as_mut().filter(|active| {
-            (active.target.epoch, active.target.boot) == (leaving.epoch, leaving.boot) && !active.gone
-        });
-        active.is_some_and(|active| {
+    fn note_gone(&mut self, leaving: &Leaving) -> bool {
+        let Some(active) = &mut self.active else { return false };
+        if active.is(leaving.epoch, leaving.boot) && !active.gone {
             active.gone = true;
-            true
-        })
+            return true;
+        }
+        if let Stage::Waits(before) = &mut active.stage {
+            before.note_gone(leaving.epoch, leaving.boot);
+        }
+        false
     }
 
-    fn on_tick(&mut self, now: Moment, effects: &mut Vec<HubEffect>) {
-        self.claimed
-            .take_if(|claimed| !claimed.activating && now.since(claimed.at) > limits::RESERVATION_MAX);
-        self.advance(now, effects);
+    fn on_goodbye(&mut self, now: Moment, leaving: &Leaving, effects: &mut Vec<HubEffect>) {
+        if self.note_gone(leaving) {
+            // Of one that never began nothing is noted: who was before it may still act.
+            if self.active.as_ref().is_some_and(|active| matches!(active.stage, Stage::Begun)) {
+                effects.push(HubEffect::NoteEnd { epoch: leaving.epoch });
+            }
+            effects.push(tell(leaving.epoch, EventKind::Left, "the agent said goodbye"));
+        }
+        self.claimed.take_if(|claimed| claimed.claim.boot == leaving.boot);
+        if let Some(claimed) = self.activating.as_mut().filter(|claimed| claimed.claim.boot == leaving.boot) {
+            claimed.ready = None;
+        }
+        self.move_on(now, effects);
     }
-}
-
-impl Active {
-    fn new(target: Target, now: Moment) -> Self {
-        let lease_ends = now + limits::LEASE_HUB;
-        Self { target, lease_ends, gone: false, kicked_by: None, kick_said: now, doubted: false }
-    }
-}
-
-/// Tells the active session to stand down, and says it again as long as it does not.
-fn kick(active: &mut Active, now: Moment, by: Epoch, effects: &mut Vec<HubEffect>) {
-    const AGAIN: Duration = limits::ASK_AGAIN_AFTER;
-    let epoch = active.target.epoch;
-    if active.kicked_by.is_none() {
-        effects.push(HubEffect::CountKick);
-        effects.push(tell(epoch, EventKind::Kicked, &format!("told to stand down for epoch {by}")));
-    } else if now.since(active.kick_said) < AGAIN && active.kicked_by == Some(by) {
-        return;
-    }
-    active.kicked_by = Some(by);
-    active.kick_said = now;
-    effects.push(HubEffect::Order(order_to(Order::Kick, epoch, Some(by))));
-}
-
-fn target_of(epoch: Epoch, claim: &Claim) -> Target {
-    Target {
-        epoch,
-        boot: claim.boot,
-        store: claim.store,
-        version: claim.version.clone(),
-        runtime: claim.runtime.clone(),
-        calls: claim.calls.clone(),
-    }
-}
-
-fn connected_detail(target: &Target) -> String {
-    format!("agent {} on runtime {} serves", target.version, target.runtime)
-}
-
-fn claim_answer(
-    nonce: u64,
-    outcome: ClaimOutcome,
-    epoch: Option<Epoch>,
-    holder: Option<Epoch>,
-) -> ClaimAnswer {
-    let renew_every_ms = u64::try_from(limits::RENEW_EVERY.as_millis()).ok();
-    ClaimAnswer { outcome, nonce, epoch, holder, renew_every_ms, hub_unix_ms: 0, error: None }
-}
-
-fn order_to(order: Order, epoch: Epoch, by: Option<Epoch>) -> SessionOrder {
-    SessionOrder { order, epoch, by, hub_unix_ms: 0 }
-}
-
-fn tell(epoch: Epoch, kind: EventKind, detail: &str) -> HubEffect {
-    HubEffect::Tell { epoch, kind, detail: detail.to_owned() }
 }

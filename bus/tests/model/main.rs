@@ -2,6 +2,8 @@
 //! on the very machines that serve. `docs/decisions/0007` says why the explorer is our own.
 
 #[cfg(test)]
+mod between;
+#[cfg(test)]
 mod explore;
 #[cfg(test)]
 mod naive;

@@ -2,20 +2,16 @@
 
 use std::time::Duration;
 
-use towline_bus::authority::{Activation, Grant, next_epoch};
+use towline_bus::authority::{Activation, ClaimId, Grant, Replicas};
 use towline_bus::clock::Moment;
-use towline_bus::session::{
-    AgentEffect, AgentEvent, AgentSession, Ask, EndReason, HubEffect, HubEvent, HubSession, Identity,
-};
-use towline_protocol::session::{ClaimMode, Leaving, Order, Ready, Renewal, RenewalAnswer, RenewalOutcome};
-use towline_protocol::{BootId, Epoch, StoreId, limits};
+use towline_bus::session::{AgentEffect, AgentEvent, Ask, EndReason, HubEffect, HubEvent, HubSession};
+use towline_protocol::session::{ClaimMode, Leaving, Order};
+use towline_protocol::{BootId, Epoch, limits};
 use uuid::Uuid;
 
+use super::between::{activated, bit, is_held, is_slow, question, reserve, session, to_agent};
 use super::explore::Model;
 use super::state::{Agent, Budget, Mail, Part, Record, State};
-
-/// The clock's step: as coarse as the two ends of a lease, 5 s and 6 s, can be told apart. At each an agent asks again.
-pub(crate) const STEP: Duration = limits::RENEW_EVERY;
 
 /// Rules that look right, and are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +26,14 @@ pub(crate) enum Mutant {
     ClockStopsInFreeze,
     /// The hub kicks, and does not wait for the stand-down.
     HubDoesNotWait,
-    /// The hub renews while it is not known whether a newer session is active: the fault that the simulation found.
-    HubRenewsInDoubt,
+    /// Each hub takes itself for the only one: it counts leases by what it said itself.
+    HubsTakeThemselvesForOne,
+    /// A hub says yes by what it remembers, and does not read.
+    HubAnswersUnread,
+    /// The compare-and-set comes after the wait for the older lease, and go right after it: what decision 0008 found.
+    SetsAfterTheWait,
+    /// A restarted hub takes what the authority calls active to have begun.
+    RestartedHubAssumes,
 }
 
 /// How large the model is.
@@ -39,9 +41,19 @@ pub(crate) enum Mutant {
 pub(crate) struct Protocol {
     pub(crate) mutant: Mutant,
     pub(crate) hubs: usize,
+    /// Whether the authority tells at once what is active, as one in memory does, or at any time later.
+    pub(crate) reads_at_once: bool,
+    /// Whether each message arrives at once or never, at each hub on its own; else at any time. The authority's answers, and
+    /// what a frozen process has not read, come late all the same.
+    pub(crate) prompt: bool,
     /// The first agent serves already when the others come.
     pub(crate) begins_served: bool,
     pub(crate) newcomers: Vec<ClaimMode>,
+    /// Whether who was kicked comes back as a standby.
+    pub(crate) returns: bool,
+    /// The clock's step: so coarse that the two ends of a lease, 5 s and 6 s, can be told apart still. At each an agent asks
+    /// again.
+    pub(crate) step: Duration,
     /// Steps of the clock.
     pub(crate) horizon: u8,
     /// Messages under way at once.
@@ -55,6 +67,9 @@ pub(crate) struct Protocol {
 pub(crate) enum Action {
     Tick,
     Deliver(usize),
+    /// A question reaches one of several hubs.
+    DeliverTo(usize, usize),
+    Lose(usize),
     /// Delivers it, and it comes again.
     Double(usize),
     /// The authority's answer becomes: nobody knows.
@@ -72,7 +87,7 @@ impl Model for Protocol {
         let mut state = State {
             clock: 0,
             now: Moment::since_boot(Duration::from_secs(100)),
-            hubs: vec![Part::new(HubSession::default()); self.hubs],
+            hubs: vec![Part::new(HubSession::new(self.replicas())); self.hubs],
             agents: Vec::new(),
             record: Part::new(Record::default()),
             mail: Vec::new(),
@@ -80,9 +95,13 @@ impl Model for Protocol {
             wrong: None,
         };
         if self.begins_served {
-            self.start(&mut state, ClaimMode::Fresh);
-            self.deliver_all(&mut state);
+            // All hubs heard the same until now.
+            let alone = Self { hubs: 1, ..self.clone() };
+            alone.start(&mut state, ClaimMode::Fresh);
+            alone.deliver_all(&mut state);
             assert_eq!(state.serving(), 1, "nothing went wrong yet");
+            let heard = state.hubs[0].clone();
+            state.hubs.fill(heard);
         }
         for mode in &self.newcomers {
             self.start(&mut state, mode.clone());
@@ -91,7 +110,10 @@ impl Model for Protocol {
     }
 
     fn actions(&self, state: &State) -> Vec<Action> {
-        let mut actions = Vec::new();
+        let mut actions = self.prompt_actions(state);
+        if !actions.is_empty() {
+            return actions;
+        }
         if state.clock < self.horizon {
             actions.push(Action::Tick);
         }
@@ -99,7 +121,13 @@ impl Model for Protocol {
             if !self.arrives(state, mail.get()) {
                 continue;
             }
-            actions.push(Action::Deliver(index));
+            match mail.get() {
+                Mail::ToHubs(hubs, _) if self.hubs > 1 => {
+                    let hubs = (0..self.hubs).filter(|hub| hubs & bit(*hub) != 0);
+                    actions.extend(hubs.map(|hub| Action::DeliverTo(index, hub)));
+                }
+                _ => actions.push(Action::Deliver(index)),
+            }
             let from_authority = matches!(mail.get(), Mail::FromAuthority(..));
             if !from_authority && state.budget.doublings > 0 {
                 actions.push(Action::Double(index));
@@ -127,6 +155,10 @@ impl Model for Protocol {
         match action {
             Action::Tick => self.tick(&mut next),
             Action::Deliver(index) => self.deliver(&mut next, index, false),
+            Action::DeliverTo(index, hub) => self.deliver_to(&mut next, index, hub),
+            Action::Lose(index) => {
+                next.mail.remove(index);
+            }
             Action::Double(index) => {
                 next.budget.doublings -= 1;
                 self.deliver(&mut next, index, true);
@@ -148,12 +180,7 @@ impl Model for Protocol {
             Action::Thaw(agent) => self.thaw(&mut next, agent),
             Action::RestartHub(hub) => {
                 next.budget.hub_restarts -= 1;
-                let grant = next.record.get().active.clone();
-                let session =
-                    grant.map_or_else(HubSession::default, |grant| HubSession::restored(next.now, &grant));
-                next.hubs[hub] = Part::new(session);
-                let is_for_it = |mail: &Mail| matches!(mail, Mail::FromAuthority(to, _) if *to == hub);
-                next.mail.retain(|(_, mail)| !is_for_it(mail.get()));
+                self.restart(&mut next, hub);
             }
         }
         next
@@ -171,7 +198,7 @@ impl Model for Protocol {
         if serving > 1 {
             return Some(format!("{serving} serve at once"));
         }
-        if self.settles && state.clock == self.horizon && self.serving_in_the_end(state) != 1 {
+        if self.settles && state.clock == self.horizon && !self.comes_to_rest(state) {
             return Some("not exactly one serves in the end".to_owned());
         }
         None
@@ -179,25 +206,69 @@ impl Model for Protocol {
 }
 
 impl Protocol {
-    /// How many serve once every message arrives, and time passes.
-    pub(crate) fn serving_in_the_end(&self, state: &State) -> usize {
+    /// What becomes of the message that is next, if messages are prompt.
+    fn prompt_actions(&self, state: &State) -> Vec<Action> {
+        let is_next = |mail: &Mail| self.arrives(state, mail) && !is_slow(mail);
+        let next = state.mail.iter().position(|(_, mail)| is_next(mail.get()));
+        let Some(index) = next.filter(|_| self.prompt) else { return Vec::new() };
+        let mut actions = vec![Action::Deliver(index)];
+        let (_, mail) = &state.mail[index];
+        if let Mail::ToHubs(..) = mail.get() {
+            actions.extend((0..self.hubs).filter(|_| self.hubs > 1).map(|hub| Action::DeliverTo(index, hub)));
+        }
+        if !matches!(mail.get(), Mail::FromAuthority(..)) {
+            actions.push(Action::Lose(index));
+        }
+        actions
+    }
+
+    /// Whether exactly one serves, and every hub knows it, once every message arrives and time passes.
+    fn comes_to_rest(&self, state: &State) -> bool {
         const SETTLED_AFTER: usize = 30;
-        let calm = Self { mail_max: 100, ..self.clone() };
+        const RESTS_FOR: usize = 4;
+        let calm = Self { mail_max: 100, returns: true, ..self.clone() };
         let mut state = state.clone();
         for agent in 0..state.agents.len() {
             calm.thaw(&mut state, agent);
         }
+        let mut rested = 0;
         for _ in 0..SETTLED_AFTER {
             calm.deliver_all(&mut state);
+            rested = if state.is_at_rest() { rested + 1 } else { 0 };
+            if rested == RESTS_FOR {
+                return true;
+            }
             calm.tick(&mut state);
         }
-        calm.deliver_all(&mut state);
-        state.serving()
+        false
+    }
+
+    const fn replicas(&self) -> Replicas {
+        match self.mutant {
+            Mutant::HubsTakeThemselvesForOne | Mutant::SetsAfterTheWait => Replicas::One,
+            _ if self.hubs == 1 => Replicas::One,
+            _ => Replicas::Several,
+        }
+    }
+
+    fn restart(&self, state: &mut State, hub: usize) {
+        let grant = state.record.get().active.clone();
+        let mut session = HubSession::new(self.replicas());
+        if let Some(grant) = grant {
+            session = HubSession::restored(self.replicas(), state.now, &grant);
+            if self.mutant == Mutant::RestartedHubAssumes {
+                let renewal = question(grant.boot, 0, &Ask::Renewal(grant.epoch));
+                session.handle(state.now, renewal);
+            }
+        }
+        state.hubs[hub] = Part::new(session);
+        let is_for_it = |mail: &Mail| matches!(mail, Mail::FromAuthority(to, _) if *to == hub);
+        state.mail.retain(|(_, mail)| !is_for_it(mail.get()));
     }
 
     fn deliver_all(&self, state: &mut State) {
-        while !state.mail.is_empty() {
-            self.deliver(state, 0, false);
+        while let Some(index) = state.mail.iter().position(|(_, mail)| !is_held(mail.get())) {
+            self.deliver(state, index, false);
         }
     }
 
@@ -219,7 +290,7 @@ impl Protocol {
 
     fn tick(&self, state: &mut State) {
         state.clock += 1;
-        state.now = state.now + STEP;
+        state.now = state.now + self.step;
         for agent in 0..state.agents.len() {
             if state.agents[agent].get().frozen_at.is_none() {
                 self.tell_agent(state, agent, AgentEvent::Tick);
@@ -250,7 +321,8 @@ impl Protocol {
     /// A frozen process reads nothing: what is for it waits.
     fn arrives(&self, state: &State, mail: &Mail) -> bool {
         let to = match mail {
-            Mail::ToHub(..) | Mail::FromAuthority(..) => return true,
+            Mail::ToHubs(..) | Mail::FromAuthority(..) => return true,
+            Mail::Held(_, until, ..) => return state.now >= *until,
             Mail::ToAgent(agent, _) => Some(*agent),
             Mail::Order(order) => Self::hearer(state, order.epoch),
         };
@@ -260,7 +332,16 @@ impl Protocol {
     fn deliver(&self, state: &mut State, index: usize, again: bool) {
         let (_, mail) = if again { state.mail[index].clone() } else { state.mail.remove(index) };
         match mail.get().clone() {
-            Mail::ToHub(hub, event) | Mail::FromAuthority(hub, event) => self.tell_hub(state, hub, event),
+            Mail::ToHubs(hubs, event) => {
+                for hub in (0..self.hubs).filter(|hub| hubs & bit(*hub) != 0) {
+                    self.tell_hub(state, hub, event.clone());
+                }
+            }
+            Mail::FromAuthority(hub, event) => self.tell_hub(state, hub, event),
+            Mail::Held(hub, _, expected, grant) => {
+                let mail = activated(state, hub, expected, grant);
+                state.send(mail, self.mail_max);
+            }
             Mail::ToAgent(agent, event) => self.tell_agent(state, agent, event),
             Mail::Order(order) => {
                 if let Some(agent) = Self::hearer(state, order.epoch) {
@@ -268,6 +349,18 @@ impl Protocol {
                 }
             }
         }
+    }
+
+    /// The others may hear it later, or miss it.
+    fn deliver_to(&self, state: &mut State, index: usize, hub: usize) {
+        let (sent, mail) = state.mail.remove(index);
+        let Mail::ToHubs(hubs, event) = mail.get().clone() else { return };
+        let others = hubs & !bit(hub);
+        if others != 0 && !self.prompt {
+            state.mail.push((sent, Part::new(Mail::ToHubs(others, event.clone()))));
+            state.mail.sort_by_key(|(sent, mail)| (*sent, mail.fingerprint));
+        }
+        self.tell_hub(state, hub, event);
     }
 
     fn tell_agent(&self, state: &mut State, index: usize, event: AgentEvent) {
@@ -279,10 +372,9 @@ impl Protocol {
                 match effect {
                     AgentEffect::Ask { number, ask } => {
                         state.agents[index].change(|agent| agent.asked_at = now);
-                        for hub in 0..self.hubs {
-                            let event = question(boot, number, &ask);
-                            state.send(Mail::ToHub(hub, event), self.mail_max);
-                        }
+                        let hubs = (0..self.hubs).fold(0, |hubs, hub| hubs | bit(hub));
+                        let event = question(boot, number, &ask);
+                        state.send(Mail::ToHubs(hubs, event), self.mail_max);
                     }
                     AgentEffect::Subscribe(epoch) => {
                         state.agents[index].change(|agent| agent.hears = Some(epoch));
@@ -307,7 +399,7 @@ impl Protocol {
 
     fn serve(&self, agent: &mut Agent, epoch: Epoch, until: Moment) {
         let until = match self.mutant {
-            Mutant::HubWaitsLess => until + STEP,
+            Mutant::HubWaitsLess => until + self.step,
             Mutant::LeaseFromLatestQuestion => agent.asked_at + limits::LEASE_AGENT,
             _ => until,
         };
@@ -323,24 +415,15 @@ impl Protocol {
             agent.session = session(index as u128 + 1, ClaimMode::Standby, 1, last_epoch);
             agent.came_back = true;
         });
+        if !self.returns {
+            return;
+        }
         self.tell_agent(state, index, AgentEvent::LinkUp);
     }
 
     fn tell_hub(&self, state: &mut State, hub: usize, event: HubEvent) {
         let now = state.now;
-        let renewal = match &event {
-            HubEvent::Renewal { number, renewal } => Some((*number, renewal.boot, renewal.epoch)),
-            _ => None,
-        };
-        let mut effects = state.hubs[hub].change(|session| session.handle(now, event));
-        if let (Mutant::HubRenewsInDoubt, true, Some((number, boot, epoch))) =
-            (self.mutant, effects.is_empty(), renewal)
-        {
-            let outcome = RenewalOutcome::Renewed;
-            let answer = RenewalAnswer { outcome, epoch, by: None, hub_unix_ms: 0 };
-            effects.push(HubEffect::AnswerRenewal { boot, number, answer });
-        }
-        for effect in effects {
+        for effect in state.hubs[hub].change(|session| session.handle(now, event)) {
             let mail = match effect {
                 HubEffect::AnswerClaim { boot, number, answer } => {
                     to_agent(state, boot, AgentEvent::ClaimAnswered { number, answer })
@@ -354,23 +437,31 @@ impl Protocol {
                 HubEffect::Order(order) => {
                     let (kicks, epoch) = (order.order == Order::Kick, order.epoch);
                     state.send(Mail::Order(order), self.mail_max);
-                    let last = state.hubs[hub].get().last().filter(|last| last.epoch == epoch);
-                    if let (Mutant::HubDoesNotWait, true, Some(last)) = (self.mutant, kicks, last) {
-                        let leaving = Leaving { boot: last.boot, epoch };
+                    let kicked = Self::hearer(state, epoch);
+                    if let (Mutant::HubDoesNotWait, true, Some(kicked)) = (self.mutant, kicks, kicked) {
+                        let leaving = Leaving { boot: state.agents[kicked].get().boot, epoch };
                         self.tell_hub(state, hub, HubEvent::StoodDown { leaving });
                     }
                     continue;
                 }
-                HubEffect::Reserve { nonce, above } => {
-                    let reserved = next_epoch(state.record.get().reserved, above, 1_000);
-                    let epoch = reserved.clone().expect("far from the end of all epochs");
-                    state.record.change(|record| record.reserved = Some(epoch));
-                    Mail::FromAuthority(hub, HubEvent::Reserved { nonce, result: reserved })
+                HubEffect::Reserve { boot, nonce, above } => {
+                    let epoch = state.record.change(|record| reserve(record, ClaimId { boot, nonce }, above));
+                    Mail::FromAuthority(hub, HubEvent::Reserved { nonce, result: Ok(epoch) })
                 }
-                HubEffect::Activate { expected, grant } => {
-                    let epoch = grant.epoch;
-                    let result = Ok(activate(state, expected, grant));
-                    Mail::FromAuthority(hub, HubEvent::Activated { epoch, result })
+                HubEffect::Activate { expected: Some(expected), grant }
+                    if self.mutant == Mutant::SetsAfterTheWait =>
+                {
+                    Mail::Held(hub, now + limits::LEASE_HUB, Some(expected), grant)
+                }
+                HubEffect::Activate { expected, grant } => activated(state, hub, expected, grant),
+                HubEffect::ReadEpoch { question } => {
+                    let result = Ok(self.read(state, hub));
+                    let event = HubEvent::EpochRead { question, result };
+                    if self.reads_at_once {
+                        self.tell_hub(state, hub, event);
+                        continue;
+                    }
+                    Mail::FromAuthority(hub, event)
                 }
                 HubEffect::NoteEnd { .. } | HubEffect::CountKick | HubEffect::Tell { .. } => continue,
             };
@@ -379,44 +470,17 @@ impl Protocol {
     }
 }
 
-fn activate(state: &mut State, expected: Option<Epoch>, grant: Grant) -> Activation {
-    let active = state.record.get().active.clone();
-    let epoch = active.as_ref().map(|active| active.epoch);
-    if epoch != expected || epoch >= Some(grant.epoch) {
-        return Activation::Lost { active };
-    }
-    state.record.change(|record| record.active = Some(grant));
-    Activation::Won
-}
-
-fn to_agent(state: &State, boot: BootId, event: AgentEvent) -> Mail {
-    let agent = state.agents.iter().position(|agent| agent.get().boot == boot);
-    Mail::ToAgent(agent.expect("only agents ask"), event)
-}
-
-fn session(number: u128, mode: ClaimMode, life: u64, last_epoch: Option<Epoch>) -> AgentSession {
-    let identity = Identity {
-        boot: BootId::new(Uuid::from_u128(number)),
-        store: StoreId::new(Uuid::from_u128(number)),
-        last_epoch,
-        version: String::new(),
-        runtime: String::new(),
-        calls: vec!["ping".into()],
-    };
-    let seed = u64::try_from(number).expect("a few agents") * 10 + life;
-    AgentSession::new(identity, mode, seed)
-}
-
-fn question(boot: BootId, number: u32, ask: &Ask) -> HubEvent {
-    let applied = bytes::Bytes::new();
-    match ask {
-        Ask::Claim(claim) => HubEvent::Claim { number, claim: claim.clone() },
-        Ask::Ready(epoch) => HubEvent::Ready { number, ready: Ready { boot, epoch: *epoch, applied } },
-        Ask::Renewal(epoch) => {
-            let renewal = Renewal { boot, epoch: *epoch, applied, health: Default::default() };
-            HubEvent::Renewal { number, renewal }
+impl Protocol {
+    fn read(&self, state: &State, hub: usize) -> Option<Grant> {
+        let believed = state.hubs[hub].get().last();
+        match self.mutant {
+            Mutant::HubAnswersUnread => believed.map(|target| Grant {
+                epoch: target.epoch,
+                boot: target.boot,
+                store: target.store,
+                ended: false,
+            }),
+            _ => state.record.get().active.clone(),
         }
-        Ask::StandDown(epoch) => HubEvent::StoodDown { leaving: Leaving { boot, epoch: *epoch } },
-        Ask::Goodbye(epoch) => HubEvent::Goodbye { leaving: Leaving { boot, epoch: *epoch } },
     }
 }

@@ -1,10 +1,11 @@
 //! A state of the protocol: the machines themselves, and what is under way between them.
 
-use std::fmt::{self, Debug, Write};
-use std::hash::{DefaultHasher, Hasher};
+use std::cell::RefCell;
+use std::fmt::{Debug, Write as _};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::rc::Rc;
 
-use towline_bus::authority::Grant;
+use towline_bus::authority::{ClaimId, Grant};
 use towline_bus::clock::Moment;
 use towline_bus::session::{AgentEvent, AgentSession, HubEvent, HubSession};
 use towline_protocol::session::SessionOrder;
@@ -41,18 +42,20 @@ impl<T: Debug> Part<T> {
 /// Of all that a machine consists of, private fields included: `Debug` tells every field, and no part of the product
 /// needs a `Hash` for our sake.
 fn fingerprint(value: &impl Debug) -> u128 {
-    struct Sink(DefaultHasher, DefaultHasher);
-    impl Write for Sink {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.write(text.as_bytes());
-            self.1.write(text.as_bytes());
-            Ok(())
-        }
+    thread_local! {
+        static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
     }
-    let mut sink = Sink(DefaultHasher::new(), DefaultHasher::new());
-    sink.1.write_u8(1);
-    write!(sink, "{value:?}").expect("a hasher takes everything");
-    (u128::from(sink.0.finish()) << 64) | u128::from(sink.1.finish())
+    TEXT.with_borrow_mut(|text| {
+        text.clear();
+        write!(text, "{value:?}").expect("a string takes everything");
+        let half = |salt: u8| {
+            let mut hasher = DefaultHasher::new();
+            hasher.write_u8(salt);
+            hasher.write(text.as_bytes());
+            u128::from(hasher.finish())
+        };
+        (half(0) << 64) | half(1)
+    })
 }
 
 #[derive(Debug, Clone)]
@@ -72,14 +75,18 @@ pub(crate) struct Agent {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Record {
     pub(crate) reserved: Option<Epoch>,
+    pub(crate) reserved_for: Option<ClaimId>,
     pub(crate) active: Option<Grant>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Mail {
-    ToHub(usize, HubEvent),
-    /// The authority answers one process of a hub, surely but at any time.
+    /// To those of the hubs whose bit is set. Each may hear it, or miss it.
+    ToHubs(u8, HubEvent),
+    /// The authority answers one process of a hub at any time: surely, but for what was read.
     FromAuthority(usize, HubEvent),
+    /// A mutant keeps its compare-and-set until then.
+    Held(usize, Moment, Option<Epoch>, Grant),
     ToAgent(usize, AgentEvent),
     /// To whoever hears the epoch when it arrives.
     Order(SessionOrder),
@@ -126,11 +133,23 @@ impl State {
         self.mail.push((self.clock, mail));
         self.mail.sort_by_key(|(sent, mail)| (*sent, mail.fingerprint));
         if self.mail.len() > mail_max {
-            let is_lost = |(_, mail): &(u8, Part<Mail>)| !matches!(mail.get(), Mail::FromAuthority(..));
+            let is_lost = |(_, mail): &(u8, Part<Mail>)| match mail.get() {
+                Mail::FromAuthority(_, event) => matches!(event, HubEvent::EpochRead { .. }),
+                Mail::Held(..) => false,
+                _ => true,
+            };
             if let Some(oldest) = self.mail.iter().position(is_lost) {
                 self.mail.remove(oldest);
             }
         }
+    }
+
+    /// Exactly one serves, and every hub calls it.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let served =
+            self.agents.iter().find_map(|agent| agent.get().lease.filter(|(_, until)| self.now <= *until));
+        let Some((epoch, _)) = served.filter(|_| self.serving() == 1) else { return false };
+        self.hubs.iter().all(|hub| hub.get().target().is_some_and(|target| target.epoch == epoch))
     }
 
     pub(crate) fn serving(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The store of grants, as every authority promises it, with a clock that the simulation turns.
 
-use towline_bus::authority::{Activation, AuthorityError, Grant, next_epoch};
-use towline_bus::session::HubEvent;
+use towline_bus::authority::{Activation, AuthorityError, ClaimId, Grant, next_epoch};
+use towline_bus::session::{HubEvent, Question};
 use towline_protocol::Epoch;
 
 use super::random::Random;
@@ -9,8 +9,9 @@ use super::random::Random;
 /// What a hub asked.
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
-    Reserve { nonce: u64, above: Option<Epoch> },
+    Reserve { claim: ClaimId, above: Option<Epoch> },
     Activate { expected: Option<Epoch>, grant: Grant },
+    ReadEpoch { question: Question },
     NoteEnd { epoch: Epoch },
 }
 
@@ -18,6 +19,7 @@ pub(crate) enum Request {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Record {
     pub(crate) reserved: Option<Epoch>,
+    pub(crate) reserved_for: Option<ClaimId>,
     pub(crate) active: Option<Grant>,
     /// Every epoch that was ever active, in order.
     pub(crate) history: Vec<Epoch>,
@@ -31,9 +33,13 @@ impl Record {
     pub(crate) fn handle(&mut self, request: Request, doubt: Option<&mut Random>) -> Option<HubEvent> {
         let doubt = doubt.map(|random| random.below(4));
         match request {
-            Request::Reserve { nonce, above } => {
-                let result = if doubt == Some(0) { Err(failure()) } else { self.reserve(above) };
-                Some(HubEvent::Reserved { nonce, result })
+            Request::Reserve { claim, above } => {
+                let result = if doubt == Some(0) { Err(failure()) } else { self.reserve(claim, above) };
+                Some(HubEvent::Reserved { nonce: claim.nonce, result })
+            }
+            Request::ReadEpoch { question } => {
+                let result = if doubt == Some(0) { Err(failure()) } else { Ok(self.active.clone()) };
+                Some(HubEvent::EpochRead { question, result })
             }
             Request::Activate { expected, grant } => {
                 let epoch = grant.epoch;
@@ -57,9 +63,12 @@ impl Record {
         }
     }
 
-    fn reserve(&mut self, above: Option<Epoch>) -> Result<Epoch, AuthorityError> {
+    fn reserve(&mut self, claim: ClaimId, above: Option<Epoch>) -> Result<Epoch, AuthorityError> {
+        if let Some(epoch) = self.reserved.filter(|_| self.reserved_for == Some(claim)) {
+            return Ok(epoch);
+        }
         let epoch = next_epoch(self.reserved, above, FIRST_EPOCH)?;
-        self.reserved = Some(epoch);
+        (self.reserved, self.reserved_for) = (Some(epoch), Some(claim));
         Ok(epoch)
     }
 

@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     Freeze(Node),
     /// Nothing gets through, and nobody is told.
     Cut(usize, Way),
+    /// One hub hears nothing of one agent: the bus promises delivery to none.
+    Deaf { hub: usize, agent: usize },
     /// The connection to the bus is lost, and its owner knows.
     Unlink(Node),
     /// The process dies and comes back as another, over the same store.
@@ -99,27 +101,30 @@ impl Plan {
             mode: if random.chance(20) { ClaimMode::Standby } else { ClaimMode::Fresh },
         };
         let starts = (0..agents).map(&mut start).collect();
-        let mut steps: Vec<_> = (0..3 + random.below(10)).map(|_| step(&mut random, agents)).collect();
+        // Every third has a second replica.
+        let hubs = if seed.is_multiple_of(3) { 2 } else { 1 };
+        let mut steps: Vec<_> = (0..3 + random.below(10)).map(|_| step(&mut random, agents, hubs)).collect();
         steps.sort_by_key(|step| step.at);
-        Self { seed, starts, steps, ..Self::quiet(instances) }
+        Self { seed, hubs, starts, steps, ..Self::quiet(instances) }
     }
 }
 
-fn step(random: &mut Random, agents: usize) -> Step {
+fn step(random: &mut Random, agents: usize, hubs: usize) -> Step {
     let at = random.ms(0, 25_000);
     let lasting = random.ms(100, 12_000).min(FAULTS_END - at);
-    let agent = random.index(agents);
-    let fault = match random.below(14) {
+    let (agent, hub) = (random.index(agents), random.index(hubs));
+    let fault = match random.below(12 + 2 * hubs as u64) {
+        14.. => Fault::Deaf { hub, agent },
         0..=3 => {
             Fault::Weather { loss: random.below(40), doubling: random.below(30), delay_ms: random.below(800) }
         }
         4 | 5 => Fault::Freeze(Node::Agent(agent)),
-        6 => Fault::Freeze(Node::Hub(0)),
+        6 => Fault::Freeze(Node::Hub(hub)),
         7 => Fault::Cut(agent, [Way::Both, Way::FromAgent, Way::ToAgent][random.index(3)]),
         8 => Fault::Unlink(Node::Agent(agent)),
-        9 => Fault::Unlink(Node::Hub(0)),
+        9 => Fault::Unlink(Node::Hub(hub)),
         10 => Fault::Restart(Node::Agent(agent)),
-        11 => Fault::Restart(Node::Hub(0)),
+        11 => Fault::Restart(Node::Hub(hub)),
         12 => Fault::Leave(agent),
         _ if random.chance(50) => Fault::SlowAuthority,
         _ => Fault::DoubtfulAuthority,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use towline_bus::authority::Grant;
+use towline_bus::authority::{Grant, Replicas};
 use towline_bus::clock::Moment;
 use towline_bus::presence::{Change, Presence};
 use towline_bus::session::{HubEffect, HubEvent, HubSession};
@@ -38,11 +38,12 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// A process that starts from what the authority knows.
-    pub(crate) fn start(process: u64, now: Moment, grants: &[Option<Grant>]) -> Self {
+    pub(crate) fn start(process: u64, now: Moment, replicas: Replicas, grants: &[Option<Grant>]) -> Self {
         let entry = |grant: &Option<Grant>| Entry {
-            session: grant
-                .as_ref()
-                .map_or_else(HubSession::default, |grant| HubSession::restored(now, grant)),
+            session: grant.as_ref().map_or_else(
+                || HubSession::new(replicas),
+                |grant| HubSession::restored(replicas, now, grant),
+            ),
             presence: grant.as_ref().map_or(Presence::NeverSeen, |_| Presence::Unreachable { since: now }),
             truly_heard: now,
         };
@@ -71,12 +72,15 @@ impl Hub {
     /// Feeds one instance's machines.
     pub(crate) fn feed(&mut self, now: Moment, instance: usize, event: HubEvent) -> Vec<HubEffect> {
         let entry = &mut self.entries[instance];
-        if !matches!(event, HubEvent::Reserved { .. } | HubEvent::Activated { .. } | HubEvent::Tick) {
+        let from_authority = matches!(
+            event,
+            HubEvent::Reserved { .. } | HubEvent::Activated { .. } | HubEvent::EpochRead { .. }
+        );
+        if !from_authority && event != HubEvent::Tick {
             entry.truly_heard = now;
         }
         if let (HubEvent::Renewal { renewal, .. }, Some(target)) = (&event, entry.session.target())
             && (target.epoch, target.boot) == (renewal.epoch, renewal.boot)
-            && !target.calls.is_empty()
         {
             entry.presence.hear(now);
         }
@@ -85,11 +89,11 @@ impl Hub {
         let effects = entry.session.handle(now, event);
         let after = entry.session.target().map(|target| target.epoch);
         match after {
-            Some(_) if before != after => entry.presence = Presence::Connected { since: now, heard: now },
-            None if goodbye && before.is_some() => entry.presence.leave(now),
             Some(_) if effects.iter().any(is_resumed) => {
                 entry.presence.hear(now);
             }
+            Some(_) if before != after => entry.presence = Presence::Connected { since: now, heard: now },
+            None if goodbye && before.is_some() => entry.presence.leave(now),
             _ => {}
         }
         effects

@@ -40,20 +40,20 @@ impl Ledger {
         demand(grows, || format!("epochs of instance {instance} go back: {:?}", record.history))
     }
 
-    /// A call begins once, and under the epoch that is active.
+    /// A call begins once, and under the newest epoch that ever served. A newer one may be active by then, and wait.
     pub(crate) fn note_begun(
         &mut self,
         now: Moment,
         instance: usize,
         epoch: Epoch,
         attempt: u64,
-        record: &Record,
     ) -> Result<(), String> {
         self.last_begun.insert(instance, now);
         demand(self.begun.insert(attempt), || format!("call {attempt} is executed twice"))?;
-        let active = record.active.as_ref().map(|grant| grant.epoch);
-        demand(active == Some(epoch), || {
-            format!("call {attempt} begins under {epoch}, but {active:?} is active")
+        let newest =
+            self.served.keys().filter(|(other, _)| *other == instance).map(|(_, epoch)| *epoch).max();
+        demand(newest == Some(epoch), || {
+            format!("call {attempt} begins under {epoch}, but {newest:?} has served")
         })
     }
 

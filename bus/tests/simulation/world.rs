@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use towline_bus::authority::Replicas;
 use towline_bus::clock::Moment;
 use towline_bus::session::{AgentEvent, EndReason, HubEvent};
 use towline_protocol::session::{ClaimMode, SessionOrder};
@@ -56,6 +57,7 @@ struct Troubles {
     slow_until: Moment,
     doubtful_until: Moment,
     cut: BTreeMap<usize, (Way, Moment)>,
+    deaf: BTreeMap<(usize, usize), Moment>,
     frozen_until: BTreeMap<usize, Moment>,
     unlinked_until: BTreeMap<usize, Moment>,
 }
@@ -88,7 +90,9 @@ impl World {
         let mut world = Self {
             now,
             agents: Vec::new(),
-            hubs: (0..plan.hubs).map(|number| Hub::start(number as u64, now, &grants)).collect(),
+            hubs: (0..plan.hubs)
+                .map(|number| Hub::start(number as u64, now, replicas_of(plan.hubs), &grants))
+                .collect(),
             records,
             ledger: Ledger::default(),
             random: Random::new(plan.seed ^ 0x5eed),
@@ -115,6 +119,10 @@ impl World {
             world.after(step.at, Happening::Begin(*step));
         }
         world
+    }
+
+    const fn replicas(&self) -> Replicas {
+        replicas_of(self.hubs.len())
     }
 
     fn add_agent(&mut self, instance: usize) -> usize {
@@ -243,6 +251,9 @@ impl World {
             Fault::Cut(agent, way) => {
                 troubles.cut.insert(agent, (way, until));
             }
+            Fault::Deaf { hub, agent } => {
+                troubles.deaf.insert((hub, agent), until);
+            }
             Fault::Freeze(node) => {
                 extend(&mut troubles.frozen_until, node, until);
                 self.freeze(node);
@@ -305,6 +316,11 @@ impl World {
         cut.is_some_and(|(cut, _)| *cut == Way::Both || *cut == way)
     }
 
+    fn is_deaf(&self, hub: usize, to: Node) -> bool {
+        let Node::Agent(agent) = to else { return false };
+        self.troubles.deaf.get(&(hub, agent)).is_some_and(|until| self.now < *until)
+    }
+
     fn is_linked(&self, node: Node) -> bool {
         match node {
             Node::Agent(agent) => self.agents[agent].linked,
@@ -318,7 +334,7 @@ impl World {
         }
         match mail {
             Mail::Question { hub, instance, event } => {
-                if self.hubs[hub].hears() {
+                if self.hubs[hub].hears() && !self.is_deaf(hub, from) {
                     self.tell_hub(hub, instance, event);
                 }
             }
@@ -371,6 +387,10 @@ impl World {
 fn extend(until: &mut BTreeMap<usize, Moment>, node: Node, to: Moment) {
     let until = until.entry(key(node)).or_default();
     *until = (*until).max(to);
+}
+
+const fn replicas_of(hubs: usize) -> Replicas {
+    if hubs == 1 { Replicas::One } else { Replicas::Several }
 }
 
 /// Agents and hubs in one row.

@@ -59,8 +59,18 @@ impl WriteQueue {
         T: Send + 'static,
         W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
     {
+        self.write_and_note(work, |_| ()).await
+    }
+
+    /// Like [`Self::write`]; `note` is run before any caller is told, whether it was written or not.
+    pub(super) async fn write_and_note<T, W, N>(self, work: W, note: N) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
+        N: FnOnce(&Result<T, StoreError>) + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
-        let job = Write { work: Some(work), value: None, answer };
+        let job = Write { work: Some(work), note, value: None, answer };
         self.0.send(Box::new(job)).await.map_err(|_| StoreError::Closed)?;
         // The thread needs every queue gone to end; this one is done.
         drop(self);
@@ -74,16 +84,18 @@ trait Job: Send {
     fn finish(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
-struct Write<T, W> {
+struct Write<T, W, N> {
     work: Option<W>,
+    note: N,
     value: Option<T>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T, W> Job for Write<T, W>
+impl<T, W, N> Job for Write<T, W, N>
 where
     T: Send,
     W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send,
+    N: FnOnce(&Result<T, StoreError>) + Send,
 {
     fn run(&mut self, transaction: &WriteTransaction) -> Result<(), StoreError> {
         if let Some(work) = self.work.take() {
@@ -93,8 +105,9 @@ where
     }
 
     fn finish(self: Box<Self>, committed: Result<(), StoreError>) {
-        let Self { value, answer, .. } = *self;
+        let Self { value, note, answer, .. } = *self;
         let value = committed.and_then(|()| value.ok_or_else(|| StoreError::failed("the work was not run")));
+        note(&value);
         // A caller that went away does not need the answer.
         let _ = answer.send(value);
     }

@@ -54,8 +54,46 @@ pub enum HubEvent {
         /// Who.
         leaving: Leaving,
     },
+    /// The authority answered a [`HubEffect::ReadEpoch`].
+    EpochRead {
+        /// The question that waits for it.
+        question: Question,
+        /// What is active, or why nobody knows.
+        result: Result<Option<Grant>, AuthorityError>,
+    },
     /// Time passed.
     Tick,
+}
+
+/// A question to which *yes* is said only by what the authority tells after it came: another replica may have activated a
+/// newer session, and what this one remembers is old then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// May it go on?
+    Renewal {
+        /// The heartbeat's number.
+        number: u32,
+        /// Who asks.
+        boot: BootId,
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// May it begin?
+    Ready {
+        /// The question's number.
+        number: u32,
+        /// Who asks.
+        boot: BootId,
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// May it go on with what it holds?
+    Resume {
+        /// The question's number.
+        number: u32,
+        /// What it claims.
+        claim: Claim,
+    },
 }
 
 /// What is to be done, in order.
@@ -92,7 +130,9 @@ pub enum HubEffect {
     Order(SessionOrder),
     /// Ask the authority for an epoch.
     Reserve {
-        /// The claim's nonce, for the answer.
+        /// The process that claims.
+        boot: BootId,
+        /// The claim's nonce: it gets the same epoch from each replica that asks for it.
         nonce: u64,
         /// The last epoch that the claimer's store saw.
         above: Option<Epoch>,
@@ -103,6 +143,11 @@ pub enum HubEffect {
         expected: Option<Epoch>,
         /// What is to become active.
         grant: Grant,
+    },
+    /// Ask the authority what is active now.
+    ReadEpoch {
+        /// The question that waits for it.
+        question: Question,
     },
     /// Tell the authority that the session ended of its own will.
     NoteEnd {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use towline_bus::authority::ClaimId;
 use towline_bus::event::EventKind;
 use towline_bus::session::{AgentEffect, AgentEvent, EndReason, HubEffect, HubEvent};
 use towline_protocol::Epoch;
@@ -107,8 +108,12 @@ impl World {
                     self.post(from, Mail::Answer { boot, event });
                 }
                 HubEffect::Order(order) => self.post(from, Mail::Order { instance, order }),
-                HubEffect::Reserve { nonce, above } => {
-                    self.request(hub, instance, Request::Reserve { nonce, above });
+                HubEffect::Reserve { boot, nonce, above } => {
+                    let claim = ClaimId { boot, nonce };
+                    self.request(hub, instance, Request::Reserve { claim, above });
+                }
+                HubEffect::ReadEpoch { question } => {
+                    self.request(hub, instance, Request::ReadEpoch { question });
                 }
                 HubEffect::Activate { expected, grant } => {
                     self.request(hub, instance, Request::Activate { expected, grant });
@@ -184,7 +189,7 @@ impl World {
         place.running.insert(attempt);
         let (instance, boot) = (place.instance, place.boot);
         self.note(|| format!("agent {agent} begins call {attempt} of {epoch}"));
-        let begun = self.ledger.note_begun(self.now, instance, epoch, attempt, &self.records[instance]);
+        let begun = self.ledger.note_begun(self.now, instance, epoch, attempt);
         self.demand(begun);
         let takes = self.random.ms(0, CALL_MS_MAX);
         self.after(takes, Happening::CallEnds { agent, boot, attempt });
@@ -264,7 +269,7 @@ impl World {
     pub(crate) fn start_hub(&mut self, hub: usize) {
         self.processes += 1;
         let grants: Vec<_> = self.records.iter().map(|record| record.active.clone()).collect();
-        self.hubs[hub] = Hub::start(self.processes, self.now, &grants);
+        self.hubs[hub] = Hub::start(self.processes, self.now, self.replicas(), &grants);
         self.note(|| format!("hub {hub} starts from {grants:?}"));
     }
 }
