@@ -1,15 +1,18 @@
 //! Who serves: the newest, and nobody else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use towline_bus::Platform as _;
+use towline_bus::authority::MemoryAuthority;
 use towline_bus::platform::CallContext;
 use towline_bus::session::EndReason;
+use towline_bus::transport::memory::MemoryBroker;
 use towline_protocol::session::ClaimMode;
-use towline_protocol::{BootId, CallError, Code, Method};
+use towline_protocol::{BootId, CallError, Code, Method, limits};
 use uuid::Uuid;
 
-use super::fixture::{Agent, Hub, eventually, id};
+use super::fixture::{Agent, Hub, PATIENCE, eventually, id};
 
 fn events_of(hub: &mut Hub, kind: &str) -> usize {
     let mut found = 0;
@@ -168,6 +171,36 @@ async fn a_restarted_hub_is_told_who_serves() {
     hub.bus.ping(&id("a")).await.unwrap();
     assert_eq!(hub.bus.instance(&id("a")).unwrap().epoch, epoch, "and nothing was written");
     assert_eq!(hub.bus.instance(&id("a")).unwrap().version.as_deref(), Some("0.0.1"));
+}
+
+/// Two replicas over one authority, each of which answers every question (decision 0011).
+#[tokio::test]
+async fn x_k1_two_hubs_share_an_authority() {
+    let one = Hub::start_on(MemoryBroker::new(), Arc::new(MemoryAuthority::shared())).await;
+    let other = Hub::start_on(one.broker.clone(), one.authority.clone()).await;
+    let hubs = [&one, &other];
+    let mut first = one.serving("a").await;
+    first.mock.set_version("first");
+    for hub in hubs {
+        hub.bus.await_presence(&id("a"), PATIENCE).await.unwrap();
+        assert_eq!(hub.connect("a").version(&CallContext::new()).await.unwrap(), "first");
+    }
+    let second = one.agent("a", ClaimMode::Fresh).await;
+    second.mock.set_version("second");
+    second.await_serving().await;
+    let by = *second.subscription.serving().borrow();
+    assert_eq!(first.ended().await, EndReason::Kicked { by });
+    assert_eq!(one.metrics.kicks.get() + other.metrics.kicks.get(), 1, "one of them counts it");
+    for hub in hubs {
+        eventually("both call the second", || hub.bus.instance(&id("a")).unwrap().epoch == by).await;
+        hub.bus.await_presence(&id("a"), PATIENCE).await.unwrap();
+        assert_eq!(hub.connect("a").version(&CallContext::new()).await.unwrap(), "second");
+    }
+    // What one of them said ends with it; the other answers for both.
+    one.bus.stop().await;
+    tokio::time::sleep(limits::LEASE_HUB).await;
+    assert_eq!(other.connect("a").version(&CallContext::new()).await.unwrap(), "second");
+    assert_eq!(*second.subscription.serving().borrow(), by);
 }
 
 #[tokio::test]

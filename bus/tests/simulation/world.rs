@@ -378,9 +378,10 @@ impl World {
         (0..self.agents.len()).filter(|index| hears(&self.agents[*index]) && self.reaches(*index)).collect()
     }
 
-    /// The bound within which presence is true: silence, a tick, and what an authority takes between a ready and a go.
+    /// The bound within which presence is true: silence, a tick, and between a ready and a go what a hub waits with it and
+    /// what an authority takes.
     pub(crate) fn presence_bound() -> Duration {
-        limits::PRESENCE_LOST_AFTER + hub::TICK + 2 * super::faults::AUTHORITY_SLOW_MAX
+        limits::PRESENCE_LOST_AFTER + hub::TICK + limits::RENEW_EVERY + 2 * super::faults::AUTHORITY_SLOW_MAX
     }
 }
 
