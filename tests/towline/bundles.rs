@@ -1,3 +1,4 @@
 //! Bundles and jobs from the command line down: `towline`, the hub's API, the bus, and what answers at its end.
 
 mod commands;
+mod support;

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use towline_bus::{CallContext, Platform, Remote};
 use towline_protocol::bundle::{
-    BundleStatusRequest, DeleteBundleRequest, DeleteBundleResponse, JobResponse, PauseBundleRequest,
-    PutBundleRequest, PutBundleResponse, ResumeBundleRequest, RetryBundleRequest,
+    BundlePhase, BundleStatusRequest, DeleteBundleRequest, DeleteBundleResponse, JobResponse,
+    PauseBundleRequest, PutBundleRequest, PutBundleResponse, ResumeBundleRequest, RetryBundleRequest,
 };
 use towline_protocol::{
     CallError, Code, ContentDigest, InstanceId, JobId, Name, RequestId, WorkloadId, limits,
@@ -129,12 +129,13 @@ async fn put_matching(
     if let Some(seen) = seen {
         let status = BundleStatusRequest { bundle: request.bundle.clone(), after: None, limit: Some(1) };
         let head = match remote.bundle_status(context, &status).await {
-            Ok(status) => status.summary,
-            Err(error) if error.code == Code::NotFound => {
-                let text = format!("`If-Match` names a version, and there is no bundle `{}`", request.bundle);
-                return Err(CallError::new(Code::Conflict, text).with_help("put it without `If-Match`"));
-            }
+            Ok(status) => Some(status.summary).filter(|head| head.phase != BundlePhase::Deleted),
+            Err(error) if error.code == Code::NotFound => None,
             Err(error) => return Err(error),
+        };
+        let Some(head) = head else {
+            let text = format!("`If-Match` names a version, and there is no bundle `{}`", request.bundle);
+            return Err(CallError::new(Code::Conflict, text).with_help("put it without `If-Match`"));
         };
         if let Seen::Version(seen) = seen {
             let digest = ContentDigest::of(&request.content);

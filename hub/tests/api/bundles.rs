@@ -53,6 +53,9 @@ async fn z_u1_a_put_replaces_the_version_that_its_caller_saw() {
     assert_eq!((any.version, higher.version), (3, 9), "without the header, any higher version is taken");
     let lower = refused(put(&hub, "?version=5", "five"), 409).await;
     assert!(lower.detail.contains("not above 9"), "{}", lower.detail);
+    let _: Value = expect(hub.request(Method::DELETE, SHOP), 202).await;
+    let gone = refused(put(&hub, "", "five").header("if-match", "\"9\""), 409).await;
+    assert!(gone.detail.contains("there is no bundle"), "{}", gone.detail);
     hub.stop().await;
 }
 

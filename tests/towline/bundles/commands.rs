@@ -1,48 +1,30 @@
 //! The commands, with the mock at the end: what is sent, what is shown, and how each ends.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-
-use serde_json::Value;
-use tempfile::TempDir;
-use tokio::io::AsyncWriteExt as _;
 use towline_bus::platform::{MockPlatform, Seen};
 use towline_bus::subscription::ActiveSubscription;
 use towline_protocol::bundle::{Change, ChangeOp, PutBundleRequest, ResultState};
 use towline_protocol::job::{Job, JobKind, JobRecord, JobState};
 use towline_protocol::{Code, ItemError, JobId, Method};
-use towline_tests::chain::{HubChain, binary};
-use towline_tests::wait::{PATIENCE, until};
+use towline_tests::chain::HubChain;
+use towline_tests::wait::until;
+
+use super::support::Operator;
 
 const HEAD: &str = "apiVersion: towline/v1\nkind: Bundle\nmetadata: {name: shop}\n";
 
-/// A hub whose one instance is a mock, and a place for files.
-pub(super) struct Site {
+/// A hub whose one instance is a mock.
+struct Site {
     hub: HubChain,
     mock: MockPlatform,
     subscription: ActiveSubscription,
-    dir: TempDir,
+    operator: Operator,
 }
 
-/// How a command ended.
-#[derive(Debug)]
-pub(super) struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
+impl std::ops::Deref for Site {
+    type Target = Operator;
 
-impl Ended {
-    #[track_caller]
-    fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        self
-    }
-
-    /// What was printed, one JSON object a line.
-    #[track_caller]
-    fn objects(&self) -> Vec<Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    fn deref(&self) -> &Operator {
+        &self.operator
     }
 }
 
@@ -50,42 +32,13 @@ impl Site {
     async fn start() -> Self {
         let hub = HubChain::start().await;
         let (mock, subscription) = hub.mock("site").await;
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("token"), &hub.token).unwrap();
-        Self { hub, mock, subscription, dir }
+        let operator = Operator::new(&hub.url, &hub.token);
+        Self { hub, mock, subscription, operator }
     }
 
     async fn end(self) {
         self.subscription.leave().await;
         self.hub.stop().await;
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.dir.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn command(&self, args: &[&str]) -> tokio::process::Command {
-        let mut command = Command::new(binary("towline"));
-        command.arg("--hub").arg(&self.hub.url).arg("--token-file").arg(self.dir.path().join("token"));
-        let mut command = tokio::process::Command::from(command);
-        command.args(args).kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    async fn run(&self, args: &[&str]) -> Ended {
-        self.run_with(args, "").await
-    }
-
-    async fn run_with(&self, args: &[&str], input: &str) -> Ended {
-        let mut child = self.command(args).stdin(Stdio::piped()).spawn().expect("towline can be started");
-        child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
-        let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-        let output = output.unwrap_or_else(|_| panic!("`towline {args:?}` hangs")).unwrap();
-        let text = |bytes| String::from_utf8(bytes).expect("people read it");
-        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
     fn puts(&self) -> Vec<PutBundleRequest> {
@@ -136,8 +89,8 @@ async fn a_directory_a_file_and_standard_input_are_put_verbatim() {
     site.file("shop/b.yml", &web);
     site.file("shop/a.yaml", head);
     site.file("shop/notes.txt", "not: yaml: at all");
-    let dir = site.dir.path().join("shop");
-    let put = site.run(&["bundle", "put", "site", "-f", dir.to_str().unwrap(), "--wait"]).await.expect(0);
+    let dir = site.path("shop");
+    let put = site.run(&["bundle", "put", "site", "-f", &dir, "--wait"]).await.expect(0);
     let lines: Vec<_> = put.stdout.lines().collect();
     assert!(lines[1].starts_with("accepted  shop version 1  job "), "{lines:?}");
     assert!(lines[2].ends_with("running") && lines[3].ends_with("done"), "progress in order: {lines:?}");
@@ -149,9 +102,7 @@ async fn a_directory_a_file_and_standard_input_are_put_verbatim() {
     );
 
     let one = site.file("one.yaml", &web);
-    site.run(&["bundle", "put", "site", "other", "-f", one.to_str().unwrap(), "--force", "--adopt"])
-        .await
-        .expect(0);
+    site.run(&["bundle", "put", "site", "other", "-f", &one, "--force", "--adopt"]).await.expect(0);
     let [request] = site.puts().try_into().unwrap();
     assert_eq!((request.bundle.as_str(), &request.content[..]), ("other", web.as_bytes()));
     assert!(request.force && request.adopt && !request.dry_run);
@@ -161,9 +112,9 @@ async fn a_directory_a_file_and_standard_input_are_put_verbatim() {
     assert_eq!(text, web, "what was put comes back byte for byte");
 
     let _ = site.puts();
-    let nameless = site.run(&["bundle", "put", "site", "-f", one.to_str().unwrap()]).await.expect(2);
+    let nameless = site.run(&["bundle", "put", "site", "-f", &one]).await.expect(2);
     assert!(nameless.stderr.contains("has no name"), "{}", nameless.stderr);
-    let other = site.run(&["bundle", "put", "site", "other", "-f", dir.to_str().unwrap()]).await.expect(1);
+    let other = site.run(&["bundle", "put", "site", "other", "-f", &dir]).await.expect(1);
     assert!(other.stderr.contains("names `shop`"), "{}", other.stderr);
     assert_eq!(site.puts(), [], "nothing was sent");
     site.end().await;
@@ -173,7 +124,7 @@ async fn a_directory_a_file_and_standard_input_are_put_verbatim() {
 async fn a_dry_run_shows_what_would_change() {
     let site = Site::start().await;
     let file = site.file("shop.yaml", &format!("{HEAD}---\n{}", app("web")));
-    let put = ["bundle", "put", "site", "-f", file.to_str().unwrap()];
+    let put = ["bundle", "put", "site", "-f", &file];
     let change = |workload: &str, op, diff: Option<&str>| Change {
         workload: workload.parse().unwrap(),
         resource: None,
@@ -261,8 +212,8 @@ async fn a_watched_job_is_shown_while_it_runs_and_its_end_is_the_exit_code() {
     site.run(&["job", "show", "site", "7"]).await.expect(2);
     let jobs = site.run(&["jobs", "site", "--state", "failed", "--bundle", "shop"]).await.expect(0).stdout;
     assert_eq!(jobs.lines().count(), 2, "{jobs}");
-    let jobs = site.run(&["--output", "json", "jobs", "site", "--limit", "2"]).await.expect(0);
-    assert_eq!(jobs.objects()[0]["jobs"].as_array().map(Vec::len), Some(2));
+    let jobs = site.json(&["jobs", "site", "--limit", "2"]).await;
+    assert_eq!(jobs["jobs"].as_array().map(Vec::len), Some(2));
     site.end().await;
 }
 
@@ -293,8 +244,7 @@ async fn operations_name_their_job_and_may_be_waited_for() {
     let planned = site.run(&["bundle", "delete", "site", "shop", "--dry-run"]).await.expect(0);
     assert!(planned.stdout.contains("planned  shop: a dry run"), "{}", planned.stdout);
     site.run(&["bundle", "delete", "site", "shop", "--reason", "gone", "--wait"]).await.expect(0);
-    let list = site.run(&["--output", "json", "bundle", "list", "site"]).await.expect(0);
-    assert_eq!(list.objects()[0]["bundles"][0]["phase"], "deleted");
+    assert_eq!(site.json(&["bundle", "list", "site"]).await["bundles"][0]["phase"], "deleted");
     site.run(&["bundle", "pause", "site", "none"]).await.expect(6);
     site.run(&["bundle", "list", "elsewhere"]).await.expect(3);
     site.end().await;
