@@ -12,10 +12,11 @@ use towline_bus::{
     platform::{Instrumented, PlatformMetrics},
     task::Tasks,
 };
-use towline_protocol::{BootId, Epoch, InstanceId, subject::Root};
+use towline_protocol::{BootId, Epoch, InstanceId, Name, WorkloadId, subject::Root};
 
 use crate::{
     direct::Direct,
+    engine::{Engine, Parts},
     link::{Link, ServeError},
     metrics::{self, ListenError},
     platform::AgentPlatform,
@@ -41,6 +42,8 @@ pub struct AgentConfig {
     pub extra_path: Option<PathBuf>,
     /// First token of every subject.
     pub root: Root,
+    /// Names the boot of the host: with another one, everything that is active is brought up again, in its order.
+    pub boot_id_file: PathBuf,
 }
 
 impl AgentConfig {
@@ -53,6 +56,7 @@ impl AgentConfig {
             path: DEFAULT_PATH.to_owned(),
             extra_path: None,
             root: Root::default(),
+            boot_id_file: PathBuf::from("/proc/sys/kernel/random/boot_id"),
         }
     }
 }
@@ -69,6 +73,14 @@ pub enum OpenAgentError {
     /// Its runtime cannot be opened.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The boot of the host is not known.
+    #[error("cannot read {file}: {source}; name another with --boot-id-file")]
+    BootId {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The registry shows another agent already.
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -77,6 +89,7 @@ pub enum OpenAgentError {
 /// An agent: store, runtime, direct resources, and the platform that answers for them.
 pub struct Agent {
     direct: Direct,
+    engine: Engine,
     store: Arc<Store>,
     platform: Arc<dyn Platform>,
     link: Link,
@@ -97,7 +110,11 @@ impl Agent {
     /// # Errors
     /// What cannot be opened, with a remedy.
     pub async fn open(config: AgentConfig, registry: Registry) -> Result<Self, OpenAgentError> {
+        let file = config.boot_id_file;
+        let boot =
+            std::fs::read_to_string(&file).map_err(|source| OpenAgentError::BootId { file, source })?;
         let store = Arc::new(Store::open(&config.data_dir)?);
+        let data_dir = config.data_dir.clone();
         let runtime = ProcessRuntime::open(ProcessConfig {
             data_dir: config.data_dir,
             instance: config.instance.to_string(),
@@ -110,9 +127,14 @@ impl Agent {
         let (serving, epochs) = watch::channel(None);
         let (connected, connected_since) = watch::channel(None);
         tasks.spawn("connection-clock", time_connections(epochs, connected, tasks.stopping().clone()));
-        metrics::Observer::register(&registry, runtime.clone(), connected_since.clone())?;
-        let direct = Direct::open(Arc::clone(&store), runtime, metrics::drift(&registry)?)?;
-        let platform: Arc<dyn Platform> = Arc::new(AgentPlatform::new(direct.clone(), tasks.clone()));
+        let direct = Direct::open(Arc::clone(&store), runtime.clone(), metrics::drift(&registry)?)?;
+        let parts = Parts::of_agent(Arc::clone(&store), &data_dir, &direct);
+        let engine = Engine::open(parts, boot.trim()).await?;
+        let load = Box::new(engine.load_watch());
+        metrics::Observer::register(&registry, runtime, connected_since.clone(), load)?;
+        direct.watch_over(engine.stall_watch());
+        let platform = AgentPlatform::new(direct.clone(), engine.clone(), tasks.clone());
+        let platform: Arc<dyn Platform> = Arc::new(platform);
         let platform = Arc::new(Instrumented::new(platform, PlatformMetrics::register(&registry)?));
         let link = Link {
             root: config.root,
@@ -123,7 +145,7 @@ impl Agent {
             metrics: BusMetrics::register(&registry)?,
             serving,
         };
-        Ok(Self { direct, store, platform, link, registry, connected_since, tasks })
+        Ok(Self { direct, engine, store, platform, link, registry, connected_since, tasks })
     }
 
     /// Serves the instance over `transport` until `stopping`, through any outage; a kicked agent stands by. Calls under
@@ -160,6 +182,12 @@ impl Agent {
         self.link.serving.subscribe()
     }
 
+    /// Takes a workload of a bundle down because whoever watches over it gave up: in its turn, after what waits for the
+    /// bundle. It stays visible as an error with `reason`, and comes back only when someone asks for it.
+    pub fn decommission(&self, bundle: &Name, workload: WorkloadId, reason: impl Into<String>) {
+        self.engine.decommission(bundle, workload, reason.into());
+    }
+
     /// Direct resources.
     pub fn direct(&self) -> &Direct {
         &self.direct
@@ -176,6 +204,7 @@ impl Agent {
     /// # Errors
     /// The first unit that could not be removed; the others are, none the less.
     pub async fn remove_units(&self) -> Result<(), RuntimeError> {
+        self.engine.close().await;
         // Else a repair might bring back what is being removed.
         self.direct.close().await;
         self.direct.runtime().delete_all().await
@@ -183,6 +212,7 @@ impl Agent {
 
     /// Ends work and tasks; units run on, under their shims. The data directory is free when the agent is dropped.
     pub async fn close(self) {
+        self.engine.close().await;
         self.direct.close().await;
         self.direct.runtime().close().await;
         if !self.tasks.stop(PATIENCE).await {

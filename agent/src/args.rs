@@ -47,6 +47,14 @@ pub(crate) struct RunArgs {
     /// Where store and units live.
     #[arg(long, env = "TOWLINE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/towline-agent")]
     pub(crate) data_dir: PathBuf,
+    /// Names the boot of this host: with another one, everything that is active is brought up again.
+    #[arg(
+        long,
+        env = "TOWLINE_BOOT_ID_FILE",
+        value_name = "FILE",
+        default_value = "/proc/sys/kernel/random/boot_id"
+    )]
+    pub(crate) boot_id_file: PathBuf,
     /// Where metrics and health are shown.
     #[arg(long, env = "TOWLINE_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7402")]
     pub(crate) metrics_listen: SocketAddr,

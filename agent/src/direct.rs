@@ -17,34 +17,38 @@ mod entry;
 mod health;
 mod journal;
 mod logs;
-mod once;
+mod owned;
 mod plan;
 mod repair;
 mod services;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use prometheus::IntCounterVec;
 use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
 use towline_bus::{
     clock::{self, Moment},
     subscription::Vitals,
     task::Tasks,
 };
 use towline_protocol::{
-    CallError, Code, Effect, ItemError, RequestId, StoreId,
+    CallError, Code, Effect, ItemError,
     platform::{Definition, SyncAction},
 };
 
 pub(crate) use self::logs::on_the_wire;
-use self::{entry::Entry, journal::Journal, once::Calls};
+pub(crate) use self::owned::Owned;
+use self::{entry::Entry, journal::Journal};
+pub use crate::calls::Caller;
 use crate::{
+    calls::{self, Calls},
+    owners::Owners,
     runtime::process::ProcessRuntime,
     store::{Store, StoreError},
 };
@@ -56,12 +60,17 @@ const AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Direct resources over the process runtime. Cheap to clone; all clones are one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Direct {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for Direct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Direct").field("runtime", &self.inner.runtime).finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     runtime: ProcessRuntime,
     store: Arc<Store>,
@@ -69,25 +78,20 @@ struct Inner {
     /// One lock per resource that is being worked on.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     calls: Calls,
+    /// What bundles have.
+    owners: Owners,
     /// Places for definitions that are carried out after their call has ended.
     later: Semaphore,
     applied: Mutex<[u8; 32]>,
+    /// What of that is each bundle's.
+    bundles: Mutex<BTreeMap<String, [u8; 32]>>,
     vitals: watch::Sender<Vitals>,
     drift: IntCounterVec,
     /// When repair last came on.
     beat: Mutex<Moment>,
+    /// What else does not come on, if something does not.
+    stalled: OnceLock<Box<dyn Fn(Moment) -> Option<String> + Send + Sync>>,
     tasks: Tasks,
-}
-
-/// Who asks for a change: enough to do it once.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The caller's id for the call.
-    pub request: RequestId,
-    /// The store that saw the first attempt, when this is a retry.
-    pub pinned: Option<StoreId>,
-    /// Cancelled when the caller takes the call back.
-    pub cancelled: CancellationToken,
 }
 
 impl Direct {
@@ -107,18 +111,22 @@ impl Direct {
         let mut applied = [0; 32];
         entries.iter().for_each(|(id, entry)| combine(&mut applied, share(id, entry)));
         let (vitals, _) = watch::channel(vitals(applied));
+        let tasks = Tasks::new();
         let inner = Inner {
             runtime,
+            calls: Calls::new(Arc::clone(&store), tasks.clone()),
+            owners: Owners::default(),
             store,
             entries: Mutex::new(entries),
             locks: Mutex::default(),
-            calls: Calls::default(),
             later: Semaphore::new(AT_ONCE),
             applied: Mutex::new(applied),
+            bundles: Mutex::default(),
             vitals,
             drift,
             beat: Mutex::new(clock::now()),
-            tasks: Tasks::new(),
+            stalled: OnceLock::new(),
+            tasks,
         };
         let direct = Self { inner: Arc::new(inner) };
         direct.inner.tasks.spawn("drift", repair::run(direct.clone()));
@@ -134,7 +142,7 @@ impl Direct {
     /// # Errors
     /// [`Code::Cluster`] with an error by id; definitions that are not in it were applied.
     pub async fn apply(&self, caller: &Caller, definitions: &[Definition]) -> Result<(), CallError> {
-        let question = once::question("apply", definitions);
+        let question = calls::question("apply", definitions);
         let (direct, definitions, cancelled) = (self.clone(), definitions.to_vec(), caller.cancelled.clone());
         self.once(caller, question, move |journal| async move {
             direct.apply_all(definitions, journal, cancelled).await
@@ -149,7 +157,7 @@ impl Direct {
     /// # Errors
     /// [`Code::Cluster`] with an error by id; actions that are not in it were done.
     pub async fn sync(&self, caller: &Caller, actions: &[SyncAction]) -> Result<(), CallError> {
-        let question = once::question("sync", actions);
+        let question = calls::question("sync", actions);
         let (direct, actions, cancelled) = (self.clone(), actions.to_vec(), caller.cancelled.clone());
         self.once(caller, question, move |journal| async move {
             direct.sync_all(actions, journal, cancelled).await
@@ -160,7 +168,7 @@ impl Direct {
     /// All direct resources, verbatim, as one stream of documents that can be applied again.
     pub fn export(&self) -> Bytes {
         let mut out = Vec::new();
-        for entry in self.entries().values() {
+        for entry in self.entries().values().filter(|entry| entry.owner.is_none()) {
             out.extend_from_slice(b"---\n");
             out.extend_from_slice(&entry.resource.definition);
             if !out.ends_with(b"\n") {
@@ -173,6 +181,32 @@ impl Direct {
     /// What heartbeats say: the digest of all that is applied changes whenever a definition does.
     pub fn vitals(&self) -> watch::Receiver<Vitals> {
         self.inner.vitals.subscribe()
+    }
+
+    /// Calls under way, of bundles, too: a request id is one call's, whatever it asks.
+    pub(crate) fn calls(&self) -> Calls {
+        self.inner.calls.clone()
+    }
+
+    /// Counts what is carried out of a bundle into the digest of all that is.
+    pub(crate) fn tell_applied(&self, bundle: &str, digest: Option<[u8; 32]>) {
+        let mut shares = self.inner.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = digest.map(|digest| {
+            *blake3::Hasher::new_keyed(&digest).update(bundle.as_bytes()).finalize().as_bytes()
+        });
+        let before = match share {
+            Some(share) => shares.insert(bundle.to_owned(), share),
+            None => shares.remove(bundle),
+        };
+        let mut applied = self.inner.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        share.into_iter().chain(before).for_each(|share| combine(&mut applied, share));
+        let digest = Bytes::copy_from_slice(&*applied);
+        self.inner.vitals.send_modify(|vitals| vitals.applied = digest);
+    }
+
+    /// What bundles have, for the engine to say.
+    pub(crate) fn owners(&self) -> Owners {
+        self.inner.owners.clone()
     }
 
     /// The runtime underneath.
@@ -189,19 +223,41 @@ impl Direct {
         }
     }
 
+    /// Does `work` once per request id; what it puts into its journal and its outcome are one transaction.
+    async fn once<W, F>(&self, caller: &Caller, question: String, work: W) -> Result<(), CallError>
+    where
+        W: FnOnce(Arc<tokio::sync::Mutex<Journal>>) -> F + Send + 'static,
+        F: Future<Output = Result<(), CallError>> + Send + 'static,
+    {
+        let store = Arc::clone(&self.inner.store);
+        let whole = move |key| async move {
+            let journal = Arc::new(tokio::sync::Mutex::new(Journal::new(store)));
+            let outcome = work(Arc::clone(&journal)).await;
+            let Some(journal) = Arc::into_inner(journal) else {
+                return Err(CallError::unknown_outcome("the call's journal is still in use"));
+            };
+            let finished = journal.into_inner().finish(key, &outcome).await;
+            finished.map_err(|error| error.refusal().with_effect(Effect::Unknown))?;
+            outcome.map(|()| None)
+        };
+        self.inner.calls.once(caller, question, whole).await.map(drop)
+    }
+
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
         self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts or removes an entry; says whether there was one.
     fn change(&self, id: &str, entry: Option<Arc<Entry>>) -> bool {
-        let added = entry.as_ref().map(|entry| share(id, entry));
+        // What a bundle has counts with the bundle.
+        let share = |entry: &Arc<Entry>| entry.owner.is_none().then(|| share(id, entry));
+        let added = entry.as_ref().and_then(share);
         let mut entries = self.entries();
         let before = match entry {
             Some(entry) => entries.insert(id.to_owned(), entry),
             None => entries.remove(id),
         };
-        let removed = before.as_ref().map(|before| share(id, before));
+        let removed = before.as_ref().and_then(share);
         // Under the lock of the entries, so that changes are told in their order.
         let mut applied = self.inner.applied.lock().unwrap_or_else(PoisonError::into_inner);
         added.into_iter().chain(removed).for_each(|share| combine(&mut applied, share));

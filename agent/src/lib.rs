@@ -1,19 +1,23 @@
-//! Towline's remote end: carries out apply and sync on a local runtime, and tells the truth about what came of it.
+//! Towline's remote end: carries out bundles, apply and sync on a local runtime, and tells the truth about what came of it.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`agent`] | all of it as one component, for `towline-agent` and `towline dev` |
 //! | [`manifest`] | what a user writes, read strictly |
+//! | `engine` | bundles: accepted, then carried out, whatever happens in between |
 //! | [`direct`] | apply, sync, export, services, logs, repair |
 //! | [`runtime`] | what runs units: processes, so far |
 //! | [`shim`] | the supervisor above each unit, a process of its own |
-//! | [`store`] | what survives: direct resources, outcomes, identity |
+//! | [`store`] | what survives: bundles, jobs, the record, direct resources, outcomes, identity |
 
 pub mod agent;
+mod calls;
 pub mod direct;
+mod engine;
 mod link;
 pub mod manifest;
 mod metrics;
+mod owners;
 mod platform;
 mod proc;
 pub mod runtime;

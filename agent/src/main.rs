@@ -81,7 +81,8 @@ fn run(args: &RunArgs) -> Outcome {
 async fn serve(args: &RunArgs) -> Outcome {
     let instance = instance(args)?;
     let transport: Arc<dyn Transport> = NatsTransport::connect(&bus(args, &instance)).await?;
-    let config = AgentConfig::new(instance.clone(), &args.data_dir);
+    let mut config = AgentConfig::new(instance.clone(), &args.data_dir);
+    config.boot_id_file.clone_from(&args.boot_id_file);
     let agent = Agent::open(config, prometheus::Registry::new()).await?;
     let metrics = agent.listen_metrics(args.metrics_listen).await?;
     let data_dir = args.data_dir.display();

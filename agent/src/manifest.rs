@@ -13,8 +13,10 @@
 //! A value never appears in a complaint where it may be a secret (environment, file content).
 
 mod app;
+mod bundle;
 mod error;
 mod fields;
+mod leaves;
 mod name;
 mod quantity;
 mod rules;
@@ -33,14 +35,16 @@ pub use self::app::{
     AppSpec, Condition, Drift, FileSpec, LogSpec, PortSpec, Protocol, Restart, Stop, StopSignal, Strategy,
     StrategyType,
 };
+pub(crate) use self::app::{drift_field, file_fields, mode_field, path_field};
+pub(crate) use self::bundle::{BundleHead, Member, read_bundle};
+pub(crate) use self::error::Complaint;
 pub use self::error::{ManifestError, ManifestErrors};
+pub(crate) use self::fields::Fields;
+use self::fields::{Complaints, Field};
+pub(crate) use self::leaves::leaves;
 pub use self::quantity::{ByteSize, ParseQuantityError, Span};
 pub(crate) use self::rules::port_variable;
 pub use self::split::{Document, split};
-use self::{
-    error::Complaint,
-    fields::{Complaints, Field},
-};
 
 /// The `apiVersion` that this version of Towline reads.
 pub const API_VERSION: &str = "towline/v1";
@@ -127,40 +131,93 @@ fn documents<'a>(source: &str, bytes: &'a [u8]) -> Result<Vec<Document<'a>>, Man
 }
 
 fn read(document: &Document<'_>) -> Result<Manifest, Vec<Complaint>> {
-    let tree = yaml::read(document.bytes).map_err(|complaint| vec![complaint])?;
+    read_app(document.bytes, document.number, false)
+}
+
+/// Reads one `App` of a bundle, where it may depend on others.
+///
+/// # Errors
+/// Every complaint about it.
+pub(crate) fn read_app_of_bundle(document: &[u8]) -> Result<Manifest, Vec<Complaint>> {
+    read_app(document, 1, true)
+}
+
+fn read_app(bytes: &[u8], document: usize, in_bundle: bool) -> Result<Manifest, Vec<Complaint>> {
+    let (named, spec) = read_named(bytes, "App", |spec, complaints| {
+        let app = app::read(spec, in_bundle);
+        rules::check(&app, complaints);
+        Some(app)
+    })?;
+    let Named { id, namespace, name, labels } = named;
+    Ok(Manifest { id, namespace, name, labels, spec, bytes: Bytes::copy_from_slice(bytes), document })
+}
+
+/// What every resource has above its `spec`.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    /// `namespace/Kind/name`.
+    pub(crate) id: String,
+    pub(crate) namespace: Name,
+    pub(crate) name: Name,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// Reads one document of `kind`, whose `spec` is read by `read`; fields that it does not ask for are refused.
+///
+/// # Errors
+/// Every complaint about the document.
+pub(crate) fn read_kind<T>(
+    document: &[u8],
+    kind: &str,
+    read: impl FnOnce(&mut Fields<'_>) -> Option<T>,
+) -> Result<(Named, T), Vec<Complaint>> {
+    read_named(document, kind, |spec, _| {
+        let mut fields = spec.clone().required().fields();
+        // Of every kind; what it names is checked with the whole bundle.
+        fields.get("dependsOn").texts();
+        let spec = read(&mut fields);
+        fields.finish();
+        spec
+    })
+}
+
+fn read_named<T>(
+    document: &[u8],
+    kind: &str,
+    read: impl FnOnce(&Field<'_>, &Complaints) -> Option<T>,
+) -> Result<(Named, T), Vec<Complaint>> {
+    let tree = yaml::read(document).map_err(|complaint| vec![complaint])?;
     let complaints = Complaints::default();
     let head = head(&Field::root(&tree, &complaints));
-    if let Some(kind) = head.foreign() {
-        return Err(vec![kind]);
+    if let Some(foreign) = head.foreign(kind) {
+        return Err(vec![foreign]);
     }
-    let spec = app::read(&head.spec);
-    rules::check(&spec, &complaints);
-    let Head { namespace, name: Some(name), labels, .. } = head else {
-        return Err(complaints.into_inner());
-    };
-    let manifest = Manifest {
-        id: format!("{namespace}/App/{name}"),
-        namespace,
-        name,
-        labels,
-        spec,
-        bytes: Bytes::copy_from_slice(document.bytes),
-        document: document.number,
-    };
+    let spec = read(&head.spec, &complaints);
+    let Head { namespace, name, labels, .. } = head;
     let complaints = complaints.into_inner();
-    if complaints.is_empty() { Ok(manifest) } else { Err(complaints) }
+    match (name, spec) {
+        (Some(name), Some(spec)) if complaints.is_empty() => {
+            Ok((Named { id: format!("{namespace}/{kind}/{name}"), namespace, name, labels }, spec))
+        }
+        _ => Err(complaints),
+    }
 }
 
 fn identity(document: &Document<'_>) -> Result<String, Vec<Complaint>> {
     let tree = yaml::read(document.bytes).map_err(|complaint| vec![complaint])?;
+    let (namespace, kind, name) = identity_of(&tree)?;
+    Ok(format!("{namespace}/{kind}/{name}"))
+}
+
+fn identity_of(tree: &yaml::Value) -> Result<(Name, String, Name), Vec<Complaint>> {
     let complaints = Complaints::default();
-    let mut root = Field::root(&tree, &complaints).fields();
+    let mut root = Field::root(tree, &complaints).fields();
     root.get("apiVersion").required().text();
     let kind = root.get("kind").required().parsed::<name::Kind>();
     let (namespace, name) = names(&mut root.get("metadata").required().fields());
     match (kind, name, complaints.into_inner()) {
         (Some(kind), Some(name), complaints) if complaints.is_empty() => {
-            Ok(format!("{namespace}/{kind}/{name}"))
+            Ok((namespace, kind.to_string(), name))
         }
         (_, _, complaints) => Err(complaints),
     }
@@ -178,15 +235,15 @@ struct Head<'a> {
 
 impl Head<'_> {
     /// The complaint when this is another kind of thing altogether: then the rest says nothing of use.
-    fn foreign(&self) -> Option<Complaint> {
+    fn foreign(&self, wanted: &str) -> Option<Complaint> {
         if let Some(version) = self.api_version.as_ref().filter(|version| *version != API_VERSION) {
             return Some(Complaint::new(
                 "apiVersion",
                 format!("found {version:?}, allowed is {API_VERSION}"),
             ));
         }
-        let kind = self.kind.as_ref().filter(|kind| *kind != "App")?;
-        Some(Complaint::new("kind", format!("found {kind:?}, allowed on the process runtime is App")))
+        let kind = self.kind.as_ref().filter(|kind| *kind != wanted)?;
+        Some(Complaint::new("kind", format!("found {kind:?}, allowed on the process runtime is {wanted}")))
     }
 }
 

@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, io, net::SocketAddr};
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse as _, routing::get};
 use prometheus::{
-    Gauge, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use towline_bus::{clock, clock::Moment};
+use towline_protocol::job::JobState;
 
 use crate::{runtime::process::ProcessRuntime, shim::Status};
 
@@ -31,17 +32,23 @@ pub(crate) fn drift(registry: &Registry) -> Result<IntCounterVec, prometheus::Er
     Ok(drift)
 }
 
-/// Looks at units and link when it is asked, so that nothing goes stale.
-#[derive(Debug)]
+/// How many things wait for the engine, and jobs that have not ended, by state.
+pub(crate) type Load = Box<dyn Fn() -> (usize, BTreeMap<JobState, i64>) + Send + Sync>;
+
+/// Looks at units, jobs and link when it is asked, so that nothing goes stale.
 pub(crate) struct Observer {
     runtime: ProcessRuntime,
+    load: Load,
+    jobs: IntGaugeVec,
+    depth: IntGauge,
     connected_since: watch::Receiver<Option<Moment>>,
     units: IntGaugeVec,
     connection: Gauge,
 }
 
 impl Observer {
-    /// `towline_agent_units{state}` and `towline_agent_connection_duration_seconds`, registered.
+    /// `towline_agent_units{state}`, `towline_agent_jobs{state}`, `towline_agent_queue_depth` and
+    /// `towline_agent_connection_duration_seconds`, registered.
     ///
     /// # Errors
     /// When the registry has one of these names already.
@@ -49,9 +56,16 @@ impl Observer {
         registry: &Registry,
         runtime: ProcessRuntime,
         connected_since: watch::Receiver<Option<Moment>>,
+        load: Load,
     ) -> Result<(), prometheus::Error> {
         let observer = Self {
             runtime,
+            load,
+            jobs: IntGaugeVec::new(
+                Opts::new("towline_agent_jobs", "Jobs that have not ended, by state."),
+                &["state"],
+            )?,
+            depth: IntGauge::new("towline_agent_queue_depth", "Things that wait for the engine.")?,
             connected_since,
             units: IntGaugeVec::new(
                 Opts::new("towline_agent_units", "Units, by observed state."),
@@ -69,6 +83,8 @@ impl Observer {
 impl Collector for Observer {
     fn desc(&self) -> Vec<&Desc> {
         let mut all = self.units.desc();
+        all.extend(self.jobs.desc());
+        all.extend(self.depth.desc());
         all.extend(self.connection.desc());
         all
     }
@@ -83,7 +99,14 @@ impl Collector for Observer {
         }
         let since = *self.connected_since.borrow();
         self.connection.set(since.map_or(0.0, |since| clock::now().since(since).as_secs_f64()));
+        let (depth, jobs) = (self.load)();
+        self.depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+        for (state, count) in jobs {
+            self.jobs.with_label_values(&[state.as_str()]).set(count);
+        }
         let mut all = self.units.collect();
+        all.extend(self.jobs.collect());
+        all.extend(self.depth.collect());
         all.extend(self.connection.collect());
         all
     }

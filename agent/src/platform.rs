@@ -11,25 +11,37 @@ use towline_bus::{
 };
 use towline_protocol::{
     CallError, ResourceId,
+    bundle::{
+        BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
+        DeleteBundleRequest, DeleteBundleResponse, GetBundleRequest, GetBundleResponse, JobResponse,
+        ListBundlesRequest, ListBundlesResponse, PauseBundleRequest, PutBundleRequest, PutBundleResponse,
+        ResumeBundleRequest, RetryBundleRequest,
+    },
+    job::{
+        CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, JobKind, JobRecord,
+        ListJobsRequest, ListJobsResponse, WatchJobRequest,
+    },
     platform::{Definition, LogLine, LogsRequest, Service, SyncAction},
 };
 
 use crate::{
     direct::{Caller, Direct, on_the_wire},
+    engine::Engine,
     runtime::process::UnitLogLine,
 };
 
-/// Answers for direct resources on the process runtime.
+/// Answers for bundles and for direct resources on the process runtime.
 #[derive(Debug, Clone)]
 pub(crate) struct AgentPlatform {
     direct: Direct,
+    engine: Engine,
     tasks: Tasks,
 }
 
 impl AgentPlatform {
     /// `tasks` own the streams.
-    pub(crate) fn new(direct: Direct, tasks: Tasks) -> Self {
-        Self { direct, tasks }
+    pub(crate) fn new(direct: Direct, engine: Engine, tasks: Tasks) -> Self {
+        Self { direct, engine, tasks }
     }
 }
 
@@ -81,6 +93,109 @@ impl Platform for AgentPlatform {
             until.run_until_cancelled(forward(lines, sink)).await;
         });
         Ok(stream)
+    }
+
+    async fn put_bundle(
+        &self,
+        cx: &CallContext,
+        request: &PutBundleRequest,
+    ) -> Result<PutBundleResponse, CallError> {
+        self.engine.put(&caller(cx), request.clone()).await
+    }
+
+    async fn delete_bundle(
+        &self,
+        cx: &CallContext,
+        request: &DeleteBundleRequest,
+    ) -> Result<DeleteBundleResponse, CallError> {
+        self.engine.delete(&caller(cx), request.clone()).await
+    }
+
+    async fn pause_bundle(
+        &self,
+        cx: &CallContext,
+        request: &PauseBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        let PauseBundleRequest { bundle, reason } = request.clone();
+        self.engine.operation(&caller(cx), JobKind::Pause, bundle, reason, Vec::new()).await
+    }
+
+    async fn resume_bundle(
+        &self,
+        cx: &CallContext,
+        request: &ResumeBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        let ResumeBundleRequest { bundle, reason } = request.clone();
+        self.engine.operation(&caller(cx), JobKind::Resume, bundle, reason, Vec::new()).await
+    }
+
+    async fn retry_bundle(
+        &self,
+        cx: &CallContext,
+        request: &RetryBundleRequest,
+    ) -> Result<JobResponse, CallError> {
+        let RetryBundleRequest { bundle, workloads } = request.clone();
+        self.engine.operation(&caller(cx), JobKind::Retry, bundle, None, workloads).await
+    }
+
+    async fn get_bundle(
+        &self,
+        _cx: &CallContext,
+        request: &GetBundleRequest,
+    ) -> Result<GetBundleResponse, CallError> {
+        self.engine.get(request).await
+    }
+
+    async fn list_bundles(
+        &self,
+        _cx: &CallContext,
+        request: &ListBundlesRequest,
+    ) -> Result<ListBundlesResponse, CallError> {
+        Ok(self.engine.list(request))
+    }
+
+    async fn bundle_changes(
+        &self,
+        _cx: &CallContext,
+        request: &BundleChangesRequest,
+    ) -> Result<BundleChangesResponse, CallError> {
+        self.engine.changes(request).await
+    }
+
+    async fn bundle_status(
+        &self,
+        _cx: &CallContext,
+        request: &BundleStatusRequest,
+    ) -> Result<BundleStatusResponse, CallError> {
+        self.engine.status(request).await
+    }
+
+    async fn get_job(&self, _cx: &CallContext, request: &GetJobRequest) -> Result<GetJobResponse, CallError> {
+        self.engine.job(request).await
+    }
+
+    async fn list_jobs(
+        &self,
+        _cx: &CallContext,
+        request: &ListJobsRequest,
+    ) -> Result<ListJobsResponse, CallError> {
+        self.engine.list_jobs(request).await
+    }
+
+    async fn watch_job(
+        &self,
+        _cx: &CallContext,
+        request: &WatchJobRequest,
+    ) -> Result<ItemStream<JobRecord>, CallError> {
+        self.engine.watch_job(request.job, request.after).await
+    }
+
+    async fn cancel_job(
+        &self,
+        cx: &CallContext,
+        request: &CancelJobRequest,
+    ) -> Result<CancelJobResponse, CallError> {
+        self.engine.cancel(&caller(cx), request.job, request.reason.clone()).await
     }
 }
 

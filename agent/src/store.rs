@@ -1,16 +1,33 @@
-//! What an agent remembers: direct resources, and the outcomes of mutating calls.
+//! What an agent remembers: bundles, jobs, the record of results, direct resources, and the outcomes of mutating calls.
 //!
-//! One embedded database, `agent.redb`; one transaction per change, durable before anything is answered. Beside it
-//! `identity.json` with the store's id and the last epoch it served under, for a claim must not need an open store; and
-//! `agent.lock`, which keeps a second agent out.
+//! One embedded database, `agent.redb`; one transaction per change, durable before anything is answered. One thread
+//! writes, and whatever waits for it goes into one transaction. Beside it `identity.json` with the store's id and the last
+//! epoch it served under, for a claim must not need an open store; and `agent.lock`, which keeps a second agent out.
+//!
+//! | table | key → value |
+//! |---|---|
+//! | `meta` | `store`: its id; `schema`: the layout; `boot`: the boot of the host it last ran on |
+//! | `direct-definitions`, `direct-facts` | resource id → definition verbatim; what we know of it, as JSON |
+//! | `bundles`, `contents` | bundle → its row; bundle and version → documents verbatim |
+//! | `workloads`, `workload-definitions` | bundle and workload → its row; the definition that was carried out |
+//! | `records` | owner and number → one result; appended, never changed |
+//! | `jobs`, `job-numbers`, `open-jobs` | number → job; id → number; numbers of those that have not ended |
+//! | `job-records` | number of job and of record → one step |
+//! | `outcomes`, … | request id → what was answered |
 
+mod file;
 mod identity;
+pub(crate) mod jobs;
 mod lock;
-mod outcomes;
+pub(crate) mod outcomes;
+pub(crate) mod records;
+pub(crate) mod rows;
+mod schema;
+mod writer;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder},
+    fs::DirBuilder,
     io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
@@ -18,11 +35,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
-use serde::{Deserialize, Serialize};
-use towline_protocol::{Epoch, StoreId};
+use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use towline_protocol::{CallError, Code, Epoch, StoreId, wire};
 
-use self::lock::Lock;
+use self::{
+    file::{File, Opener},
+    lock::Lock,
+    writer::Writer,
+};
 pub use self::{
     identity::Identity,
     outcomes::{Outcome, OutcomeKey},
@@ -32,11 +53,8 @@ pub use self::{
 const DEFINITIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("direct-definitions");
 /// What we know of them, as JSON, by resource id.
 const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("direct-facts");
-/// The store's id, once.
-const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
-
-/// Memory that the database may keep pages in: an idle agent has 25 MiB in all.
-const CACHE: usize = 2 * 1024 * 1024;
+/// The owner of resources that no bundle has, in the record; no bundle may be called that.
+pub(crate) const DIRECT: &str = "direct";
 
 /// The store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +75,7 @@ pub enum OpenStoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// The database cannot be read.
+    /// The database cannot be read, and could not be set aside either.
     #[error("cannot read {file}: {reason}; move it away to begin with an empty store")]
     Database {
         /// The file.
@@ -65,23 +83,49 @@ pub enum OpenStoreError {
         /// What the database said.
         reason: String,
     },
+    /// A newer agent made it. Nothing was changed.
+    #[error(
+        "{file} has layout {found}, and this agent knows {known}: run the agent that made it, or move the file away"
+    )]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// The layout that it has.
+        found: u64,
+        /// The newest layout that this build knows.
+        known: u64,
+    },
 }
 
-/// A change or a look did not succeed.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the agent's store failed: {0}")]
-pub struct StoreError(String);
+/// A change or a look did not succeed. Of a change, nothing was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The disk, or what is on it.
+    #[error("the agent's store failed: {0}")]
+    Failed(String),
+    /// Too many changes wait for the disk.
+    #[error("the agent's store is behind: {0} changes wait for the disk")]
+    Behind(usize),
+    /// The disk did not answer in time; whether the change is durable is not known.
+    #[error("the agent's store did not answer within {0} s")]
+    Stalled(u64),
+}
 
 impl<E: Into<redb::Error>> From<E> for StoreError {
     fn from(error: E) -> Self {
-        Self(error.into().to_string())
+        Self::Failed(error.into().to_string())
     }
 }
 
 impl StoreError {
-    /// The thread that wrote did not come back.
-    pub(crate) fn interrupted() -> Self {
-        Self("a write was interrupted".to_owned())
+    /// As the caller of a change is told: what was asked for was not accepted.
+    pub(crate) fn refusal(&self) -> CallError {
+        let help = "look at the agent's disk and log, and repeat the call";
+        match self {
+            Self::Behind(_) => CallError::new(Code::Busy, self.to_string()),
+            Self::Failed(_) => CallError::new(Code::Cluster, self.to_string()).with_help(help),
+            Self::Stalled(_) => CallError::unknown_outcome(self.to_string()),
+        }
     }
 }
 
@@ -120,37 +164,40 @@ pub enum Change {
     Remove(String),
 }
 
-/// The store. Its calls block for a disk write; call them where that is allowed.
+/// The store. Reads block for the disk; call them where that is allowed.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    file: Arc<File>,
+    writer: Writer,
     dir: PathBuf,
     id: StoreId,
+    set_aside: Option<PathBuf>,
     /// Why the last change was not written, if it was not.
-    failure: Mutex<Option<StoreError>>,
+    failure: Arc<Mutex<Option<StoreError>>>,
     _lock: Lock,
 }
 
 impl Store {
-    /// Opens the store in `dir`, made when absent, and locks it until it is dropped or the process ends.
+    /// Opens the store in `dir`, made when absent, and locks it until it is dropped or the process ends. One of an older
+    /// layout is brought to today's. One that is damaged is set aside whole, and an empty one takes its place; see
+    /// [`Store::set_aside`].
     ///
     /// # Errors
-    /// That another agent has it, that the directory cannot be used, or that the database is damaged.
+    /// That another agent has it, that the directory cannot be used, or that a newer agent made it.
     pub fn open(dir: &Path) -> Result<Self, OpenStoreError> {
+        Self::open_with(dir, Opener::default())
+    }
+
+    /// As [`Store::open`], over another way to reach the file.
+    pub(crate) fn open_with(dir: &Path, opener: Opener) -> Result<Self, OpenStoreError> {
         let unusable = |source| OpenStoreError::Directory { dir: dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
         let lock = Lock::take(dir)?;
-        let file = dir.join("agent.redb");
-        let damaged = |error: redb::Error| match error {
-            redb::Error::Io(source) if source.kind() != io::ErrorKind::InvalidData => unusable(source),
-            other => OpenStoreError::Database { file: file.clone(), reason: other.to_string() },
-        };
-        let database =
-            Database::builder().set_cache_size(CACHE).create(&file).map_err(|error| damaged(error.into()))?;
-        let id = store_id(&database).map_err(damaged)?;
-        // Definitions may hold secrets.
-        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(unusable)?;
-        let store = Self { database, dir: dir.to_owned(), id, failure: Mutex::default(), _lock: lock };
+        let (file, id, set_aside) = file::open(dir, opener)?;
+        let file = Arc::new(file);
+        let failure = Arc::default();
+        let writer = Writer::start(Arc::clone(&file), Arc::clone(&failure)).map_err(unusable)?;
+        let store = Self { file, writer, dir: dir.to_owned(), id, set_aside, failure, _lock: lock };
         let before = match Identity::read(dir) {
             // The id stands in the database; without the epoch the next claim is one of a new agent.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -163,6 +210,37 @@ impl Store {
         let last_epoch = before.and_then(|before| before.last_epoch);
         store.write_identity(last_epoch).map_err(unusable)?;
         Ok(store)
+    }
+
+    /// Where the store that was found damaged lies now, if it was when this one was opened.
+    pub fn set_aside(&self) -> Option<&Path> {
+        self.set_aside.as_deref()
+    }
+
+    /// Runs `look` over one consistent state of the store.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn read<T>(
+        &self,
+        look: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.file.read(look)
+    }
+
+    /// Makes one change, all or nothing, together with whatever else waits; durable when it returns. The change must not
+    /// fail by itself: an error of one fails all that share its transaction. Once it is queued it is made, also if the
+    /// future is dropped.
+    ///
+    /// # Errors
+    /// When the database cannot be written, or too many wait: then nothing has changed. [`StoreError::Stalled`] when
+    /// that is not known.
+    pub(crate) async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.writer.write(work).await
     }
 
     /// The store's id, random and made with it.
@@ -188,37 +266,31 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn resources(&self) -> Result<BTreeMap<String, Arc<Resource>>, StoreError> {
-        let transaction = self.database.begin_read()?;
-        let definitions = transaction.open_table(DEFINITIONS)?;
-        let facts = transaction.open_table(FACTS)?;
-        let mut resources = BTreeMap::new();
-        for entry in definitions.iter()? {
-            let (id, definition) = entry?;
-            let facts =
-                facts.get(id.value())?.ok_or_else(|| StoreError(format!("no facts of {}", id.value())))?;
-            let facts = serde_json::from_slice(facts.value()).map_err(|error| {
-                StoreError(format!("the facts of {} are not readable: {error}", id.value()))
-            })?;
-            let resource = Resource { definition: Bytes::copy_from_slice(definition.value()), facts };
-            resources.insert(id.value().to_owned(), Arc::new(resource));
-        }
-        Ok(resources)
+        self.read(resources)
     }
 
     /// Makes `changes` and remembers `outcome`, all or nothing; durable when it returns. Forgets outcomes that are older
     /// than 48 h at `now_ms` (Unix milliseconds), and the oldest when there are too many.
     ///
     /// # Errors
-    /// When the database cannot be written: then nothing has changed.
-    pub fn commit(
+    /// As [`Store::write`].
+    pub async fn commit(
         &self,
-        changes: &[Change],
-        outcome: Option<(&OutcomeKey, &Outcome)>,
+        changes: Vec<Change>,
+        outcome: Option<(OutcomeKey, Outcome)>,
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        let written = self.write(changes, outcome, now_ms);
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = written.clone().err();
-        written
+        let work = move |transaction: &WriteTransaction| {
+            for change in &changes {
+                make(transaction, change)?;
+                records::of_direct(transaction, change, now_ms)?;
+            }
+            if let Some((key, outcome)) = outcome {
+                outcomes::remember(transaction, &key, &outcome, now_ms)?;
+            }
+            Ok(())
+        };
+        self.write(work).await
     }
 
     /// Why the last change was not written; none when it was.
@@ -226,29 +298,12 @@ impl Store {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn write(
-        &self,
-        changes: &[Change],
-        outcome: Option<(&OutcomeKey, &Outcome)>,
-        now_ms: u64,
-    ) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write()?;
-        for change in changes {
-            make(&transaction, change)?;
-        }
-        if let Some((key, outcome)) = outcome {
-            outcomes::remember(&transaction, key, outcome, now_ms)?;
-        }
-        transaction.commit()?;
-        Ok(())
-    }
-
     /// The remembered outcome of an earlier call with this request id.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub fn outcome(&self, request: &str) -> Result<Option<(OutcomeKey, Outcome)>, StoreError> {
-        outcomes::recall(&self.database.begin_read()?, request)
+        self.read(|transaction| outcomes::recall(transaction, request))
     }
 
     fn write_identity(&self, last_epoch: Option<Epoch>) -> io::Result<()> {
@@ -256,13 +311,30 @@ impl Store {
     }
 }
 
-fn make(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
+fn resources(transaction: &ReadTransaction) -> Result<BTreeMap<String, Arc<Resource>>, StoreError> {
+    let definitions = transaction.open_table(DEFINITIONS)?;
+    let facts = transaction.open_table(FACTS)?;
+    let mut resources = BTreeMap::new();
+    for entry in definitions.iter()? {
+        let (id, definition) = entry?;
+        let failed = |why: String| StoreError::Failed(format!("the facts of {} {why}", id.value()));
+        let facts = facts.get(id.value())?.ok_or_else(|| failed("are missing".to_owned()))?;
+        let facts = serde_json::from_slice(facts.value())
+            .map_err(|error| failed(format!("are not readable: {error}")))?;
+        let resource = Resource { definition: Bytes::copy_from_slice(definition.value()), facts };
+        resources.insert(id.value().to_owned(), Arc::new(resource));
+    }
+    Ok(resources)
+}
+
+pub(crate) fn make(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
     let mut definitions = transaction.open_table(DEFINITIONS)?;
     let mut facts = transaction.open_table(FACTS)?;
     match change {
         Change::Put(id, resource) => {
             definitions.insert(id.as_str(), resource.definition.as_ref())?;
-            let json = serde_json::to_vec(&resource.facts).map_err(|error| StoreError(error.to_string()))?;
+            let json =
+                serde_json::to_vec(&resource.facts).map_err(|error| StoreError::Failed(error.to_string()))?;
             facts.insert(id.as_str(), json.as_slice())?;
         }
         Change::Remove(id) => {
@@ -273,28 +345,19 @@ fn make(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Reads the id, or makes it, and every table with it, so that readers find them.
-fn store_id(database: &Database) -> Result<StoreId, redb::Error> {
-    let transaction = database.begin_write()?;
-    transaction.open_table(DEFINITIONS)?;
-    transaction.open_table(FACTS)?;
-    outcomes::open(&transaction)?;
-    let id = {
-        let mut meta = transaction.open_table(META)?;
-        let known = meta.get("store")?.map(|id| id.value().parse());
-        match known {
-            Some(Ok(id)) => id,
-            Some(Err(error)) => return Err(redb::Error::Corrupted(format!("the store's id: {error}"))),
-            None => {
-                let id = StoreId::new(uuid::Uuid::new_v4());
-                meta.insert("store", id.to_string().as_str())?;
-                id
-            }
-        }
-    };
-    transaction.commit()?;
-    Ok(id)
+/// Notes the boot of the host; says whether it is the one that was noted last, if one was.
+pub(crate) fn note_boot(transaction: &WriteTransaction, boot: &str) -> Result<Option<bool>, StoreError> {
+    let mut meta = transaction.open_table(schema::META)?;
+    let before = meta.insert("boot", boot)?.map(|before| before.value() == boot);
+    Ok(before)
 }
 
+/// Reads a value that [`wire::encode`] wrote: named fields, so that builds may add some without a new layout.
+fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    wire::decode(bytes).map_err(|error| StoreError::Failed(format!("{what} is not readable: {error}")))
+}
+
+#[cfg(test)]
+pub(crate) mod faults;
 #[cfg(test)]
 mod tests;

@@ -25,8 +25,8 @@ use crate::{manifest, store::Change};
 
 /// Why one resource was not done.
 #[derive(Debug)]
-struct Failure {
-    error: ItemError,
+pub(super) struct Failure {
+    pub(super) error: ItemError,
     /// Everything is as it was before.
     undone: bool,
 }
@@ -121,6 +121,7 @@ impl Direct {
         }
         let lock = self.lock(id).await;
         check_cancelled(cancelled)?;
+        self.check_owner(id)?;
         let before = self.entry(id);
         let entry = Arc::new(Entry::define(manifest, before.as_deref(), clock::unix_ms()));
         if is_async {
@@ -143,7 +144,7 @@ impl Direct {
     }
 
     /// Brings back what was there before a failed apply, and says what failed.
-    async fn undo(&self, id: &str, before: Option<&Entry>, mut error: ItemError) -> Failure {
+    pub(super) async fn undo(&self, id: &str, before: Option<&Entry>, mut error: ItemError) -> Failure {
         let never = CancellationToken::new();
         let back = match before {
             Some(before) => self.converge(id, before, Revive::Before, &never).await,
@@ -177,6 +178,7 @@ impl Direct {
         }
         let _lock = self.lock(id).await;
         check_cancelled(cancelled)?;
+        self.check_owner(id)?;
         let had_units = !self.inner.runtime.units_of(id).is_empty();
         self.remove_units(id).await.map_err(|error| Failure { error, undone: false })?;
         let had_entry = self.change(id, None);
@@ -217,7 +219,12 @@ impl Direct {
         }
         let noted = Arc::new(entry.with_failure(failure));
         let change = Change::Put(id.to_owned(), Arc::clone(&noted.resource));
+        let of_bundle = noted.owner.is_some();
         self.change(id, Some(noted));
+        // Of a bundle's, the engine stores what is to be stored.
+        if of_bundle {
+            return;
+        }
         if let Err(error) = super::journal::commit(&self.inner.store, vec![change], None).await {
             tracing::error!(id, %error, "what became of it cannot be stored");
         }

@@ -90,6 +90,17 @@ impl Direct {
         results.into_iter().collect()
     }
 
+    /// Stops every unit of an app; they stay, to be started again.
+    pub(super) async fn stop_units(&self, id: &str) -> Result<(), ItemError> {
+        let units = self.inner.runtime.units_of(id);
+        let stops = units.into_iter().map(|unit| async move {
+            self.inner.runtime.stop(&unit.unit).await.map_err(|error| refused(&error))
+        });
+        let results: Vec<Result<(), ItemError>> =
+            stream::iter(stops).buffer_unordered(AT_ONCE).collect().await;
+        results.into_iter().collect()
+    }
+
     async fn steps(&self, steps: Vec<Step>, spec: &UnitSpec, watched: bool) -> Result<(), ItemError> {
         let work = steps.into_iter().map(|step| self.step(step, spec, watched));
         let results: Vec<Result<(), ItemError>> =

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use towline_protocol::Name;
 
 use crate::{
     manifest::{self, Drift, Manifest, Strategy, StrategyType},
@@ -18,13 +19,17 @@ const GENERATION_CHARS: usize = 16;
 pub(super) struct Entry {
     pub(super) resource: Arc<Resource>,
     pub(super) manifest: Result<Arc<Manifest>, String>,
+    /// The bundle that has it; none of what `apply` brought here.
+    pub(super) owner: Option<Name>,
+    /// Stopped until it is resumed: nobody starts it meanwhile.
+    pub(super) paused: bool,
 }
 
 impl Entry {
     /// From the store.
     pub(super) fn read(resource: Arc<Resource>) -> Self {
         let manifest = one(&resource.definition).map(Arc::new);
-        Self { resource, manifest }
+        Self { resource, manifest, owner: None, paused: false }
     }
 
     /// A new definition that follows `before`. The same definition keeps its generation, even if an agent of another
@@ -36,7 +41,27 @@ impl Entry {
             same.map_or_else(|| generation(&manifest), |before| before.resource.facts.generation.clone());
         let facts = Facts { digest, generation, applied_ms: now_ms, failure: None, pending: false };
         let resource = Resource { definition: manifest.bytes.clone(), facts };
-        Self { resource: Arc::new(resource), manifest: Ok(Arc::new(manifest)) }
+        Self { resource: Arc::new(resource), manifest: Ok(Arc::new(manifest)), owner: None, paused: false }
+    }
+
+    /// A definition of a bundle that was carried out as `generation`; as the next, if it was not yet.
+    pub(super) fn of_bundle(
+        manifest: Manifest,
+        before: Option<&Self>,
+        owner: &Name,
+        generation: Option<String>,
+        now_ms: u64,
+    ) -> Self {
+        let entry = Self { owner: Some(owner.clone()), ..Self::define(manifest, before, now_ms) };
+        match generation.filter(|_| before.is_none()) {
+            Some(generation) => entry.with_facts(Facts { generation, ..entry.resource.facts.clone() }),
+            None => entry,
+        }
+    }
+
+    /// The same, stopped until it is resumed.
+    pub(super) fn to_be_paused(&self) -> Self {
+        Self { paused: true, ..self.with_facts(self.resource.facts.clone()) }
     }
 
     /// The same, carried out or failed at that.
@@ -51,7 +76,12 @@ impl Entry {
 
     fn with_facts(&self, facts: Facts) -> Self {
         let resource = Resource { definition: self.resource.definition.clone(), facts };
-        Self { resource: Arc::new(resource), manifest: self.manifest.clone() }
+        Self {
+            resource: Arc::new(resource),
+            manifest: self.manifest.clone(),
+            owner: self.owner.clone(),
+            paused: self.paused,
+        }
     }
 
     pub(super) fn unit_spec(&self) -> Option<UnitSpec> {

@@ -20,7 +20,9 @@ pub(super) async fn run(direct: Direct) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         let beat = *direct.inner.beat.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = health(clock::now().since(beat), direct.inner.store.failure());
+        let at = clock::now();
+        let elsewhere = direct.inner.stalled.get().and_then(|stalled| stalled(at));
+        let now = health(at.since(beat), direct.inner.store.failure(), elsewhere);
         direct.inner.vitals.send_if_modified(|vitals| {
             let changed = vitals.health.state != now.state;
             if changed {
@@ -32,18 +34,23 @@ pub(super) async fn run(direct: Direct) {
 }
 
 impl Direct {
+    /// Has whoever else works here say what does not come on.
+    pub(crate) fn watch_over(&self, stalled: impl Fn(Moment) -> Option<String> + Send + Sync + 'static) {
+        self.inner.stalled.get_or_init(|| Box::new(stalled));
+    }
+
     /// Repair comes on.
     pub(super) fn beat(&self, now: Moment) {
         *self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 }
 
-fn health(idle: Duration, failure: Option<StoreError>) -> Health {
+fn health(idle: Duration, failure: Option<StoreError>, elsewhere: Option<String>) -> Health {
     let stalled = |detail| Health { state: HealthState::Stalled, detail: Some(detail) };
     match failure {
         Some(error) => stalled(error.to_string()),
         None if idle > STALLED => stalled(format!("repair has not come on for {} s", idle.as_secs())),
-        None => Health::default(),
+        None => elsewhere.map_or_else(Health::default, stalled),
     }
 }
 
@@ -53,13 +60,16 @@ mod tests {
 
     #[test]
     fn what_does_not_come_on_is_stalled() {
-        assert_eq!(health(STALLED, None).state, HealthState::Healthy);
-        let late = health(STALLED + Duration::from_secs(2), None);
+        assert_eq!(health(STALLED, None, None).state, HealthState::Healthy);
+        let late = health(STALLED + Duration::from_secs(2), None, None);
         assert_eq!(
             (late.state, late.detail.as_deref()),
             (HealthState::Stalled, Some("repair has not come on for 12 s"))
         );
-        let failed = health(Duration::ZERO, Some(StoreError::interrupted()));
+        let elsewhere = health(Duration::ZERO, None, Some("bundle shop has not come on".to_owned()));
+        assert_eq!(elsewhere.detail.as_deref(), Some("bundle shop has not come on"));
+        let failed =
+            health(Duration::ZERO, Some(StoreError::Failed("a write was interrupted".to_owned())), None);
         assert_eq!(failed.state, HealthState::Stalled);
         assert!(failed.detail.is_some_and(|detail| detail.contains("a write was interrupted")));
     }

@@ -47,7 +47,7 @@ impl Journal {
     ) -> Result<(), StoreError> {
         let nothing_done = outcome.as_ref().is_err_and(|error| error.effect == Effect::None);
         let changes = std::mem::take(&mut self.held);
-        let outcome = (!nothing_done).then(|| (key, Outcome(outcome.clone())));
+        let outcome = (!nothing_done).then(|| (key, Outcome(outcome.clone().map(|()| None))));
         if changes.is_empty() && outcome.is_none() {
             return Ok(());
         }
@@ -61,11 +61,5 @@ pub(super) async fn commit(
     changes: Vec<Change>,
     outcome: Option<(OutcomeKey, Outcome)>,
 ) -> Result<(), StoreError> {
-    let store = Arc::clone(store);
-    let write = move || {
-        let outcome = outcome.as_ref().map(|(key, outcome)| (key, outcome));
-        store.commit(&changes, outcome, clock::unix_ms())
-    };
-    // A write waits for the disk.
-    tokio::task::spawn_blocking(write).await.unwrap_or_else(|_| Err(StoreError::interrupted()))
+    store.commit(changes, outcome, clock::unix_ms()).await
 }

@@ -119,6 +119,6 @@ async fn mend(direct: &Direct, id: &str) -> bool {
 
 /// Whether it is ours to bring its units about: it says so, or it was accepted and is still to be carried out.
 fn is_ours(entry: &Arc<Entry>) -> bool {
-    entry.resource.facts.pending
-        || entry.manifest.as_ref().is_ok_and(|manifest| manifest.spec.drift == Drift::Repair)
+    let repair = || entry.manifest.as_ref().is_ok_and(|manifest| manifest.spec.drift == Drift::Repair);
+    !entry.paused && (entry.resource.facts.pending || repair())
 }

@@ -12,7 +12,7 @@ use towline_protocol::Name;
 use super::{
     fields::{Field, Fields},
     quantity::{ByteSize, Span},
-    unsupported,
+    rules, unsupported,
 };
 
 /// An app as the process runtime carries it out. Fields that it cannot honour are not here: they were refused.
@@ -198,9 +198,9 @@ const SIGNALS: [(&str, StopSignal); 8] = [
 ];
 
 /// Reads `spec`. What cannot be read is complained about and replaced by its default, so that reading goes on.
-pub(super) fn read(spec: &Field<'_>) -> AppSpec {
+pub(super) fn read(spec: &Field<'_>, in_bundle: bool) -> AppSpec {
     let mut fields = spec.clone().required().fields();
-    unsupported::check(&mut fields);
+    unsupported::check(&mut fields, in_bundle);
     let app = AppSpec {
         command: command(&fields.get("command")),
         args: fields.get("args").texts(),
@@ -215,13 +215,30 @@ pub(super) fn read(spec: &Field<'_>) -> AppSpec {
         files: fields.get("files").items().into_iter().filter_map(file).collect(),
         logs: logs(fields.get("logs").fields()),
         strategy: strategy(fields.get("strategy").fields()),
-        drift: fields
-            .get("drift")
-            .choice(&[("repair", Drift::Repair), ("report", Drift::Report)])
-            .unwrap_or(Drift::Repair),
+        drift: drift_field(&fields.get("drift")),
     };
     fields.finish();
     app
+}
+
+/// What is done about drift, wherever that may be said.
+pub(crate) fn drift_field(field: &Field<'_>) -> Drift {
+    field.choice(&[("repair", Drift::Repair), ("report", Drift::Report)]).unwrap_or(Drift::Repair)
+}
+
+/// Permission bits, in octal digits.
+pub(crate) fn mode_field(field: &Field<'_>) -> Option<u32> {
+    octal(field, 0o7777)
+}
+
+/// A path from the root, without `.` and `..`.
+pub(crate) fn path_field(field: &Field<'_>) -> Option<PathBuf> {
+    let path = PathBuf::from(field.clone().required().text()?);
+    if path.is_absolute() && rules::is_plain(&path) {
+        return Some(path);
+    }
+    field.refuse(format!("found {path:?}, allowed is an absolute path without . and .. in it"));
+    None
 }
 
 fn command(field: &Field<'_>) -> Vec<String> {
@@ -296,23 +313,29 @@ fn port(field: Field<'_>) -> Option<PortSpec> {
 }
 
 fn file(field: Field<'_>) -> Option<FileSpec> {
-    let mut fields = field.clone().required().fields();
+    let mut fields = field.required().fields();
+    let file = file_fields(&mut fields);
+    fields.finish();
+    file
+}
+
+/// The fields of a file, wherever they stand. Others may stand beside them.
+pub(crate) fn file_fields(fields: &mut Fields<'_>) -> Option<FileSpec> {
     let path = fields.get("path").required().text();
     let text = fields.get("content");
     let encoded = fields.get("base64");
     let mode = octal(&fields.get("mode"), 0o7777).unwrap_or(0o600);
     let owner = fields.get("owner").text();
     let group = fields.get("group").text();
-    fields.finish();
     let content = match (text.value().is_some(), encoded.value().is_some()) {
         (true, false) => text.text().map(String::into_bytes),
         (false, true) => decode(&encoded),
         (true, true) => {
-            field.refuse("found both content and base64, allowed is one of them");
+            fields.refuse("found both content and base64, allowed is one of them");
             None
         }
         (false, false) => {
-            field.refuse("found neither content nor base64, one of them is required");
+            fields.refuse("found neither content nor base64, one of them is required");
             None
         }
     };

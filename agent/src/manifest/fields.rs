@@ -9,37 +9,37 @@ use super::{error::Complaint, yaml::Value};
 
 /// Where complaints gather. Shared by all fields of a document.
 #[derive(Debug, Default)]
-pub(super) struct Complaints(RefCell<Vec<Complaint>>);
+pub(crate) struct Complaints(RefCell<Vec<Complaint>>);
 
 impl Complaints {
-    pub(super) fn add(&self, path: impl Into<String>, text: impl Into<String>) {
+    pub(crate) fn add(&self, path: impl Into<String>, text: impl Into<String>) {
         self.0.borrow_mut().push(Complaint::new(path, text));
     }
 
-    pub(super) fn into_inner(self) -> Vec<Complaint> {
+    pub(crate) fn into_inner(self) -> Vec<Complaint> {
         self.0.into_inner()
     }
 }
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
-pub(super) struct Field<'a> {
+pub(crate) struct Field<'a> {
     path: String,
     value: Option<&'a Value>,
     complaints: &'a Complaints,
 }
 
 impl<'a> Field<'a> {
-    pub(super) fn root(value: &'a Value, complaints: &'a Complaints) -> Self {
+    pub(crate) fn root(value: &'a Value, complaints: &'a Complaints) -> Self {
         Self { path: String::new(), value: Some(value), complaints }
     }
 
     /// The value, unless it is absent or null.
-    pub(super) fn value(&self) -> Option<&'a Value> {
+    pub(crate) fn value(&self) -> Option<&'a Value> {
         self.value.filter(|value| !matches!(value, Value::Null))
     }
 
-    pub(super) fn refuse(&self, text: impl Into<String>) {
+    pub(crate) fn refuse(&self, text: impl Into<String>) {
         self.complaints.add(self.path.clone(), text);
     }
 
@@ -56,14 +56,14 @@ impl<'a> Field<'a> {
     }
 
     /// Complains when the field is absent; otherwise hands it on.
-    pub(super) fn required(self) -> Self {
+    pub(crate) fn required(self) -> Self {
         if self.value().is_none() {
             self.refuse("found nothing, but it is required");
         }
         self
     }
 
-    pub(super) fn text(&self) -> Option<String> {
+    pub(crate) fn text(&self) -> Option<String> {
         match self.value()? {
             Value::String(text) if text.contains('\0') => {
                 self.refuse("found a zero byte, allowed is a text without one");
@@ -77,7 +77,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(super) fn boolean(&self) -> Option<bool> {
+    pub(crate) fn boolean(&self) -> Option<bool> {
         match self.value()? {
             Value::Bool(value) => Some(*value),
             other => {
@@ -87,7 +87,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(super) fn number<T: TryFrom<i128> + Display + Copy + Into<i128>>(
+    pub(crate) fn number<T: TryFrom<i128> + Display + Copy + Into<i128>>(
         &self,
         allowed: RangeInclusive<T>,
     ) -> Option<T> {
@@ -103,12 +103,12 @@ impl<'a> Field<'a> {
     }
 
     /// A text that parses; the error says what is allowed.
-    pub(super) fn parsed<T: FromStr<Err: Display>>(&self) -> Option<T> {
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(&self) -> Option<T> {
         self.text()?.parse().map_err(|error: T::Err| self.refuse(error.to_string())).ok()
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let allowed = || choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
         let Value::String(text) = self.value()? else {
             self.value().inspect(|other| self.mismatch(other, &format!("one of {}", allowed())));
@@ -123,7 +123,7 @@ impl<'a> Field<'a> {
     }
 
     /// The items of a list; of nothing when absent.
-    pub(super) fn items(&self) -> Vec<Field<'a>> {
+    pub(crate) fn items(&self) -> Vec<Field<'a>> {
         match self.value() {
             None => Vec::new(),
             Some(Value::List(list)) => {
@@ -141,12 +141,12 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(super) fn texts(&self) -> Vec<String> {
+    pub(crate) fn texts(&self) -> Vec<String> {
         self.items().iter().filter_map(|item| item.clone().required().text()).collect()
     }
 
     /// A map from text to text.
-    pub(super) fn text_map(&self) -> BTreeMap<String, String> {
+    pub(crate) fn text_map(&self) -> BTreeMap<String, String> {
         let mut map = BTreeMap::new();
         for (key, field) in self.entries() {
             if let Some(text) = field.required().text() {
@@ -170,7 +170,7 @@ impl<'a> Field<'a> {
     }
 
     /// The fields of a map; all of them absent when the map is.
-    pub(super) fn fields(&self) -> Fields<'a> {
+    pub(crate) fn fields(&self) -> Fields<'a> {
         Fields { entries: self.entries(), of: self.clone(), asked: Vec::new() }
     }
 
@@ -182,21 +182,26 @@ impl<'a> Field<'a> {
 
 /// The fields of one map. Ask for each with [`Fields::get`], then [`Fields::finish`].
 #[derive(Debug)]
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     entries: Vec<(String, Field<'a>)>,
     of: Field<'a>,
     asked: Vec<&'static str>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn get(&mut self, name: &'static str) -> Field<'a> {
+    pub(crate) fn get(&mut self, name: &'static str) -> Field<'a> {
         self.asked.push(name);
         let found = self.entries.iter().find(|(key, _)| key == name);
         found.map_or_else(|| self.of.child(name, None), |(_, field)| field.clone())
     }
 
+    /// Complains about the map as a whole.
+    pub(crate) fn refuse(&self, text: impl Into<String>) {
+        self.of.refuse(text);
+    }
+
     /// Complains about every field that was not asked for.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         for (key, field) in &self.entries {
             if !self.asked.contains(&key.as_str()) {
                 field.refuse(format!("found an unknown field, allowed are {}", self.asked.join(", ")));

@@ -91,7 +91,7 @@ fn files(app: &AppSpec, complaints: &Complaints) {
     }
 }
 
-fn is_plain(path: &Path) -> bool {
+pub(super) fn is_plain(path: &Path) -> bool {
     let text = path.as_os_str().as_encoded_bytes();
     !text.is_empty()
         && !text.ends_with(b"/")

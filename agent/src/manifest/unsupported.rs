@@ -11,7 +11,7 @@ const NOT_YET: &str = "is unsupported by this version of the process runtime";
 const DOCKER_ONLY: &str = "is unsupported by the process runtime: it concerns docker alone";
 
 /// Asks for every such field and complains where one is set.
-pub(super) fn check(fields: &mut Fields<'_>) {
+pub(super) fn check(fields: &mut Fields<'_>, in_bundle: bool) {
     unset(&fields.get("image"), NO_IMAGES);
     unset(&fields.get("host"), DOCKER_ONLY);
     unset(&fields.get("health"), NOT_YET);
@@ -19,10 +19,12 @@ pub(super) fn check(fields: &mut Fields<'_>) {
         &fields.get("mounts"),
         "is unsupported by the process runtime, which shares the host's file system",
     );
-    empty_list(
-        &fields.get("dependsOn"),
-        "is unsupported outside a bundle: it names resources of the same bundle",
-    );
+    let depends_on = fields.get("dependsOn");
+    if in_bundle {
+        depends_on.texts();
+    } else {
+        empty_list(&depends_on, "is unsupported outside a bundle: it names resources of the same bundle");
+    }
     hooks(fields.get("hooks").fields());
     resources(fields.get("resources").fields());
     docker(fields.get("docker").fields());

@@ -9,7 +9,7 @@ use super::error::Complaint;
 
 /// A YAML node.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Integer(i128),

@@ -36,10 +36,11 @@ use tokio::sync::mpsc;
 use towline_bus::task::Tasks;
 
 pub use self::error::RuntimeError;
+pub(crate) use self::files::{owner_of, write_file};
+pub(crate) use self::launch::blocking;
 pub use self::logs::{LogQuery, UnitLogLine};
 pub use self::unit::{PortBinding, UnitStatus};
 use self::{
-    launch::blocking,
     ports::Ports,
     unit::{Unit, UnitRecord},
 };

@@ -38,7 +38,10 @@ pub struct OutcomeKey {
 
 /// What came of a mutating call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome(pub Result<(), CallError>);
+pub struct Outcome(
+    /// What was answered: nothing, or the response as JSON; or why not.
+    pub Result<Option<String>, CallError>,
+);
 
 #[derive(Serialize, Deserialize)]
 struct Entry {
@@ -50,10 +53,11 @@ struct Entry {
 pub(super) fn open(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(OUTCOMES)?;
     transaction.open_table(BY_TIME)?;
+    transaction.open_table(BYTES)?;
     Ok(())
 }
 
-pub(super) fn remember(
+pub(crate) fn remember(
     transaction: &WriteTransaction,
     key: &OutcomeKey,
     outcome: &Outcome,
@@ -72,7 +76,7 @@ pub(super) fn remember(
         None => now_ms,
     };
     let entry = Entry { at_ms: now_ms, key: key.clone(), outcome: outcome.clone() };
-    let json = serde_json::to_vec(&entry).map_err(|error| StoreError(error.to_string()))?;
+    let json = serde_json::to_vec(&entry).map_err(|error| StoreError::Failed(error.to_string()))?;
     bytes = bytes.saturating_add(size(&json));
     outcomes.insert(key.request.as_str(), json.as_slice())?;
     by_time.insert((now, key.request.as_str()), ())?;
@@ -111,6 +115,6 @@ pub(super) fn recall(
     let outcomes = transaction.open_table(OUTCOMES)?;
     let Some(json) = outcomes.get(request)? else { return Ok(None) };
     let entry: Entry = serde_json::from_slice(json.value())
-        .map_err(|error| StoreError(format!("the outcome of {request} is not readable: {error}")))?;
+        .map_err(|error| StoreError::Failed(format!("the outcome of {request} is not readable: {error}")))?;
     Ok(Some((entry.key, entry.outcome)))
 }

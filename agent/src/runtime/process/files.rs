@@ -67,6 +67,25 @@ pub(super) fn write(
     Ok(())
 }
 
+/// Writes one file that no unit has, whole or not at all.
+pub(crate) fn write_file(spec: &FileSpec) -> Result<(), RuntimeError> {
+    let owner = owner_of(spec.owner.as_deref(), spec.group.as_deref())?;
+    let placed = Placed { path: spec.path.clone(), spec };
+    write_one(&placed, false, owner, None).map_err(|source| {
+        RuntimeError::io(format!("spec.path: cannot write {}", spec.path.display()), source)
+    })
+}
+
+/// What `spec.owner` and `spec.group` stand for.
+pub(crate) fn owner_of(
+    owner: Option<&str>,
+    group: Option<&str>,
+) -> Result<(Option<u32>, Option<u32>), RuntimeError> {
+    let uid = owner.map(|name| users::uid("spec.owner", name)).transpose()?;
+    let gid = group.map(|name| users::gid("spec.group", name)).transpose()?;
+    Ok((uid, gid))
+}
+
 fn write_one(
     file: &Placed<'_>,
     inside: bool,

@@ -329,7 +329,7 @@ impl ProcessRuntime {
 }
 
 /// Does work that waits for the disk on a thread for such things: the runtime's own beat the heart.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
 ) -> Result<T, RuntimeError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {

@@ -1,0 +1,265 @@
+//! The driver: begins what the lanes let begin, tries again what failed, looks for drift, and says when nothing comes on.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use redb::WriteTransaction;
+use tokio::time::{MissedTickBehavior, interval};
+use towline_bus::{clock, clock::Moment};
+use towline_protocol::{
+    ItemError, Name, WorkloadId,
+    bundle::{BundlePhase, ResultState},
+};
+
+use super::{
+    Engine, backoff,
+    lanes::Item,
+    manager::{Seen, Work},
+    pass::Ending,
+    state::Bundle,
+};
+use crate::store::{
+    StoreError,
+    rows::{self, WorkloadRow},
+};
+
+/// Between two looks for what is to be tried again: fine enough for the shortest wait.
+const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks for drift.
+const WATCH: Duration = Duration::from_secs(10);
+/// Between two attempts to store what must be stored before work goes on.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long one operation may take before its lane is said to stall: the longest grace period that makes sense, twice.
+pub(super) const STALLED: Duration = Duration::from_secs(120);
+
+impl Engine {
+    /// Begins whatever can be begun.
+    pub(super) fn kick(&self) {
+        loop {
+            if self.inner.tasks.stopping().is_cancelled() {
+                return;
+            }
+            let Some((bundle, item)) = self.state().lanes.begin() else { return };
+            self.beat(&bundle, "to begin");
+            let engine = self.clone();
+            let _handle = self.inner.tasks.spawn_isolated("lane", async move {
+                let free = Free { engine: engine.clone(), bundle: bundle.clone() };
+                engine.run_item(bundle, item).await;
+                drop(free);
+            });
+        }
+    }
+
+    /// Notes that the lane of `bundle` comes on.
+    pub(super) fn beat(&self, bundle: &Name, what: &str) {
+        self.state().at_work.insert(bundle.clone(), (what.to_owned(), clock::now()));
+    }
+
+    /// The lane that has not come on for longest, if it is too long.
+    pub(super) fn stalled(&self, now: Moment) -> Option<String> {
+        let state = self.state();
+        let late = state.at_work.iter().filter(|(_, (_, since))| now.since(*since) > STALLED);
+        let (bundle, (what, since)) = late.min_by_key(|(_, (_, since))| *since)?;
+        Some(format!("bundle {bundle} has not come on for {} s: {what}", now.since(*since).as_secs()))
+    }
+
+    /// Stores what must be stored before work goes on, however long the disk takes to have room.
+    pub(super) async fn persist<W>(&self, work: W) -> Result<(), Ending>
+    where
+        W: Fn(&WriteTransaction) -> Result<(), StoreError> + Clone + Send + 'static,
+    {
+        loop {
+            let attempt = work.clone();
+            match self.inner.store.write(move |transaction| attempt(transaction)).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::error!(%error, "work waits until it can be stored"),
+            }
+            let stopping = self.inner.tasks.stopping();
+            stopping.run_until_cancelled(tokio::time::sleep(AGAIN)).await.ok_or(Ending)?;
+        }
+    }
+
+    /// Sets when what failed of `bundle` is tried again.
+    pub(super) fn wait_for_retry(&self, bundle: &Name) {
+        let now = clock::now();
+        let mut state = self.state();
+        let Some(bundle) = state.bundles.get_mut(bundle) else { return };
+        let soonest = bundle
+            .workloads
+            .values()
+            .filter(|row| is_to_retry(&bundle.row.phase, row))
+            .map(|row| row.attempts)
+            .min();
+        bundle.due = soonest.map(|attempts| now + backoff::wait(attempts.max(1)));
+    }
+
+    /// Tries again what failed, whenever its wait is over, until the agent ends.
+    pub(super) async fn retry(self) {
+        let stopping = self.inner.tasks.stopping().clone();
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+            let now = clock::now();
+            {
+                let mut state = self.state();
+                let due: Vec<Name> = state
+                    .bundles
+                    .iter_mut()
+                    .filter_map(|(name, bundle)| {
+                        bundle.due.filter(|due| *due <= now)?;
+                        bundle.due = None;
+                        Some(name.clone())
+                    })
+                    .collect();
+                due.iter().for_each(|name| state.lanes.submit(name, Item::Retry));
+            }
+            self.kick();
+        }
+    }
+
+    /// Looks for drift until the agent ends, and has mended what is to be mended.
+    pub(super) async fn watch(self) {
+        let stopping = self.inner.tasks.stopping().clone();
+        let mut ticks = interval(WATCH);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+            let names: Vec<Name> = self.state().bundles.keys().cloned().collect();
+            for name in names {
+                if stopping.is_cancelled() {
+                    return;
+                }
+                if let Err(error) = self.look_at(&name).await {
+                    tracing::warn!(bundle = %name, %error, "drift cannot be looked for");
+                }
+            }
+            self.kick();
+        }
+    }
+
+    /// Compares one bundle with what is there, unless it is being worked on: then it is not expected to fit.
+    async fn look_at(&self, name: &Name) -> Result<(), StoreError> {
+        let rows: Vec<WorkloadRow> = {
+            let state = self.state();
+            let Some(bundle) = state.bundles.get(name).filter(|_| state.lanes.is_idle(name)) else {
+                return Ok(());
+            };
+            if bundle.row.phase != BundlePhase::Active {
+                return Ok(());
+            }
+            let sound = |row: &&WorkloadRow| row.result.state == ResultState::Ok && row.holds.is_some();
+            bundle.workloads.values().filter(sound).cloned().collect()
+        };
+        for row in rows {
+            let Some(seen) = self.observe(name, &row).await? else { continue };
+            let mut state = self.state();
+            let idle = state.lanes.is_idle(name);
+            let Some(bundle) = state.bundles.get_mut(name).filter(|_| idle) else { return Ok(()) };
+            note(bundle, &row.id, &seen, clock::unix_ms());
+            if seen.drift.is_some() && seen.repair {
+                tracing::info!(bundle = %name, workload = %row.id, drift = seen.drift, "mending what drifted");
+                state.lanes.submit(name, Item::Repair { workload: row.id });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is seen of a workload now; none of what was never carried out, or of an unknown kind.
+    pub(super) async fn observe(&self, bundle: &Name, row: &WorkloadRow) -> Result<Option<Seen>, StoreError> {
+        let Ok(manager) = self.inner.registry.find(row.id.kind()) else { return Ok(None) };
+        let (name, id, store) = (bundle.clone(), row.id.clone(), self.inner.store.clone());
+        let read = move || store.read(|transaction| rows::carried_out(transaction, &name, &id));
+        let definition = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| StoreError::Failed(error.to_string()))??;
+        let Some(definition) = definition.filter(|_| row.holds.is_some()) else { return Ok(None) };
+        Ok(Some(manager.observe(work(bundle, row, definition)).await))
+    }
+
+    /// Makes the managers ready, has them know again what was carried out, and removes what nobody knows of.
+    pub(super) async fn find_again(&self, rebooted: bool) -> Result<(), StoreError> {
+        for manager in self.inner.registry.iter() {
+            if let Err(error) = manager.initialise().await {
+                let ItemError { message, .. } = error;
+                tracing::error!(
+                    kind = manager.kind(),
+                    message,
+                    "workloads of this kind cannot be worked with"
+                );
+            }
+        }
+        let rows: Vec<(Name, WorkloadRow)> = {
+            let state = self.state();
+            let all = state.bundles.iter();
+            all.flat_map(|(name, bundle)| bundle.workloads.values().map(|row| (name.clone(), row.clone())))
+                .collect()
+        };
+        for (name, row) in rows.iter().filter(|(_, row)| row.holds.is_some()) {
+            let paused = row.result.state == ResultState::Paused;
+            // After a reboot each comes up in its turn; until then nobody brings it back on its own.
+            if row.given_up || (rebooted && !paused) {
+                continue;
+            }
+            let definition =
+                self.inner.store.read(|transaction| rows::carried_out(transaction, name, &row.id))?;
+            if let (Some(definition), Ok(manager)) = (definition, self.inner.registry.find(row.id.kind())) {
+                manager.adopt(&work(name, row, definition), paused);
+            }
+        }
+        let known: BTreeSet<_> = rows.iter().map(|(_, row)| row.resource.clone()).collect();
+        for manager in self.inner.registry.iter() {
+            for removed in manager.clean_up(known.clone()).await {
+                tracing::warn!(kind = manager.kind(), removed, "a leftover was removed");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn work(bundle: &Name, row: &WorkloadRow, definition: bytes::Bytes) -> Work {
+    Work {
+        bundle: bundle.clone(),
+        id: row.id.clone(),
+        resource: row.resource.clone(),
+        definition,
+        data: row.data.clone(),
+        adopt: false,
+    }
+}
+
+/// Whether it is tried again by itself.
+fn is_to_retry(phase: &BundlePhase, row: &WorkloadRow) -> bool {
+    match phase {
+        BundlePhase::Deleted => false,
+        // Begun it will be when it is resumed; until then there is only what could not be stopped.
+        BundlePhase::Paused => row.attempts > 0 && row.result.state == ResultState::Ok,
+        BundlePhase::Deleting => true,
+        _ => !row.given_up && (row.attempts > 0 || row.holds.is_none()),
+    }
+}
+
+/// Notes what was seen. What did not answer says nothing: neither that it drifted nor that it did not.
+fn note(bundle: &mut Bundle, id: &WorkloadId, seen: &Seen, now_ms: u64) {
+    match &seen.drift {
+        Some(drift) => {
+            let since = bundle.drift.get(id).map_or(now_ms, |(since, _)| *since);
+            bundle.drift.insert(id.clone(), (since, drift.clone()));
+        }
+        None if seen.status == towline_protocol::platform::ServiceStatus::Unknown => {}
+        None => drop(bundle.drift.remove(id)),
+    }
+}
+
+/// Frees the lane when its work ends, even by a panic.
+struct Free {
+    engine: Engine,
+    bundle: Name,
+}
+
+impl Drop for Free {
+    fn drop(&mut self) {
+        let mut state = self.engine.state();
+        state.at_work.remove(&self.bundle);
+        state.lanes.end(&self.bundle);
+        drop(state);
+        self.engine.kick();
+    }
+}

@@ -1,0 +1,350 @@
+//! Accepting jobs: what they take the place of, what is stored with them, and taking them back.
+
+use bytes::Bytes;
+use towline_bus::clock;
+use towline_protocol::{
+    CallError, Code, JobId, Name, RequestId, ResourceId, WorkloadId,
+    bundle::{
+        BundlePhase, Change, ChangeOp, DeleteBundleRequest, DeleteBundleResponse, JobResponse, ResultState,
+    },
+    job::{CancelJobResponse, Job, JobKind, JobRecord, JobState},
+    limits::REASON_BYTES_MAX,
+};
+
+use super::{
+    Engine,
+    lanes::Item,
+    put::{answered, json},
+    state::{Bundle, OpenJob},
+};
+use crate::{
+    calls::Caller,
+    store::{
+        Outcome, OutcomeKey, jobs, outcomes,
+        rows::{self, BundleRow},
+    },
+};
+
+/// What is stored in one transaction, before the answer.
+#[derive(Debug)]
+pub(super) struct Accepting {
+    pub(super) job: Job,
+    pub(super) row: BundleRow,
+    /// The documents of a put, and the resources that they define.
+    pub(super) content: Option<(Bytes, Vec<ResourceId>)>,
+    /// What is answered, for a repetition.
+    pub(super) outcome: Option<(OutcomeKey, String)>,
+}
+
+impl Engine {
+    /// A job that was just accepted.
+    pub(super) fn new_job(
+        &self,
+        kind: JobKind,
+        bundle: Option<&Name>,
+        version: Option<u64>,
+        request: Option<RequestId>,
+        reason: Option<String>,
+    ) -> Job {
+        Job {
+            id: JobId::new(uuid::Uuid::new_v4()),
+            kind,
+            state: JobState::Pending,
+            bundle: bundle.cloned(),
+            version,
+            request,
+            reason,
+            accepted_unix_ms: clock::unix_ms(),
+            started_unix_ms: None,
+            ended_unix_ms: None,
+            records: 0,
+            message: None,
+            errors: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// Stores a job with what belongs to it, ends those that it takes the place of, and hands it to its lane. Call with
+    /// the bundle's gate held.
+    pub(super) async fn accept(&self, accepting: Accepting) -> Result<(), CallError> {
+        let Accepting { mut job, row, content, outcome } = accepting;
+        let (bundle, kind) = (row.name.clone(), job.kind.clone());
+        let withdrawn = {
+            let mut state = self.state();
+            let superseded = state.lanes.superseded(&bundle, &kind);
+            if superseded.is_empty() && state.lanes.is_full(&bundle) {
+                let text = "too many jobs of this bundle wait, or of all together";
+                return Err(CallError::new(Code::Busy, text));
+            }
+            // Out of the lane first, so that none of them begins meanwhile.
+            superseded.into_iter().filter(|id| state.lanes.withdraw(&bundle, *id)).collect::<Vec<_>>()
+        };
+        let mut ended: Vec<(Job, JobRecord)> = Vec::new();
+        for id in &withdrawn {
+            let Some(old) = self.state().jobs.get(id).map(|open| open.job.clone()) else { continue };
+            ended.push(end(old, JobState::Superseded, Some(format!("job {} took its place", job.id))));
+        }
+        let first = next_record(&mut job, None);
+        let (stored, kept, others) = (job.clone(), row.clone(), ended.clone());
+        let now = clock::unix_ms();
+        let (content, coming) = content.unzip();
+        let write = self.inner.store.write(move |transaction| {
+            for (job, record) in &others {
+                jobs::put_job(transaction, job)?;
+                jobs::append_job_record(transaction, job.id, record)?;
+            }
+            jobs::add_job(transaction, &stored)?;
+            jobs::append_job_record(transaction, stored.id, &first)?;
+            rows::put_bundle(transaction, &kept)?;
+            if let Some(content) = &content {
+                rows::put_content(transaction, &kept.name, kept.accepted, kept.target, content)?;
+            }
+            if let Some((key, answer)) = outcome {
+                outcomes::remember(transaction, &key, &Outcome(Ok(Some(answer))), now)?;
+            }
+            Ok(())
+        });
+        let written = write.await;
+        let mut state = self.state();
+        if let Err(error) = written {
+            for id in withdrawn {
+                let kind = state.jobs.get(&id).map(|open| open.job.kind.clone());
+                kind.into_iter().for_each(|kind| state.lanes.submit(&bundle, Item::Job { id, kind }));
+            }
+            return Err(error.refusal());
+        }
+        for (job, record) in ended {
+            if let Some(open) = state.jobs.remove(&job.id) {
+                open.progress.send_replace(record.seq);
+            }
+        }
+        let known = state
+            .bundles
+            .entry(bundle.clone())
+            .or_insert_with(|| Bundle::new(row.clone(), Default::default()));
+        known.row = row;
+        if let Some(coming) = coming {
+            known.coming = coming;
+        }
+        state.lanes.submit(&bundle, Item::Job { id: job.id, kind });
+        state.jobs.insert(job.id, OpenJob::new(job));
+        drop(state);
+        self.kick();
+        Ok(())
+    }
+
+    /// Accepts that a bundle goes.
+    pub(crate) async fn delete(
+        &self,
+        caller: &Caller,
+        request: DeleteBundleRequest,
+    ) -> Result<DeleteBundleResponse, CallError> {
+        let changes = {
+            let state = self.state();
+            let bundle = existing(state.bundles.get(&request.bundle), &request.bundle)?;
+            let rows = bundle.in_order().into_iter().rev();
+            let change = |row: &rows::WorkloadRow| Change {
+                workload: row.id.clone(),
+                resource: Some(row.resource.clone()),
+                op: ChangeOp::Remove,
+                reason: Some("the bundle goes".to_owned()),
+                diff: None,
+            };
+            rows.map(change).collect::<Vec<Change>>()
+        };
+        if request.dry_run {
+            return Ok(DeleteBundleResponse { job: None, changes });
+        }
+        let (engine, id) = (self.clone(), caller.request.clone());
+        let question = crate::calls::question("delete_bundle", &request);
+        self.once(caller, question, move |key| async move {
+            let job = engine
+                .operate(JobKind::Delete, &request.bundle, (key, id), request.reason, |row, job| {
+                    row.forced = request.force;
+                    json(&DeleteBundleResponse { job: Some(job), changes: changes.clone() })
+                })
+                .await?;
+            answered(&DeleteBundleResponse { job: Some(job), changes })
+        })
+        .await
+    }
+
+    /// Accepts an operation on the whole of a bundle: pause, resume or retry.
+    pub(crate) async fn operation(
+        &self,
+        caller: &Caller,
+        kind: JobKind,
+        bundle: Name,
+        reason: Option<String>,
+        workloads: Vec<WorkloadId>,
+    ) -> Result<JobResponse, CallError> {
+        let (engine, id) = (self.clone(), caller.request.clone());
+        let question = crate::calls::question(kind.as_str(), &(&bundle, &reason, &workloads));
+        self.once(caller, question, move |key| async move {
+            engine.check_workloads(&bundle, &workloads)?;
+            let reason = if workloads.is_empty() { reason } else { Some(selection(&workloads)) };
+            let job =
+                engine.operate(kind, &bundle, (key, id), reason, |_, job| json(&JobResponse { job })).await?;
+            answered(&JobResponse { job })
+        })
+        .await
+    }
+
+    fn check_workloads(&self, bundle: &Name, workloads: &[WorkloadId]) -> Result<(), CallError> {
+        let state = self.state();
+        let found = existing(state.bundles.get(bundle), bundle)?;
+        match workloads.iter().find(|id| !found.workloads.contains_key(id)) {
+            Some(missing) => {
+                Err(CallError::new(Code::NotFound, format!("bundle {bundle} has no workload {missing}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn operate(
+        &self,
+        kind: JobKind,
+        bundle: &Name,
+        (key, request): (OutcomeKey, RequestId),
+        reason: Option<String>,
+        answer: impl FnOnce(&mut BundleRow, JobId) -> Result<String, CallError>,
+    ) -> Result<JobId, CallError> {
+        if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
+            let text = format!("the reason is too long: allowed are at most {REASON_BYTES_MAX} bytes");
+            return Err(CallError::new(Code::Invalid, text));
+        }
+        let _gate = self.inner.gates.pass(bundle).await;
+        let mut row = existing(self.state().bundles.get(bundle), bundle)?.row.clone();
+        let version = (row.target > 0).then_some(row.target);
+        let job = self.new_job(kind, Some(bundle), version, Some(request), reason);
+        let id = job.id;
+        row.job = id;
+        let answer = answer(&mut row, id)?;
+        self.accept(Accepting { job, row, content: None, outcome: Some((key, answer)) }).await?;
+        Ok(id)
+    }
+
+    /// Takes a job back: one that was not begun ends at once; one under way is told, and undoes what it did.
+    pub(crate) async fn cancel(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        reason: Option<String>,
+    ) -> Result<CancelJobResponse, CallError> {
+        let engine = self.clone();
+        let question = crate::calls::question("cancel_job", &(id, &reason));
+        self.once(caller, question, move |_| async move {
+            let job = engine.cancel_now(id, reason).await?;
+            answered(&CancelJobResponse { job })
+        })
+        .await
+    }
+
+    async fn cancel_now(&self, id: JobId, reason: Option<String>) -> Result<Job, CallError> {
+        let bundle = self.state().jobs.get(&id).and_then(|open| open.job.bundle.clone());
+        let Some(bundle) = bundle else {
+            return match self.look(move |transaction| jobs::job(transaction, id)).await? {
+                Some(job) => {
+                    Err(CallError::new(Code::Conflict, format!("job {id} has ended: {}", job.state)))
+                }
+                None => Err(CallError::new(Code::NotFound, format!("there is no job {id}"))),
+            };
+        };
+        let _gate = self.inner.gates.pass(&bundle).await;
+        let (job, waits) = {
+            let mut state = self.state();
+            let waits = state.lanes.withdraw(&bundle, id);
+            let Some(open) = state.jobs.get(&id) else {
+                return Err(CallError::new(Code::Conflict, format!("job {id} has ended")));
+            };
+            if !waits {
+                open.cancelled.cancel();
+            }
+            (open.job.clone(), waits)
+        };
+        if !waits {
+            return Ok(job);
+        }
+        let kind = job.kind.clone();
+        let (job, record) = end(job, JobState::Cancelled, reason);
+        let row = (kind == JobKind::Put).then(|| self.voided(&bundle, id)).flatten();
+        let (stored, last, kept) = (job.clone(), record.clone(), row.clone());
+        let written = self
+            .inner
+            .store
+            .write(move |transaction| {
+                jobs::put_job(transaction, &stored)?;
+                jobs::append_job_record(transaction, stored.id, &last)?;
+                kept.as_ref().map_or(Ok(()), |row| rows::put_bundle(transaction, row))
+            })
+            .await;
+        let mut state = self.state();
+        if let Err(error) = written {
+            state.lanes.submit(&bundle, Item::Job { id, kind });
+            return Err(error.refusal());
+        }
+        if let Some((known, row)) = state.bundles.get_mut(&bundle).zip(row) {
+            known.row = row;
+        }
+        if let Some(open) = state.jobs.remove(&id) {
+            open.progress.send_replace(record.seq);
+        }
+        drop(state);
+        self.release(&bundle);
+        Ok(job)
+    }
+
+    /// The row of a bundle whose accepted version was taken back, if it was by this job.
+    pub(super) fn voided(&self, bundle: &Name, job: JobId) -> Option<BundleRow> {
+        let row = self.state().bundles.get(bundle)?.row.clone();
+        (row.put == job).then_some(BundleRow { void: true, ..row })
+    }
+}
+
+/// The next record of a job, about the job as a whole.
+pub(super) fn next_record(job: &mut Job, message: Option<String>) -> JobRecord {
+    job.records += 1;
+    JobRecord {
+        seq: job.records,
+        at_unix_ms: clock::unix_ms(),
+        state: job.state.clone(),
+        workload: None,
+        op: None,
+        step: None,
+        result: None,
+        message,
+    }
+}
+
+/// A job that has ended, and its last record.
+pub(super) fn end(mut job: Job, state: JobState, message: Option<String>) -> (Job, JobRecord) {
+    job.state = state;
+    job.ended_unix_ms = Some(clock::unix_ms());
+    job.message.clone_from(&message);
+    let record = next_record(&mut job, message);
+    (job, record)
+}
+
+fn existing<'a>(bundle: Option<&'a Bundle>, name: &Name) -> Result<&'a Bundle, CallError> {
+    let found = bundle.filter(|bundle| bundle.row.phase != BundlePhase::Deleted);
+    found.ok_or_else(|| CallError::new(Code::NotFound, format!("there is no bundle {name}")))
+}
+
+/// Which workloads a retry is about, as its job's reason says it.
+fn selection(workloads: &[WorkloadId]) -> String {
+    workloads.iter().map(WorkloadId::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// The workloads of a retry, read back from its job.
+pub(super) fn selected(job: &Job) -> Vec<WorkloadId> {
+    let words = job.reason.as_deref().unwrap_or_default().split(' ');
+    words.map_while(|word| word.parse().ok()).collect()
+}
+
+/// Counts of workloads by state, for a summary.
+pub(super) fn counts(bundle: &Bundle) -> std::collections::BTreeMap<ResultState, u64> {
+    let mut counts = std::collections::BTreeMap::new();
+    for row in bundle.workloads.values() {
+        *counts.entry(row.result.state.clone()).or_default() += 1;
+    }
+    counts
+}

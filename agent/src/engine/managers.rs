@@ -1,0 +1,79 @@
+//! The managers of this agent, one for each kind of workload.
+
+mod app;
+mod directory;
+mod file;
+mod label;
+
+use std::{collections::BTreeSet, io, path::Path, sync::Arc};
+
+use serde_json::Value;
+use towline_protocol::{ResourceId, StoreId, platform::ServiceStatus};
+
+use self::label::Labels;
+use super::{
+    manager::{Manager, Seen},
+    pipeline::Stop,
+};
+use crate::{direct::Direct, runtime::process::blocking};
+
+/// All of them, in the order their kinds start in unless a bundle says otherwise. `data_dir` and `store`
+/// are the agent's own.
+pub(crate) fn all(data_dir: &Path, store: StoreId, direct: Direct) -> Vec<Arc<dyn Manager>> {
+    let labels = Labels::new(data_dir, store);
+    vec![
+        Arc::new(directory::Directories::new(labels.clone())),
+        Arc::new(file::Files::new(labels)),
+        Arc::new(app::Apps::new(direct)),
+    ]
+}
+
+/// Runs what waits for a disk where that is allowed.
+async fn on_disk(work: impl FnOnce() -> Result<Value, Stop> + Send + 'static) -> Result<Value, Stop> {
+    blocking(move || Ok(work())).await.unwrap_or_else(|error| Err(label::refused(&error).into()))
+}
+
+fn ready() -> Seen {
+    Seen { status: ServiceStatus::Ready, reason: None, units: Vec::new(), drift: None, repair: false }
+}
+
+/// It did not answer: nothing follows from that.
+fn unknown(reason: String) -> Seen {
+    Seen { status: ServiceStatus::Unknown, reason: Some(reason), ..ready() }
+}
+
+fn drifted(drift: String, repair: bool) -> Seen {
+    Seen {
+        status: ServiceStatus::Degraded,
+        reason: Some(drift.clone()),
+        drift: Some(drift),
+        repair,
+        ..ready()
+    }
+}
+
+/// Removes labelled paths whose resource is none of `known`: an agent died before it could.
+async fn clean_up(
+    labels: Labels,
+    kind: &'static str,
+    known: BTreeSet<ResourceId>,
+    remove: impl Fn(&Path) -> io::Result<()> + Send + 'static,
+) -> Vec<String> {
+    let work = move || {
+        let mut removed = Vec::new();
+        for stranger in labels.strangers(kind, &known) {
+            let gone = match remove(&stranger.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+                _ => labels.remove(&stranger.path).map_err(|error| error.message),
+            };
+            match gone {
+                Ok(()) => removed.push(stranger.path.display().to_string()),
+                Err(error) => {
+                    tracing::warn!(path = %stranger.path.display(), error, "a leftover cannot be removed");
+                }
+            }
+        }
+        Ok(removed)
+    };
+    blocking(work).await.unwrap_or_default()
+}

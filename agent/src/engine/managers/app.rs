@@ -1,0 +1,94 @@
+//! `App`: units on the process runtime, brought about in the same way as those that `apply` brings here.
+
+use async_trait::async_trait;
+use serde_json::Value;
+use towline_protocol::platform::ServiceStatus;
+
+use crate::{
+    direct::{Direct, Owned},
+    engine::{
+        manager::{Manager, Seen, Traits, Work},
+        pipeline::Step,
+    },
+    manifest::{Complaint, read_app_of_bundle},
+};
+
+/// Carries out `App`.
+#[derive(Debug)]
+pub(super) struct Apps {
+    direct: Direct,
+}
+
+impl Apps {
+    pub(super) fn new(direct: Direct) -> Self {
+        Self { direct }
+    }
+}
+
+fn owned(work: &Work) -> Owned {
+    let generation = work.data.get("generation").and_then(Value::as_str).map(str::to_owned);
+    Owned {
+        bundle: work.bundle.clone(),
+        id: work.resource.to_string(),
+        definition: work.definition.clone(),
+        generation,
+        adopt: work.adopt,
+    }
+}
+
+#[async_trait]
+impl Manager for Apps {
+    fn kind(&self) -> &'static str {
+        "App"
+    }
+
+    fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
+        read_app_of_bundle(document).map(|_| Traits::default())
+    }
+
+    fn provision(&self, work: Work) -> Vec<Step> {
+        let direct = self.direct.clone();
+        // What it does halfway it undoes itself: it alone knows which units it started.
+        vec![Step::new("run").forward(move |given| async move {
+            Ok(direct.bring_about(&owned(&work), &given.cancelled).await?)
+        })]
+    }
+
+    fn update(&self, work: Work, _before: Work) -> Vec<Step> {
+        self.provision(work)
+    }
+
+    fn deprovision(&self, work: Work) -> Vec<Step> {
+        let direct = self.direct.clone();
+        vec![Step::new("stop and remove").forward(move |_| async move {
+            direct.take_down(&owned(&work)).await?;
+            Ok(Value::Null)
+        })]
+    }
+
+    fn pause(&self, work: Work) -> Option<Vec<Step>> {
+        let direct = self.direct.clone();
+        Some(vec![Step::new("stop").forward(move |_| async move {
+            direct.pause(&owned(&work)).await?;
+            Ok(Value::Null)
+        })])
+    }
+
+    fn resume(&self, work: Work) -> Option<Vec<Step>> {
+        Some(self.provision(work))
+    }
+
+    fn adopt(&self, work: &Work, paused: bool) {
+        self.direct.find_again(&owned(work), paused);
+    }
+
+    async fn observe(&self, work: Work) -> Seen {
+        let service = self.direct.some_services(&[work.resource]).pop();
+        let Some(service) = service else { return super::unknown("nothing is known of it".to_owned()) };
+        // Mended by the same watch as what `apply` brought here.
+        let drift = (service.status == ServiceStatus::Degraded).then(|| {
+            service.excuse.clone().unwrap_or_else(|| "its units are not as its definition says".to_owned())
+        });
+        Seen { status: service.status, reason: service.excuse, units: service.units, drift, repair: false }
+    }
+}

@@ -1,0 +1,211 @@
+//! `Directory`: a directory of this host, with room set aside for it.
+//!
+//! ```yaml
+//! spec: {path: /srv/shop, size: 1Gi, mode: "0755", owner: null, group: null, shared: false, drift: repair}
+//! ```
+//! `size` counts as reserved; it is no quota. With `shared` in each of them, several bundles may declare the same one: the
+//! first makes it, the last removes it.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::PathBuf,
+};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use towline_protocol::{Code, ItemError, ResourceId};
+
+use super::{
+    label::{Labels, failed, refused},
+    on_disk,
+};
+use crate::{
+    engine::{
+        manager::{Manager, Seen, Traits, Work},
+        pipeline::{Step, Stop, Verdict},
+    },
+    manifest::{ByteSize, Complaint, Drift, drift_field, mode_field, path_field, read_kind},
+    runtime::process::{blocking, owner_of},
+};
+
+const KIND: &str = "Directory";
+
+/// Carries out `Directory`.
+#[derive(Debug)]
+pub(super) struct Directories {
+    labels: Labels,
+}
+
+#[derive(Debug, Clone)]
+struct Spec {
+    path: PathBuf,
+    size: ByteSize,
+    mode: u32,
+    owner: Option<String>,
+    group: Option<String>,
+    shared: bool,
+    drift: Drift,
+}
+
+fn read(document: &[u8]) -> Result<Spec, Vec<Complaint>> {
+    let spec = read_kind(document, KIND, |fields| {
+        let path = path_field(&fields.get("path"));
+        let size = fields.get("size").parsed().unwrap_or_else(|| ByteSize::new(0));
+        let mode = mode_field(&fields.get("mode")).unwrap_or(0o755);
+        let owner = fields.get("owner").text();
+        let group = fields.get("group").text();
+        let shared = fields.get("shared").boolean().unwrap_or(false);
+        let drift = drift_field(&fields.get("drift"));
+        Some(Spec { path: path?, size, mode, owner, group, shared, drift })
+    });
+    spec.map(|(_, spec)| spec)
+}
+
+/// A definition that was accepted, read again.
+fn spec_of(work: &Work) -> Result<Spec, ItemError> {
+    read(&work.definition).map_err(|complaints| {
+        let text = complaints.iter().map(|complaint| format!("{}: {}", complaint.path, complaint.text));
+        ItemError::new(Code::Invalid, text.collect::<Vec<_>>().join("; "))
+    })
+}
+
+impl Directories {
+    pub(super) fn new(labels: Labels) -> Self {
+        Self { labels }
+    }
+
+    /// Marks it ours, and makes it.
+    fn steps(&self, work: &Work) -> Vec<Step> {
+        let (labels, undone) = (self.labels.clone(), self.labels.clone());
+        let (asked, back) = (work.clone(), work.clone());
+        let label = Step::new("label")
+            .forward(move |_| {
+                on_disk(move || {
+                    let spec = spec_of(&asked)?;
+                    Ok(json!({"taken": labels.take(&spec.path, &asked.resource, &asked.bundle)?}))
+                })
+            })
+            .backward(move |result| async move {
+                if result.get("taken") != Some(&Value::Bool(true)) {
+                    return Ok(());
+                }
+                let undo = move || take_down(&undone, &back).map_err(Stop::from);
+                on_disk(move || undo().map(|()| Value::Null)).await.map(drop).map_err(|stop| stop.error)
+            });
+        let asked = work.clone();
+        let make = Step::new("create").forward(move |_| on_disk(move || Ok(make(&spec_of(&asked)?)?)));
+        vec![label, make]
+    }
+}
+
+fn make(spec: &Spec) -> Result<Value, ItemError> {
+    let path = &spec.path;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made.map_err(|error| failed("cannot make", path, &error))?,
+    }
+    let (uid, gid) =
+        owner_of(spec.owner.as_deref(), spec.group.as_deref()).map_err(|error| refused(&error))?;
+    if uid.is_some() || gid.is_some() {
+        chown(path, uid, gid).map_err(|error| failed("cannot change the owner of", path, &error))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(spec.mode))
+        .map_err(|error| failed("cannot change the mode of", path, &error))?;
+    Ok(json!({"path": path}))
+}
+
+fn take_down(labels: &Labels, work: &Work) -> Result<(), ItemError> {
+    let path = spec_of(work)?.path;
+    if !labels.leave(&path, &work.resource, &work.bundle)? {
+        return Ok(());
+    }
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("cannot remove", &path, &error));
+        }
+        _ => {}
+    }
+    labels.remove(&path)
+}
+
+#[async_trait]
+impl Manager for Directories {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
+        read(document).map(|spec| Traits { shared: spec.shared, disk: spec.size.get() })
+    }
+
+    async fn initialise(&self) -> Result<(), ItemError> {
+        self.labels.make()
+    }
+
+    fn provision(&self, work: Work) -> Vec<Step> {
+        self.steps(&work)
+    }
+
+    fn update(&self, work: Work, before: Work) -> Vec<Step> {
+        let (was, is) = (before.clone(), work.clone());
+        let same = Step::new("compare").forward(move |_| async move {
+            let (old, new) = (spec_of(&was)?, spec_of(&is)?);
+            if old.path == new.path {
+                let visible = |spec: &Spec| (spec.mode, spec.owner.clone(), spec.group.clone());
+                return match visible(&old) == visible(&new) {
+                    true => Err(Stop::new(Verdict::NoAction, Code::Conflict, "nothing on disk differs")),
+                    false => Ok(Value::Null),
+                };
+            }
+            let text = format!(
+                "found {}, allowed is {}, which it has: what is in it would be lost; remove the Directory \
+                 in one version and add it in the next",
+                new.path.display(),
+                old.path.display()
+            );
+            Err(Stop::new(Verdict::Unchanged, Code::Conflict, text).context("spec.path"))
+        });
+        let make = Step::new("change")
+            .forward(move |_| on_disk(move || Ok(make(&spec_of(&work)?)?)))
+            .backward(move |_| async move {
+                on_disk(move || Ok(make(&spec_of(&before)?)?)).await.map(drop).map_err(|stop| stop.error)
+            });
+        vec![same, make]
+    }
+
+    fn deprovision(&self, work: Work) -> Vec<Step> {
+        let labels = self.labels.clone();
+        vec![
+            Step::new("remove")
+                .forward(move |_| on_disk(move || Ok(take_down(&labels, &work).map(|()| Value::Null)?))),
+        ]
+    }
+
+    async fn observe(&self, work: Work) -> Seen {
+        let looked = move || {
+            let spec = match spec_of(&work) {
+                Ok(spec) => spec,
+                Err(error) => return Ok(super::unknown(error.message)),
+            };
+            let (path, repair) = (spec.path.display(), spec.drift == Drift::Repair);
+            Ok(match fs::symlink_metadata(&spec.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    super::drifted(format!("{path} is gone"), repair)
+                }
+                Err(error) => super::unknown(format!("{path}: {error}")),
+                Ok(meta) if !meta.is_dir() => super::drifted(format!("{path} is no directory"), false),
+                Ok(meta) if meta.permissions().mode() & 0o7777 != spec.mode => {
+                    super::drifted(format!("{path} has another mode"), repair)
+                }
+                Ok(_) => super::ready(),
+            })
+        };
+        blocking(looked).await.unwrap_or_else(|error| super::unknown(error.to_string()))
+    }
+
+    async fn clean_up(&self, known: BTreeSet<ResourceId>) -> Vec<String> {
+        super::clean_up(self.labels.clone(), KIND, known, |path| fs::remove_dir_all(path)).await
+    }
+}

@@ -1,0 +1,149 @@
+//! What makes a path ours: a label in the agent's own directory, written before the path is made. A crash leaves a label
+//! without a path, never a path without a label.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use towline_protocol::{Code, ItemError, Name, ResourceId, StoreId};
+
+use crate::{runtime::process::RuntimeError, shim::write_durably};
+
+/// The label of one path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Label {
+    pub(super) path: PathBuf,
+    pub(super) resource: ResourceId,
+    /// The store that it was written for: another one cannot know what it means.
+    pub(super) store: StoreId,
+    /// Bundles that have it; several only of what is shared.
+    pub(super) holders: BTreeSet<Name>,
+}
+
+/// All labels, below the agent's data directory.
+#[derive(Debug, Clone)]
+pub(super) struct Labels {
+    dir: PathBuf,
+    store: StoreId,
+}
+
+impl Labels {
+    pub(super) fn new(data_dir: &Path, store: StoreId) -> Self {
+        Self { dir: data_dir.join("labels"), store }
+    }
+
+    /// Makes room for labels.
+    pub(super) fn make(&self) -> Result<(), ItemError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(|error| failed("cannot make", &self.dir, &error))
+    }
+
+    /// Makes `path` the resource's own, held by `bundle`; says whether `bundle` is a new holder of it.
+    pub(super) fn take(&self, path: &Path, resource: &ResourceId, bundle: &Name) -> Result<bool, ItemError> {
+        let mut label = match self.read(path)? {
+            Some(label) if label.resource == *resource => label,
+            Some(label) => return Err(conflict(path, &format!("it is of {}", label.resource))),
+            None if fs::symlink_metadata(path).is_ok() => {
+                return Err(conflict(path, "nobody declared it here"));
+            }
+            None => Label {
+                path: path.to_owned(),
+                resource: resource.clone(),
+                store: self.store,
+                holders: BTreeSet::new(),
+            },
+        };
+        // Of a store that was lost: this one takes over what is put again under the same id.
+        label.store = self.store;
+        if !label.holders.insert(bundle.clone()) {
+            return Ok(false);
+        }
+        self.write(&label)?;
+        Ok(true)
+    }
+
+    /// `bundle` holds `path` no more. Says whether it is for it to remove: it was ours, and nobody else holds it. The label
+    /// stays then, until [`Labels::remove`].
+    pub(super) fn leave(&self, path: &Path, resource: &ResourceId, bundle: &Name) -> Result<bool, ItemError> {
+        let Some(mut label) = self.read(path)?.filter(|label| label.resource == *resource) else {
+            return Ok(false);
+        };
+        let others = label.holders.iter().any(|holder| holder != bundle);
+        if others {
+            label.holders.remove(bundle);
+            self.write(&label)?;
+        }
+        Ok(!others)
+    }
+
+    /// Forgets a path that is gone.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), ItemError> {
+        match fs::remove_file(self.file(path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("cannot remove the label of", path, &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Labels of this store whose resources are none of `known`.
+    pub(super) fn strangers(&self, kind: &str, known: &BTreeSet<ResourceId>) -> Vec<Label> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let labels =
+            entries.filter_map(|entry| serde_json::from_slice::<Label>(&fs::read(entry.path()).ok()?).ok());
+        let of_kind = |label: &Label| label.resource.as_str().split('/').nth(1) == Some(kind);
+        labels
+            .filter(|label| label.store == self.store && of_kind(label) && !known.contains(&label.resource))
+            .collect()
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Label>, ItemError> {
+        match fs::read(self.file(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("cannot read the label of", path, &error)),
+            Ok(json) => serde_json::from_slice(&json)
+                .map(Some)
+                .map_err(|error| failed("cannot read the label of", path, &error.into())),
+        }
+    }
+
+    fn write(&self, label: &Label) -> Result<(), ItemError> {
+        let file = self.file(&label.path);
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let json =
+            serde_json::to_vec(label).map_err(|error| failed("cannot label", &label.path, &error.into()))?;
+        write_durably(&self.dir, &name, &json).map_err(|error| failed("cannot label", &label.path, &error))
+    }
+
+    fn file(&self, path: &Path) -> PathBuf {
+        let digest = blake3::hash(path.as_os_str().as_encoded_bytes());
+        self.dir.join(format!("{}.json", digest.to_hex()))
+    }
+}
+
+/// What the system said about a path.
+pub(super) fn failed(what: &str, path: &Path, error: &io::Error) -> ItemError {
+    ItemError::new(Code::Cluster, format!("{what} {}: {error}", path.display()))
+}
+
+/// What the runtime said about users and files.
+pub(super) fn refused(error: &RuntimeError) -> ItemError {
+    let code = match error {
+        RuntimeError::NoSuchUser { .. } => Code::Invalid,
+        _ => Code::Cluster,
+    };
+    ItemError::new(code, error.to_string())
+}
+
+fn conflict(path: &Path, why: &str) -> ItemError {
+    let text = format!("spec.path: {} exists, and {why}", path.display());
+    ItemError::new(Code::Conflict, text).with_help("remove it, or choose another path")
+}

@@ -1,0 +1,407 @@
+//! Carrying out one thing of a lane: what is to be done is worked out against what is there, then done one workload after
+//! the other. Each is stored before it is begun, and again with its result; a pass that was cut short is simply run again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use redb::WriteTransaction;
+use tokio_util::sync::CancellationToken;
+use towline_bus::clock;
+use towline_protocol::{
+    CallError, Code, ContentDigest, ItemError, JobId, Name, WorkloadId,
+    bundle::{BundlePhase, ResultState},
+    job::{Job, JobKind, JobState},
+};
+
+use super::{
+    Engine,
+    jobs::{end, next_record, selected},
+    lanes::Item,
+    model::Verb,
+    state::Bundle,
+};
+use crate::store::{
+    StoreError, jobs, records,
+    rows::{self, BundleRow, WorkloadRow},
+};
+
+/// What a pass is to bring about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// Its content, as far as nobody paused it. With workloads: those that failed, however often.
+    Bring { again: bool, only: Vec<WorkloadId> },
+    /// Nothing of it.
+    Remove { force: bool },
+    /// All of it stopped.
+    Pause,
+    /// One workload as it is defined.
+    Repair(WorkloadId),
+    /// One workload gone, and why.
+    GiveUp(WorkloadId, String),
+}
+
+/// One operation on one workload.
+#[derive(Debug, Clone)]
+pub(super) struct Todo {
+    pub(super) verb: Verb,
+    pub(super) id: WorkloadId,
+    /// What is to hold afterwards.
+    pub(super) definition: Bytes,
+    pub(super) digest: ContentDigest,
+    pub(super) version: u64,
+    /// What held before: definition, digest, version.
+    pub(super) before: Option<(Bytes, ContentDigest, u64)>,
+}
+
+impl Todo {
+    /// What takes it back.
+    fn inverse(&self) -> Option<Self> {
+        let verb = self.verb.inverse()?;
+        let this = (self.definition.clone(), self.digest, self.version);
+        let (definition, digest, version) = match verb {
+            Verb::Update | Verb::Add => self.before.clone()?,
+            _ => this.clone(),
+        };
+        Some(Self { verb, id: self.id.clone(), definition, digest, version, before: Some(this) })
+    }
+}
+
+/// A pass under way.
+pub(super) struct Pass {
+    pub(super) engine: Engine,
+    pub(super) bundle: Name,
+    pub(super) goal: Goal,
+    pub(super) job: Option<Job>,
+    pub(super) cancelled: CancellationToken,
+    /// What failed, by workload.
+    pub(super) errors: BTreeMap<String, ItemError>,
+    /// Workloads whose operation failed or was skipped.
+    pub(super) failed: BTreeSet<WorkloadId>,
+    /// What must stay, for what could not be removed needs it.
+    pub(super) needed: BTreeSet<WorkloadId>,
+    begun: Vec<Todo>,
+}
+
+/// The agent ends; what is left is done by the next one.
+#[derive(Debug)]
+pub(super) struct Ending;
+
+impl Engine {
+    /// Does one thing of the lane of `bundle`.
+    pub(super) async fn run_item(&self, bundle: Name, item: Item) {
+        let Some(mut pass) = self.pass(bundle, item) else { return };
+        // Otherwise the next agent finds it as it is, and begins it again.
+        if pass.run().await.is_err() {
+            tracing::info!(bundle = %pass.bundle, "work is left to the next start");
+        }
+    }
+
+    fn pass(&self, bundle: Name, item: Item) -> Option<Pass> {
+        let state = self.state();
+        let phase = state.bundles.get(&bundle)?.row.phase.clone();
+        let forced = state.bundles.get(&bundle)?.row.forced;
+        let by_phase = |again, only| match phase {
+            BundlePhase::Deleting => Goal::Remove { force: forced },
+            BundlePhase::Paused => Goal::Pause,
+            _ => Goal::Bring { again, only },
+        };
+        let mut cancelled = CancellationToken::new();
+        let (goal, job) = match item {
+            Item::Job { id, .. } => {
+                let open = state.jobs.get(&id)?;
+                cancelled = open.cancelled.clone();
+                let goal = match open.job.kind {
+                    JobKind::Put => Goal::Bring { again: forced, only: Vec::new() },
+                    JobKind::Resume => Goal::Bring { again: false, only: Vec::new() },
+                    JobKind::Delete => Goal::Remove { force: forced },
+                    JobKind::Pause => Goal::Pause,
+                    _ => by_phase(false, selected(&open.job)),
+                };
+                (goal, Some(open.job.clone()))
+            }
+            Item::Reboot => (by_phase(true, Vec::new()), None),
+            Item::Retry => (by_phase(false, Vec::new()), None),
+            Item::Repair { workload } => (Goal::Repair(workload), None),
+            Item::Decommission { workload, reason } => (Goal::GiveUp(workload, reason), None),
+        };
+        drop(state);
+        let engine = self.clone();
+        Some(Pass {
+            engine,
+            bundle,
+            goal,
+            job,
+            cancelled,
+            errors: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            needed: BTreeSet::new(),
+            begun: Vec::new(),
+        })
+    }
+}
+
+impl Pass {
+    async fn run(&mut self) -> Result<(), Ending> {
+        let todos = match self.begin().await? {
+            Ok(todos) => todos,
+            Err(error) => {
+                self.errors.insert(self.bundle.to_string(), ItemError::new(error.code, error.message));
+                return self.finish().await;
+            }
+        };
+        for todo in todos {
+            if self.engine.inner.tasks.stopping().is_cancelled() {
+                return Err(Ending);
+            }
+            if self.cancelled.is_cancelled() {
+                break;
+            }
+            self.begun.push(todo.clone());
+            self.operate(&todo).await?;
+        }
+        if self.cancelled.is_cancelled() {
+            self.take_back().await?;
+        }
+        self.finish().await
+    }
+
+    /// Works out what is to be done, and stores that it is begun.
+    async fn begin(&mut self) -> Result<Result<Vec<Todo>, CallError>, Ending> {
+        let target = match &self.job {
+            Some(job) if job.kind == JobKind::Put => job.version,
+            _ => None,
+        };
+        let target = target.unwrap_or_else(|| self.read(|bundle| bundle.row.target).unwrap_or(0));
+        let todos = self.todos(target).await;
+        let _gate = self.engine.inner.gates.pass(&self.bundle).await;
+        let Some(mut row) = self.read(|bundle| bundle.row.clone()) else { return Ok(Ok(Vec::new())) };
+        self.begin_row(&mut row, target);
+        let started = self.job.as_mut().map(|job| {
+            job.state = JobState::Running;
+            job.started_unix_ms.get_or_insert_with(clock::unix_ms);
+            let record = next_record(job, None);
+            (job.clone(), record)
+        });
+        let new_rows = todos.as_ref().map(|(rows, _)| rows.clone()).unwrap_or_default();
+        let (bundle, stored) = (self.bundle.clone(), row.clone());
+        self.persist(move |transaction| {
+            rows::put_bundle(transaction, &stored)?;
+            for row in &new_rows {
+                rows::put_workload(transaction, &bundle, row, None)?;
+                if row.holds.is_none() && row.result.state == ResultState::Init && row.attempts == 0 {
+                    records::append(
+                        transaction,
+                        bundle.as_str(),
+                        records::Entry {
+                            at_unix_ms: row.result.since_unix_ms,
+                            version: row.version,
+                            workload: Some(row.id.clone()),
+                            state: ResultState::Init,
+                            message: None,
+                            job: row.result.job,
+                        },
+                    )?;
+                }
+            }
+            if let Some((job, record)) = &started {
+                jobs::put_job(transaction, job)?;
+                jobs::append_job_record(transaction, job.id, record)?;
+            }
+            Ok(())
+        })
+        .await?;
+        let (rows, todos) = match todos {
+            Ok((rows, todos)) => (rows, Ok(todos)),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        self.change(|bundle| {
+            bundle.row = row;
+            rows.into_iter().for_each(|row| drop(bundle.workloads.insert(row.id.clone(), row)));
+            bundle.coming.clear();
+        });
+        self.publish();
+        Ok(todos)
+    }
+
+    /// What the bundle is meant to be from here on.
+    fn begin_row(&self, row: &mut BundleRow, target: u64) {
+        row.target = target;
+        let kind = self.job.as_ref().map(|job| &job.kind);
+        let phase = match kind {
+            Some(JobKind::Delete) => BundlePhase::Deleting,
+            Some(JobKind::Pause) => BundlePhase::Paused,
+            Some(JobKind::Resume) => BundlePhase::Active,
+            Some(JobKind::Put) if row.phase == BundlePhase::Deleting => BundlePhase::Active,
+            _ => row.phase.clone(),
+        };
+        if phase != row.phase {
+            row.phase = phase;
+            row.since_unix_ms = clock::unix_ms();
+        }
+        if kind == Some(&JobKind::Delete) {
+            row.reason = self.job.as_ref().and_then(|job| job.reason.clone());
+        }
+    }
+
+    /// Undoes what this pass did, in reverse, to the end.
+    async fn take_back(&mut self) -> Result<(), Ending> {
+        self.failed.clear();
+        self.needed.clear();
+        let inverses: Vec<Todo> = self.begun.drain(..).rev().filter_map(|todo| todo.inverse()).collect();
+        self.cancelled = CancellationToken::new();
+        for todo in inverses {
+            self.operate(&todo).await?;
+        }
+        self.cancelled.cancel();
+        Ok(())
+    }
+
+    /// Stores how it ended.
+    async fn finish(&mut self) -> Result<(), Ending> {
+        let bundle = self.bundle.clone();
+        let _gate = self.engine.inner.gates.pass(&bundle).await;
+        let Some(known) = self.read(Bundle::clone) else { return Ok(()) };
+        let was_cancelled = self.cancelled.is_cancelled();
+        let mut row = known.row.clone();
+        let left = self.settle(&known, &mut row, was_cancelled);
+        let ended = self.job.take().map(|mut job| {
+            job.errors.clone_from(&self.errors);
+            let (state, message) = verdict(&job, &self.errors, was_cancelled, &row);
+            end(job, state, message)
+        });
+        let goes = row.phase == BundlePhase::Deleted && known.row.phase != BundlePhase::Deleted;
+        let record = goes.then(|| records::Entry {
+            at_unix_ms: row.since_unix_ms,
+            version: row.target,
+            workload: None,
+            state: ResultState::Deleted,
+            message: row.reason.clone(),
+            job: ended.as_ref().map(|(job, _)| job.id),
+        });
+        let (name, stored, kept, gone) = (bundle.clone(), row.clone(), ended.clone(), left.clone());
+        self.persist(move |transaction| {
+            for id in &gone {
+                rows::remove_workload(transaction, &name, id)?;
+            }
+            rows::put_bundle(transaction, &stored)?;
+            if let Some(record) = &record {
+                records::append(transaction, name.as_str(), record.clone())?;
+            }
+            if let Some((job, record)) = &kept {
+                jobs::put_job(transaction, job)?;
+                jobs::append_job_record(transaction, job.id, record)?;
+            }
+            Ok(())
+        })
+        .await?;
+        self.change(|bundle| {
+            bundle.row = row;
+            bundle.workloads.retain(|id, _| !left.contains(id));
+            bundle.drift.retain(|id, _| bundle.workloads.contains_key(id));
+        });
+        self.engine.release(&bundle);
+        self.engine.wait_for_retry(&bundle);
+        self.engine.told(&bundle);
+        if let Some((job, record)) = ended {
+            let open = self.engine.state().jobs.remove(&job.id);
+            if let Some(open) = open {
+                open.progress.send_replace(record.seq);
+            }
+        }
+        Ok(())
+    }
+
+    /// How the bundle stands after this pass; says which rows go with it.
+    fn settle(&self, known: &Bundle, row: &mut BundleRow, was_cancelled: bool) -> Vec<WorkloadId> {
+        let now = clock::unix_ms();
+        let job = self.job.as_ref();
+        if was_cancelled {
+            let put = job.filter(|job| job.kind == JobKind::Put && job.id == row.put);
+            row.void |= put.is_some();
+            match job.map(|job| &job.kind) {
+                Some(JobKind::Delete | JobKind::Pause) => row.phase = BundlePhase::Active,
+                Some(JobKind::Resume) => row.phase = BundlePhase::Paused,
+                _ => row.target = row.applied.unwrap_or(0),
+            }
+            let never = |row: &&WorkloadRow| row.holds.is_none() && row.result.job == job.map(|job| job.id);
+            return known.workloads.values().filter(never).map(|row| row.id.clone()).collect();
+        }
+        match &self.goal {
+            Goal::Remove { force } => {
+                let left = known.workloads.keys().cloned().collect::<Vec<_>>();
+                if left.is_empty() || *force {
+                    row.phase = BundlePhase::Deleted;
+                    row.applied = None;
+                    row.forced = false;
+                    row.since_unix_ms = now;
+                    return left;
+                }
+            }
+            Goal::Bring { .. } if self.errors.is_empty() && row.phase == BundlePhase::Active => {
+                let whole = known.workloads.values().all(|row| row.holds.is_some());
+                if whole && row.applied != Some(row.target) {
+                    row.applied = Some(row.target);
+                    row.since_unix_ms = now;
+                }
+                row.forced &= row.target != row.accepted;
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Bundle) -> T) -> Option<T> {
+        self.engine.state().bundles.get(&self.bundle).map(look)
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut Bundle)) {
+        if let Some(bundle) = self.engine.state().bundles.get_mut(&self.bundle) {
+            change(bundle);
+        }
+    }
+
+    /// Tells those who watch the job that its records are durable.
+    pub(super) fn publish(&self) {
+        let Some(job) = &self.job else { return };
+        if let Some(open) = self.engine.state().jobs.get_mut(&job.id) {
+            open.job = job.clone();
+            open.progress.send_replace(job.records);
+        }
+    }
+
+    pub(super) fn job_id(&self) -> Option<JobId> {
+        self.job.as_ref().map(|job| job.id)
+    }
+
+    pub(super) async fn persist<W>(&self, work: W) -> Result<(), Ending>
+    where
+        W: Fn(&WriteTransaction) -> Result<(), StoreError> + Clone + Send + 'static,
+    {
+        self.engine.persist(work).await
+    }
+}
+
+/// How a job ended, and a sentence about it.
+fn verdict(
+    job: &Job,
+    errors: &BTreeMap<String, ItemError>,
+    was_cancelled: bool,
+    row: &BundleRow,
+) -> (JobState, Option<String>) {
+    let own = errors.values().filter(|error| error.code != Code::Cancelled).count();
+    if was_cancelled {
+        let undone = match own {
+            0 => "taken back; what it did was undone".to_owned(),
+            failed => format!("taken back; undoing {failed} of its operations failed"),
+        };
+        return (JobState::Cancelled, Some(undone));
+    }
+    match (own, &row.phase) {
+        (0, BundlePhase::Paused) if job.kind == JobKind::Put => {
+            (JobState::Done, Some("the bundle is paused: what is new begins when it is resumed".to_owned()))
+        }
+        (0, _) => (JobState::Done, None),
+        (1, _) => (JobState::Failed, Some("1 workload failed; it is tried again".to_owned())),
+        (failed, _) => (JobState::Failed, Some(format!("{failed} workloads failed; they are tried again"))),
+    }
+}

@@ -1,0 +1,93 @@
+//! What the engine holds in memory: the rows of the store, who works on what, and who waits for it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{OwnedMutexGuard, watch};
+use tokio_util::sync::CancellationToken;
+use towline_bus::clock::Moment;
+use towline_protocol::{JobId, Name, ResourceId, WorkloadId, job::Job};
+
+use super::{lanes::Lanes, plan::There};
+use crate::store::rows::{BundleRow, WorkloadRow};
+
+/// A bundle, as the store has it.
+#[derive(Debug, Clone)]
+pub(super) struct Bundle {
+    pub(super) row: BundleRow,
+    pub(super) workloads: BTreeMap<WorkloadId, WorkloadRow>,
+    /// What an accepted version adds that was not begun yet.
+    pub(super) coming: Vec<ResourceId>,
+    /// When what failed is tried again; none if nothing failed.
+    pub(super) due: Option<Moment>,
+    /// Since when a workload is known to have drifted, in Unix milliseconds, and how.
+    pub(super) drift: BTreeMap<WorkloadId, (u64, String)>,
+}
+
+impl Bundle {
+    pub(super) fn new(row: BundleRow, workloads: BTreeMap<WorkloadId, WorkloadRow>) -> Self {
+        Self { row, workloads, coming: Vec::new(), due: None, drift: BTreeMap::new() }
+    }
+
+    /// Its workloads in the order they were started in.
+    pub(super) fn in_order(&self) -> Vec<&WorkloadRow> {
+        let mut rows: Vec<&WorkloadRow> = self.workloads.values().collect();
+        rows.sort_by_key(|row| row.rank);
+        rows
+    }
+
+    /// The same, as planning sees them.
+    pub(super) fn there(&self) -> Vec<There> {
+        let there = |row: &WorkloadRow| There {
+            id: row.id.clone(),
+            holds: row.holds,
+            state: row.result.state.clone(),
+            failing: row.attempts > 0,
+        };
+        self.in_order().into_iter().map(there).collect()
+    }
+}
+
+/// A job that has not ended.
+#[derive(Debug)]
+pub(super) struct OpenJob {
+    pub(super) job: Job,
+    pub(super) cancelled: CancellationToken,
+    /// The sequence of its newest record that is durable.
+    pub(super) progress: watch::Sender<u64>,
+}
+
+impl OpenJob {
+    pub(super) fn new(job: Job) -> Self {
+        let (progress, _) = watch::channel(job.records);
+        Self { job, cancelled: CancellationToken::new(), progress }
+    }
+}
+
+/// Everything that the engine holds.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) bundles: BTreeMap<Name, Bundle>,
+    pub(super) jobs: HashMap<JobId, OpenJob>,
+    pub(super) lanes: Lanes,
+    /// What is being worked on, since when it has not come on.
+    pub(super) at_work: BTreeMap<Name, (String, Moment)>,
+}
+
+/// One lock per bundle: whoever reads its rows to write them anew holds it.
+#[derive(Debug, Default)]
+pub(super) struct Gates(Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Gates {
+    /// Waits for the lock of `bundle`. Locks that nobody holds or waits for are forgotten on the way.
+    pub(super) async fn pass(&self, bundle: &Name) -> OwnedMutexGuard<()> {
+        let gate = {
+            let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+            Arc::clone(gates.entry(bundle.clone()).or_default())
+        };
+        gate.lock_owned().await
+    }
+}

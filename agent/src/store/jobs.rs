@@ -1,0 +1,169 @@
+//! Jobs: what was accepted, how far it is, and each of its steps.
+
+use redb::{
+    ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction,
+};
+use towline_protocol::{
+    JobId, Name,
+    job::{Job, JobRecord, JobState},
+    wire,
+};
+
+use super::{StoreError, decode};
+use crate::engine::retention;
+
+/// Jobs, by number: they are accepted in this order.
+const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
+/// Numbers of jobs, by id.
+const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("job-numbers");
+/// Numbers of the jobs that have not ended.
+const OPEN: TableDefinition<'_, u64, ()> = TableDefinition::new("open-jobs");
+/// Steps, by number of the job and of the step.
+const STEPS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("job-records");
+
+/// Which jobs are asked for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct JobPage {
+    pub(crate) bundle: Option<Name>,
+    pub(crate) states: Vec<JobState>,
+    /// Those older than this one.
+    pub(crate) after: Option<JobId>,
+    pub(crate) limit: usize,
+}
+
+pub(super) fn open(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(JOBS)?;
+    transaction.open_table(NUMBERS)?;
+    transaction.open_table(OPEN)?;
+    transaction.open_table(STEPS)?;
+    Ok(())
+}
+
+/// Adds a job, gives it its number, and forgets the oldest that have ended beyond what is kept.
+pub(crate) fn add_job(transaction: &WriteTransaction, job: &Job) -> Result<(), StoreError> {
+    let number = transaction.open_table(JOBS)?.last()?.map_or(1, |(number, _)| number.value() + 1);
+    transaction.open_table(NUMBERS)?.insert(job.id.to_string().as_str(), number)?;
+    write(transaction, number, job)?;
+    forget(transaction)
+}
+
+/// Stores how a job stands now; one that was forgotten stays so.
+pub(crate) fn put_job(transaction: &WriteTransaction, job: &Job) -> Result<(), StoreError> {
+    match number_of(transaction, job.id)? {
+        Some(number) => write(transaction, number, job),
+        None => Ok(()),
+    }
+}
+
+/// Appends one step of a job. Its sequence is the job's `records`.
+pub(crate) fn append_job_record(
+    transaction: &WriteTransaction,
+    job: JobId,
+    record: &JobRecord,
+) -> Result<(), StoreError> {
+    if let Some(number) = number_of(transaction, job)? {
+        transaction.open_table(STEPS)?.insert((number, record.seq), wire::encode(record).as_slice())?;
+    }
+    Ok(())
+}
+
+fn number_of(transaction: &WriteTransaction, job: JobId) -> Result<Option<u64>, StoreError> {
+    Ok(transaction.open_table(NUMBERS)?.get(job.to_string().as_str())?.map(|number| number.value()))
+}
+
+fn write(transaction: &WriteTransaction, number: u64, job: &Job) -> Result<(), StoreError> {
+    transaction.open_table(JOBS)?.insert(number, wire::encode(job).as_slice())?;
+    let mut open = transaction.open_table(OPEN)?;
+    if job.state.is_terminal() {
+        open.remove(number)?;
+    } else {
+        open.insert(number, ())?;
+    }
+    Ok(())
+}
+
+fn forget(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    let mut jobs = transaction.open_table(JOBS)?;
+    let open = transaction.open_table(OPEN)?;
+    // Two for each that is added, so that a store that held too many comes down to what is kept.
+    for _ in 0..2 {
+        let Some((oldest, job)) = jobs.first()?.map(|(number, job)| (number.value(), job.value().to_vec()))
+        else {
+            break;
+        };
+        if jobs.len()? <= retention::JOBS || open.get(oldest)?.is_some() {
+            break;
+        }
+        jobs.remove(oldest)?;
+        if let Ok(job) = decode::<Job>("a job", &job) {
+            transaction.open_table(NUMBERS)?.remove(job.id.to_string().as_str())?;
+        }
+        transaction.open_table(STEPS)?.retain_in((oldest, 0)..=(oldest, u64::MAX), |_, _| false)?;
+    }
+    Ok(())
+}
+
+/// The jobs that have not ended, oldest first. One that is not readable is left out, and said so.
+pub(crate) fn unfinished(transaction: &ReadTransaction) -> Result<Vec<Job>, StoreError> {
+    let jobs = transaction.open_table(JOBS)?;
+    let mut found = Vec::new();
+    for entry in transaction.open_table(OPEN)?.iter()? {
+        let number = entry?.0.value();
+        let Some(bytes) = jobs.get(number)? else { continue };
+        match decode::<Job>(&format!("job {number}"), bytes.value()) {
+            Ok(job) => found.push(job),
+            Err(error) => tracing::error!(%error, "set aside; the others go on"),
+        }
+    }
+    Ok(found)
+}
+
+/// A job, if it is still remembered.
+pub(crate) fn job(transaction: &ReadTransaction, id: JobId) -> Result<Option<Job>, StoreError> {
+    let Some(number) = number(transaction, id)? else { return Ok(None) };
+    let bytes = transaction.open_table(JOBS)?.get(number)?;
+    bytes.map(|bytes| decode(&format!("job {id}"), bytes.value())).transpose()
+}
+
+/// At most `limit` steps of a job after `after`, in order.
+pub(crate) fn steps(
+    transaction: &ReadTransaction,
+    id: JobId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<JobRecord>, StoreError> {
+    let Some(number) = number(transaction, id)? else { return Ok(Vec::new()) };
+    let steps = transaction.open_table(STEPS)?;
+    let mut found = Vec::new();
+    for entry in steps.range((number, after.saturating_add(1))..=(number, u64::MAX))?.take(limit) {
+        found.push(decode(&format!("a step of job {id}"), entry?.1.value())?);
+    }
+    Ok(found)
+}
+
+/// Jobs, newest first; and whether there are more.
+pub(crate) fn page(transaction: &ReadTransaction, asked: &JobPage) -> Result<(Vec<Job>, bool), StoreError> {
+    let before = match asked.after {
+        Some(id) => number(transaction, id)?.unwrap_or(0),
+        None => u64::MAX,
+    };
+    let jobs = transaction.open_table(JOBS)?;
+    let mut found = Vec::new();
+    for entry in jobs.range(..before)?.rev() {
+        let (number, bytes) = entry?;
+        let job: Job = decode(&format!("job {}", number.value()), bytes.value())?;
+        let wanted = asked.bundle.as_ref().is_none_or(|bundle| job.bundle.as_ref() == Some(bundle))
+            && (asked.states.is_empty() || asked.states.contains(&job.state));
+        if wanted {
+            if found.len() == asked.limit {
+                return Ok((found, true));
+            }
+            found.push(job);
+        }
+    }
+    Ok((found, false))
+}
+
+fn number(transaction: &ReadTransaction, id: JobId) -> Result<Option<u64>, StoreError> {
+    Ok(transaction.open_table(NUMBERS)?.get(id.to_string().as_str())?.map(|number| number.value()))
+}

@@ -1,0 +1,212 @@
+//! Bundles and their workloads, as they were accepted and carried out.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use towline_protocol::{
+    ContentDigest, JobId, Name, ResourceId, WorkloadId,
+    bundle::{BundlePhase, Envelope, WorkloadResult},
+    wire,
+};
+
+use super::{StoreError, decode};
+
+/// Rows of bundles, by name.
+const BUNDLES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bundles");
+/// Documents as submitted, by bundle and version.
+const CONTENTS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("contents");
+/// Rows of workloads, by bundle and id.
+const WORKLOADS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("workloads");
+/// The definition of a workload that was carried out last, verbatim, by bundle and id.
+const CARRIED_OUT: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("workload-definitions");
+
+/// Contents kept of a bundle: the one in force, the one that comes, and a few to look back at.
+const CONTENTS_OF_ONE: usize = 10;
+
+/// What is known of a bundle besides its workloads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BundleRow {
+    pub(crate) name: Name,
+    #[serde(default)]
+    pub(crate) description: String,
+    pub(crate) phase: BundlePhase,
+    /// The last accepted version.
+    pub(crate) accepted: u64,
+    /// The digest of its content.
+    pub(crate) digest: ContentDigest,
+    /// The job that was accepted with it.
+    pub(crate) put: JobId,
+    /// That job was taken back: the same content is a change again.
+    #[serde(default)]
+    pub(crate) void: bool,
+    /// The version that is to hold, for its job has begun; 0 before the first.
+    #[serde(default)]
+    pub(crate) target: u64,
+    /// The last version that was carried out without an error.
+    #[serde(default)]
+    pub(crate) applied: Option<u64>,
+    /// The last job about it.
+    pub(crate) job: JobId,
+    /// Since when it stands so.
+    pub(crate) since_unix_ms: u64,
+    /// Why it is being deleted.
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+    /// Put with the version, and given back with it.
+    #[serde(default)]
+    pub(crate) envelope: Option<Envelope>,
+    /// The accepted version is carried out whole, also where nothing changed.
+    #[serde(default)]
+    pub(crate) forced: bool,
+    /// The accepted version may take over direct resources.
+    #[serde(default)]
+    pub(crate) adopt: bool,
+}
+
+/// What is known of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkloadRow {
+    pub(crate) id: WorkloadId,
+    pub(crate) resource: ResourceId,
+    /// The version that changed it last.
+    pub(crate) version: u64,
+    /// The digest of the definition that was carried out; none before the first success.
+    #[serde(default)]
+    pub(crate) holds: Option<ContentDigest>,
+    /// The result of the last operation that changed something.
+    pub(crate) result: WorkloadResult,
+    /// Failures in a row.
+    #[serde(default)]
+    pub(crate) attempts: u64,
+    /// What it must not outlive, and what it must not start before.
+    #[serde(default)]
+    pub(crate) depends_on: Vec<WorkloadId>,
+    /// Its place in the start order; the way down is the reverse.
+    #[serde(default)]
+    pub(crate) rank: u64,
+    /// Other bundles may have it, too.
+    #[serde(default)]
+    pub(crate) shared: bool,
+    /// A monitor gave it up: it is not tried again by itself.
+    #[serde(default)]
+    pub(crate) given_up: bool,
+    /// What its manager wants to be told again.
+    #[serde(default)]
+    pub(crate) data: serde_json::Value,
+}
+
+pub(super) fn open(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(BUNDLES)?;
+    transaction.open_table(CONTENTS)?;
+    transaction.open_table(WORKLOADS)?;
+    transaction.open_table(CARRIED_OUT)?;
+    Ok(())
+}
+
+pub(crate) fn put_bundle(transaction: &WriteTransaction, row: &BundleRow) -> Result<(), StoreError> {
+    transaction.open_table(BUNDLES)?.insert(row.name.as_str(), wire::encode(row).as_slice())?;
+    Ok(())
+}
+
+/// Keeps the content of a version, and forgets that of the lowest versions beyond what is kept, `target` excepted.
+pub(crate) fn put_content(
+    transaction: &WriteTransaction,
+    bundle: &Name,
+    version: u64,
+    target: u64,
+    content: &[u8],
+) -> Result<(), StoreError> {
+    let mut contents = transaction.open_table(CONTENTS)?;
+    contents.insert((bundle.as_str(), version), content)?;
+    let mut versions = Vec::new();
+    for entry in contents.range((bundle.as_str(), 0)..=(bundle.as_str(), u64::MAX))? {
+        versions.push(entry?.0.value().1);
+    }
+    let surplus = versions.len().saturating_sub(CONTENTS_OF_ONE);
+    for old in versions.into_iter().filter(|old| *old != version && *old != target).take(surplus) {
+        contents.remove((bundle.as_str(), old))?;
+    }
+    Ok(())
+}
+
+/// Stores how a workload stands; with `definition`, what was carried out.
+pub(crate) fn put_workload(
+    transaction: &WriteTransaction,
+    bundle: &Name,
+    row: &WorkloadRow,
+    definition: Option<&Bytes>,
+) -> Result<(), StoreError> {
+    let key = (bundle.as_str(), row.id.as_str());
+    transaction.open_table(WORKLOADS)?.insert(key, wire::encode(row).as_slice())?;
+    if let Some(definition) = definition {
+        transaction.open_table(CARRIED_OUT)?.insert(key, definition.as_ref())?;
+    }
+    Ok(())
+}
+
+/// Forgets a workload that is gone; its records stay.
+pub(crate) fn remove_workload(
+    transaction: &WriteTransaction,
+    bundle: &Name,
+    workload: &WorkloadId,
+) -> Result<(), StoreError> {
+    let key = (bundle.as_str(), workload.as_str());
+    transaction.open_table(WORKLOADS)?.remove(key)?;
+    transaction.open_table(CARRIED_OUT)?.remove(key)?;
+    Ok(())
+}
+
+/// The workloads of one bundle.
+pub(crate) type Workloads = BTreeMap<WorkloadId, WorkloadRow>;
+
+/// Every bundle with its workloads. A row that is not readable is left out, and said so: the others are none the worse.
+pub(crate) fn load(transaction: &ReadTransaction) -> Result<Vec<(BundleRow, Workloads)>, StoreError> {
+    let mut found = Vec::new();
+    let bundles = transaction.open_table(BUNDLES)?;
+    let workloads = transaction.open_table(WORKLOADS)?;
+    for entry in bundles.iter()? {
+        let (name, value) = entry?;
+        let Some(row) = readable::<BundleRow>(name.value(), value.value()) else { continue };
+        let mut rows = BTreeMap::new();
+        for entry in workloads.range((name.value(), "")..)? {
+            let (key, value) = entry?;
+            let (bundle, id) = key.value();
+            if bundle != name.value() {
+                break;
+            }
+            if let Some(row) = readable::<WorkloadRow>(&format!("{bundle}: {id}"), value.value()) {
+                rows.insert(row.id.clone(), row);
+            }
+        }
+        found.push((row, rows));
+    }
+    Ok(found)
+}
+
+fn readable<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Option<T> {
+    decode(what, bytes)
+        .inspect_err(|error| tracing::error!(%error, "set aside: put the bundle again to replace it"))
+        .ok()
+}
+
+/// The content of a version, if it is kept.
+pub(crate) fn content(
+    transaction: &ReadTransaction,
+    bundle: &Name,
+    version: u64,
+) -> Result<Option<Bytes>, StoreError> {
+    let contents = transaction.open_table(CONTENTS)?;
+    Ok(contents.get((bundle.as_str(), version))?.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+}
+
+/// The definition of a workload that was carried out last.
+pub(crate) fn carried_out(
+    transaction: &ReadTransaction,
+    bundle: &Name,
+    workload: &WorkloadId,
+) -> Result<Option<Bytes>, StoreError> {
+    let table = transaction.open_table(CARRIED_OUT)?;
+    Ok(table.get((bundle.as_str(), workload.as_str()))?.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+}

@@ -1,0 +1,154 @@
+//! A bundle from its first version to its end.
+
+use std::fs;
+
+use towline_bus::CallContext;
+use towline_protocol::{
+    Code, Effect, RequestId,
+    bundle::{
+        BundlePhase, ChangeOp, DeleteBundleRequest, GetBundleRequest, ListBundlesRequest, PauseBundleRequest,
+        PutBundleRequest, PutOutcome, ResumeBundleRequest,
+    },
+    job::{JobState, ListJobsRequest},
+};
+
+use crate::bench::*;
+
+#[tokio::test]
+async fn z_e3_a_bundle_comes_up_in_order_changes_and_goes_in_reverse() {
+    let bench = Bench::new().await;
+    let head = "apiVersion: towline/v1\nkind: Bundle\nmetadata: {name: shop, description: all of it}\n";
+    let first = format!(
+        "{head}{}{}{}{}",
+        bench.app("web", "  dependsOn: [App/db, File/conf]\n"),
+        bench.app("db", ""),
+        bench.file("conf", "one", ""),
+        bench.directory("data", "  size: 1Mi\n  mode: \"0750\"\n"),
+    );
+    let job = bench.done(first.clone()).await;
+    assert_eq!((job.state, job.version), (JobState::Done, Some(1)), "{:?}", job.errors);
+    assert_eq!(bench.states().await, ["App/db ok", "App/web ok", "Directory/data ok", "File/conf ok"]);
+    assert_eq!(bench.changes().await[4..], ["Directory/data ok", "File/conf ok", "App/db ok", "App/web ok"]);
+    assert_eq!(bench.journal(), ["db", "web"]);
+    assert_eq!(fs::read_to_string(bench.path("conf")).unwrap(), "one");
+    assert!(bench.path("data").is_dir());
+    let status = bench.status().await;
+    assert_eq!((status.summary.applied, status.summary.description.as_str()), (Some(1), "all of it"));
+    assert_eq!(status.workloads[0].observed.as_ref().unwrap().units.len(), 1);
+
+    let request = GetBundleRequest { bundle: shop(), version: None };
+    let got = bench.platform.get_bundle(&cx(), &request).await.unwrap();
+    assert_eq!(got.content, first);
+
+    let second =
+        format!("{head}{}{}", bench.app("web", "  dependsOn: [File/conf]\n"), bench.file("conf", "two", ""));
+    let job = bench.done(second).await;
+    assert_eq!((job.state, job.version), (JobState::Done, Some(2)), "{:?}", job.errors);
+    assert_eq!(bench.states().await, ["App/web ok", "File/conf ok"]);
+    assert_eq!(
+        bench.changes().await[8..],
+        ["App/db deleted", "Directory/data deleted", "File/conf ok", "App/web ok"]
+    );
+    assert!(!bench.path("data").exists());
+    assert_eq!(fs::read_to_string(bench.path("conf")).unwrap(), "two");
+    assert_eq!(bench.journal(), ["db", "web"], "what only depends on something else was not started again");
+
+    let delete = DeleteBundleRequest {
+        bundle: shop(),
+        reason: Some("sold out".to_owned()),
+        dry_run: false,
+        force: false,
+    };
+    let deleted = bench.platform.delete_bundle(&cx(), &delete).await.unwrap();
+    let order: Vec<&str> = deleted.changes.iter().map(|change| change.workload.as_str()).collect();
+    assert_eq!(order, ["App/web", "File/conf"]);
+    let (job, _) = bench.ended(deleted.job.unwrap()).await;
+    assert_eq!(job.state, JobState::Done);
+    assert_eq!(bench.changes().await[12..], ["App/web deleted", "File/conf deleted", "bundle deleted"]);
+    assert!(!bench.path("conf").exists());
+    assert!(
+        bench.platform.list_bundles(&cx(), &ListBundlesRequest::default()).await.unwrap().bundles.is_empty()
+    );
+    assert_eq!(bench.status().await.summary.phase, BundlePhase::Deleted);
+    assert!(bench.agent.direct().runtime().list().is_empty());
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn z_e2_what_is_accepted_is_answered_before_it_is_done_and_done_once() {
+    let bench = Bench::new().await;
+    let request = bench.request(bench.app("web", ""));
+    let context = CallContext::with_id("once".parse::<RequestId>().unwrap());
+    let put = bench.platform.put_bundle(&context, &request).await.unwrap();
+    assert_eq!((put.outcome.clone(), put.version), (PutOutcome::Accepted, 1));
+    assert_eq!(put.changes[0].op, ChangeOp::Add);
+    assert_eq!(
+        bench.platform.put_bundle(&context, &request).await.unwrap(),
+        put,
+        "a repetition is told the same"
+    );
+    let other = PutBundleRequest { content: bench.app("api", "").into(), ..request.clone() };
+    let error = bench.platform.put_bundle(&context, &other).await.unwrap_err();
+    assert_eq!((error.code, error.effect), (Code::Conflict, Effect::None));
+    let (job, records) = bench.ended(put.job.unwrap()).await;
+    assert_eq!(job.request, Some(context.id.clone()));
+    let seqs: Vec<u64> = records.iter().map(|record| record.seq).collect();
+    assert_eq!(seqs, (1..=u64::try_from(records.len()).unwrap()).collect::<Vec<u64>>());
+    let again = bench.put(bench.app("web", "")).await.unwrap();
+    assert_eq!((again.outcome, again.version, again.job), (PutOutcome::Unchanged, 1, put.job));
+    let jobs = bench.platform.list_jobs(&cx(), &ListJobsRequest::default()).await.unwrap().jobs;
+    assert_eq!(jobs.len(), 1);
+    assert_eq!(bench.journal(), ["web"]);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_what_differs_and_does_nothing() {
+    let bench = Bench::new().await;
+    bench.done(format!("{}{}", bench.app("web", ""), bench.file("conf", "hunter2", ""))).await;
+    let content = format!("{}{}", bench.app("web", "  units: 2\n"), bench.file("conf", "hunter3", ""));
+    let request = PutBundleRequest { dry_run: true, ..bench.request(content) };
+    let planned = bench.platform.put_bundle(&cx(), &request).await.unwrap();
+    assert_eq!((planned.outcome, planned.version, planned.job), (PutOutcome::Planned, 2, None));
+    let diffs: Vec<String> = planned.changes.into_iter().filter_map(|change| change.diff).collect();
+    assert_eq!(diffs, ["- spec.content: (hidden)\n+ spec.content: (hidden)\n", "+ spec.units: 2\n"]);
+    assert_eq!(bench.status().await.summary.accepted, 1);
+    assert_eq!(fs::read_to_string(bench.path("conf")).unwrap(), "hunter2");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn z_p3_a_paused_bundle_stays_so_until_it_is_resumed() {
+    let bench = Bench::new().await;
+    bench.done(format!("{}{}", bench.app("web", "  dependsOn: [App/db]\n"), bench.app("db", ""))).await;
+    let pause = PauseBundleRequest { bundle: shop(), reason: Some("stock-taking".to_owned()) };
+    let job = bench.platform.pause_bundle(&cx(), &pause).await.unwrap().job;
+    assert_eq!(bench.ended(job).await.0.state, JobState::Done);
+    assert_eq!(bench.states().await, ["App/db paused", "App/web paused"]);
+    assert_eq!(bench.changes().await[4..], ["App/web paused", "App/db paused"]);
+    // Repair looks every two seconds.
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    assert!(bench.agent.direct().runtime().list().iter().all(|unit| unit.state.pid.is_none()));
+    // What is put meanwhile waits.
+    let job = bench
+        .done(format!(
+            "{}{}{}",
+            bench.app("web", "  dependsOn: [App/db]\n"),
+            bench.app("db", ""),
+            bench.app("api", "")
+        ))
+        .await;
+    assert_eq!(job.state, JobState::Done);
+    assert_eq!(bench.states().await, ["App/api paused", "App/db paused", "App/web paused"]);
+    let resume = ResumeBundleRequest { bundle: shop(), reason: None };
+    let job = bench.platform.resume_bundle(&cx(), &resume).await.unwrap().job;
+    let (job, _) = bench.ended(job).await;
+    assert_eq!(job.state, JobState::Done, "{:?}", job.errors);
+    assert_eq!(bench.states().await, ["App/api ok", "App/db ok", "App/web ok"]);
+    assert_eq!(bench.journal()[..2], ["db", "web"]);
+    let mut again = bench.journal()[2..].to_vec();
+    again.sort();
+    assert_eq!(again, ["api", "db", "web"]);
+    assert_eq!(bench.status().await.summary.applied, Some(2));
+    bench.end().await;
+}
