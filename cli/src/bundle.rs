@@ -1,10 +1,13 @@
 //! A bundle out of files: its documents in one piece, and the name that its head document gives it.
 
+use std::collections::BTreeMap;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
+use towline_agent::manifest;
 use towline_protocol::Name;
 
 use crate::failure::{Exit, Failure};
-use crate::input::{Resource, Source, resources};
+use crate::input::{Origin, Resource, Source, resources};
 
 /// The kind of a head document.
 const HEAD: &str = "Bundle";
@@ -18,7 +21,12 @@ pub(crate) struct Bundle {
     pub(crate) content: Bytes,
     /// What is in it, head documents aside.
     pub(crate) resources: Vec<Resource>,
+    /// Where each of its documents was written.
+    places: BTreeMap<usize, Origin>,
 }
+
+/// How the agent names a document of what it was given.
+const DOCUMENT: &str = "bundle: document ";
 
 impl Bundle {
     /// Reads what was written, as far as who it is: the agent reads the rest.
@@ -53,7 +61,29 @@ impl Bundle {
                 ));
             }
         };
-        Ok(Self { name, content: joined(sources), resources })
+        let content = joined(sources);
+        let written = sources.iter().flat_map(|source| {
+            let documents = manifest::split(&source.bytes).into_iter();
+            documents.map(|document| Origin { source: source.name.clone(), document: document.number })
+        });
+        // Joined or apart, these are the same documents in the same order.
+        let numbers = manifest::split(&content).into_iter().map(|document| document.number);
+        let places = numbers.zip(written).collect();
+        Ok(Self { name, content, resources, places })
+    }
+
+    /// The agent knows the documents by their number alone: says for each complaint which file is meant.
+    pub(crate) fn in_place(&self, failure: Failure) -> Failure {
+        let placed = |line: &str| {
+            let (number, complaint) = line.strip_prefix(DOCUMENT)?.split_once(": ")?;
+            let Origin { source, document } = self.places.get(&number.parse().ok()?)?;
+            Some(format!("{source}: document {document}: {complaint}"))
+        };
+        let lines: Option<Vec<_>> = failure.message().lines().map(placed).collect();
+        match lines {
+            Some(lines) => failure.reworded("the bundle is wrong; nothing was done", lines),
+            None => failure,
+        }
     }
 
     /// Where a workload or resource of this id was written.
@@ -118,6 +148,24 @@ mod tests {
         assert_eq!(several.origin_of("File/motd").as_deref(), Some("b.yaml, document 1"));
         assert_eq!(several.origin_of("default/App/web").as_deref(), Some("a.yaml, document 1"));
         assert_eq!(several.origin_of("App/none"), None);
+    }
+
+    #[test]
+    fn a_complaint_is_told_with_its_file() {
+        let two = format!("---\n{HEAD}---\n---\n{APP}");
+        let bundle = Bundle::read(&[source("a.yaml", &two), source("b.yaml", FILE)], None).unwrap();
+        let told = |message: &str| bundle.in_place(Failure::error(message)).render();
+        let numbers: Vec<_> = bundle.places.keys().collect();
+        let [_, app, file] = numbers.as_slice() else { panic!("{numbers:?}") };
+        let text =
+            told(&format!("bundle: document {app}: spec.units: found -1\nbundle: document {file}: kind: no"));
+        assert_eq!(
+            text,
+            "error: the bundle is wrong; nothing was done\n  a.yaml: document 3: spec.units: found -1\n  \
+             b.yaml: document 1: kind: no\n"
+        );
+        assert_eq!(told("bundle: document 9: x"), "error: bundle: document 9: x\n");
+        assert_eq!(told("another sentence"), "error: another sentence\n");
     }
 
     #[test]

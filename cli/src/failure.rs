@@ -121,6 +121,17 @@ impl Failure {
         self
     }
 
+    /// Says the same in other words, with lines below; a program sees the hub's own.
+    #[must_use]
+    pub(crate) fn reworded(
+        self,
+        message: impl Into<String>,
+        details: impl IntoIterator<Item = String>,
+    ) -> Self {
+        let message = message.into();
+        Self { message, ..self }.with_details(details)
+    }
+
     /// The exit code.
     pub(crate) fn exit(&self) -> Exit {
         self.exit

@@ -50,7 +50,8 @@ async fn put(session: &Session, args: PutArgs) -> Result<(), Failure> {
     let reply = session.client.fetch(&request).await;
     drop(progress);
     let origin_of = |id: &str| bundle.origin_of(id);
-    let reply = reply.map_err(|error| in_words_of_versions(error.into()).with_origins(origin_of))?;
+    let reply =
+        reply.map_err(|error| bundle.in_place(in_words_of_versions(error.into())).with_origins(origin_of))?;
     let answer: BundlePut = reply.read()?;
     let style = session.screen.style();
     session.screen.answer(&reply, |_| {
