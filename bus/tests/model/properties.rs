@@ -151,6 +151,20 @@ fn at_most_one_serves_with_two_replicas_of_which_one_is_restarted() {
 }
 
 #[test]
+fn at_most_one_serves_with_two_replicas_when_the_authority_does_not_know() {
+    let budget = Budget { doubts: 1, ..NOTHING };
+    holds("two replicas, doubt", &Protocol { budget, ..two_replicas() });
+}
+
+/// The second newcomer replaces the first, which may not have begun, and waits for all that are older.
+#[test]
+fn at_most_one_serves_of_two_that_take_over_from_a_third() {
+    let newcomers = vec![ClaimMode::Fresh, ClaimMode::Fresh];
+    holds("chain", &Protocol { newcomers: newcomers.clone(), hubs: 1, ..two_replicas() });
+    holds("two replicas, chain", &Protocol { newcomers, horizon: 1, ..two_replicas() });
+}
+
+#[test]
 fn x_k2_exactly_one_serves_in_the_end_with_two_replicas() {
     holds("two replicas settle", &Protocol { settles: true, returns: true, horizon: 1, ..two_replicas() });
 }
