@@ -32,7 +32,8 @@ async fn compress(body: Vec<u8>) -> Result<Outgoing, CallError> {
     if body.len() <= COMPRESS_INLINE_BYTES_MAX || body.len() > limits::MESSAGE_BYTES_MAX {
         return Ok(Outgoing::new(body)?);
     }
-    let made = tokio::task::spawn_blocking(move || Outgoing::new(body)).await;
+    // Boxed, as all that is rare: every call's future would be the larger for it.
+    let made = Box::pin(tokio::task::spawn_blocking(move || Outgoing::new(body))).await;
     Ok(made.map_err(|_| CallError::new(Code::Cancelled, "the runtime is shutting down"))??)
 }
 

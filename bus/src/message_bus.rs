@@ -67,7 +67,6 @@ pub struct MessageBus {
     caller: Caller,
     authority: Arc<dyn Authority>,
     transport: Arc<dyn Transport>,
-    metrics: BusMetrics,
     tasks: Tasks,
 }
 
@@ -118,14 +117,14 @@ impl MessageBus {
         tasks.spawn("bus sessions", driver.run(asks, heartbeats));
         let counting = metrics.clone().count_events(transport.events(), tasks.stopping().clone());
         tasks.spawn("bus alarms", counting);
-        Ok((Self { roster, caller, authority, transport, metrics, tasks }, receiver))
+        Ok((Self { roster, caller, authority, transport, tasks }, receiver))
     }
 
     /// The platform of an instance. It never fails and does no IO: a call to an instance that is not there answers
     /// `unavailable`, at once.
     #[must_use]
     pub fn connect(&self, instance: &InstanceId) -> Remote {
-        Remote::new(instance.clone(), self.roster.clone(), self.caller.clone(), self.metrics.clone())
+        Remote::new(instance.clone(), self.roster.clone(), self.caller.clone())
     }
 
     /// A round trip through an instance's platform.
@@ -143,7 +142,7 @@ impl MessageBus {
     pub async fn await_presence(&self, instance: &InstanceId, within: Duration) -> Result<(), CallError> {
         let mut changes = self.roster.changes();
         let present = async {
-            while self.roster.target(instance).is_err() {
+            while self.roster.target(instance, |_| ()).is_err() {
                 // The sender lives in the roster that we hold.
                 let _ = changes.changed().await;
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
@@ -328,6 +329,10 @@ impl Driver {
 async fn hear_calls(mut calls: transport::Subscription, responder: Responder, until: CancellationToken) {
     while let Some(Some(message)) = until.run_until_cancelled(calls.next()).await {
         responder.on_call(&message);
+        // What has come meanwhile, without listening for the end before each.
+        while let Some(Some(message)) = calls.next().now_or_never() {
+            responder.on_call(&message);
+        }
     }
 }
 

@@ -190,6 +190,23 @@ impl Root {
         }
     }
 
+    /// The subject of a call, for whoever makes thousands of them a second: [`Root::subject`] without its detours.
+    #[must_use]
+    pub fn call(&self, instance: &InstanceId, epoch: Epoch, method: Method) -> String {
+        self.quickly("c", instance, &epoch.get().to_string(), method.name())
+    }
+
+    /// The subject of a reply, as [`Root::call`].
+    #[must_use]
+    pub fn reply(&self, instance: &InstanceId, replica: ReplicaId, attempt: AttemptId) -> String {
+        self.quickly("r", instance, replica.encode(&mut [0; 32]), &attempt.0.to_string())
+    }
+
+    fn quickly(&self, kind: &str, instance: &InstanceId, third: &str, fourth: &str) -> String {
+        let parts = [self.0.as_str(), kind, instance.tenant.as_str(), instance.name.as_str(), third, fourth];
+        parts.join(".")
+    }
+
     /// Prints a pattern, in NATS' own wildcards.
     #[must_use]
     pub fn pattern(&self, pattern: &Pattern) -> String {

@@ -3,26 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use towline_bus::authority::MemoryAuthority;
 use towline_bus::message_bus::BusConfig;
 use towline_bus::metrics::BusMetrics;
 use towline_bus::platform::CallContext;
 use towline_bus::{MessageBus, Platform as _, Remote};
-use towline_protocol::call::CallBody;
-use towline_protocol::frame::{Encoding, Frame, Header, Kind};
-use towline_protocol::platform::{PingRequest, PingResponse};
-use towline_protocol::{Code, RequestId, wire};
+use towline_protocol::Code;
 use towline_tests::chain::{HubChain, Wire, instance, nats_link};
 use towline_tests::nats::NatsServer;
-use uuid::Uuid;
 
 use super::children::spawn;
+use super::raw::Raw;
 use super::report::{Bar, median, millis, percentile, report};
 
 const PAIRS: usize = 5;
 const MEASURED: Duration = Duration::from_millis(1_500);
-const AWAITED: Duration = Duration::from_secs(30);
+pub(crate) const AWAITED: Duration = Duration::from_secs(30);
 
 /// The hub's half of the bus, on a connection of its own.
 pub(crate) async fn bus(server: &NatsServer) -> MessageBus {
@@ -34,16 +30,8 @@ pub(crate) async fn bus(server: &NatsServer) -> MessageBus {
     bus
 }
 
-/// What a ping and its answer take on the wire, subject aside.
-fn ping_bytes() -> (usize, usize) {
-    let header = |kind| Header::new(kind, Encoding::MessagePack);
-    let frame = |kind, body: Vec<u8>| Frame { header: header(kind), body: body.into() }.encode().len();
-    let call = CallBody { id: RequestId::from_uuid(Uuid::new_v4()), store: None, args: PingRequest {} };
-    (frame(Kind::Call, wire::encode(&call)), frame(Kind::Reply, wire::encode(&PingResponse {})))
-}
-
 /// Calls from so many tasks at once, for a while; the rate and the latencies.
-async fn load<F, W>(at_once: usize, call: F) -> (f64, Vec<Duration>)
+pub(crate) async fn load<F, W>(at_once: usize, call: F) -> (f64, Vec<Duration>)
 where
     F: Fn() -> W + Clone + Send + 'static,
     W: Future<Output = ()> + Send,
@@ -67,7 +55,7 @@ where
     (samples.len() as f64 / begun.elapsed().as_secs_f64(), samples)
 }
 
-async fn pings(remote: &Remote, at_once: usize) -> (f64, Vec<Duration>) {
+pub(crate) async fn pings(remote: &Remote, at_once: usize) -> (f64, Vec<Duration>) {
     let remote = remote.clone();
     load(at_once, move || {
         let remote = remote.clone();
@@ -78,26 +66,15 @@ async fn pings(remote: &Remote, at_once: usize) -> (f64, Vec<Duration>) {
 
 pub(crate) async fn run(server: &NatsServer) {
     let bus = bus(server).await;
-    let (request_bytes, reply_bytes) = ping_bytes();
     let _agent = spawn(&["agents", &server.url(), "call", "1", "0"]);
-    let _responder = spawn(&["raw", &server.url(), &reply_bytes.to_string()]);
     bus.await_presence(&instance("call-0"), AWAITED).await.unwrap();
     let remote = bus.connect(&instance("call-0"));
-    let raw = async_nats::connect(server.url()).await.unwrap();
-    let payload = Bytes::from(vec![7; request_bytes]);
-    let raw_calls = async |at_once| {
-        let (raw, payload) = (raw.clone(), payload.clone());
-        load(at_once, move || {
-            let (raw, payload) = (raw.clone(), payload.clone());
-            async move { drop(raw.request("raw", payload).await.unwrap()) }
-        })
-        .await
-    };
+    let raw = Raw::start(server).await;
     for at_once in [1, 64, 256] {
         let (mut rates, mut p50s) = (Vec::new(), Vec::new());
         let mut own = (0.0, Duration::ZERO);
         for _ in 0..PAIRS {
-            let (raw_rate, mut raw_samples) = raw_calls(at_once).await;
+            let (raw_rate, mut raw_samples) = raw.requests(at_once).await;
             let (rate, mut samples) = pings(&remote, at_once).await;
             let (p50, raw_p50) = (percentile(&mut samples, 0.5), percentile(&mut raw_samples, 0.5));
             rates.push(rate / raw_rate);

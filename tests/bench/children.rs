@@ -32,17 +32,17 @@ pub(crate) fn spawn(args: &[&str]) -> Owned {
 pub(crate) async fn run(args: &[String]) {
     let url = args[1].clone();
     match args[0].as_str() {
-        "raw" => raw_responder(&url, args[2].parse().unwrap()).await,
+        "raw" => raw_responder(&url, args[2].clone(), args[3].parse().unwrap()).await,
         "agents" => agents(&url, &args[2], args[3].parse().unwrap(), args[4].parse().unwrap()).await,
         other => panic!("no child `{other}`"),
     }
     std::future::pending::<()>().await;
 }
 
-/// Answers every request on `raw` with so many bytes.
-async fn raw_responder(url: &str, reply_bytes: usize) {
+/// Answers every request on a subject with so many bytes.
+async fn raw_responder(url: &str, subject: String, reply_bytes: usize) {
     let client = async_nats::connect(url).await.unwrap();
-    let mut requests = client.subscribe("raw").await.unwrap();
+    let mut requests = client.subscribe(subject).await.unwrap();
     let reply = Bytes::from(vec![7; reply_bytes]);
     while let Some(request) = requests.next().await {
         // As the responder of the bus does: a task for each request.

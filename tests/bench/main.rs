@@ -17,7 +17,9 @@
 mod agent;
 mod calls;
 mod children;
+mod cost;
 mod fleet;
+mod raw;
 mod report;
 mod transfers;
 
@@ -31,13 +33,14 @@ async fn main() {
     }
     let filter = args.first().cloned().unwrap_or_default();
     let server = NatsServer::start("").await;
-    for group in ["calls", "absence", "transfers", "takeover", "fleet", "agent"] {
+    for group in ["calls", "cost", "absence", "transfers", "takeover", "fleet", "agent"] {
         if !group.contains(&filter) {
             continue;
         }
         eprintln!("{group} …");
         match group {
             "calls" => calls::run(&server).await,
+            "cost" => cost::run(&server).await,
             "absence" => calls::absence(&server).await,
             "transfers" => transfers::run(&server).await,
             "takeover" => fleet::takeover(&server).await,

@@ -1,28 +1,27 @@
 //! The hub's side of calls.
 
 mod attempt;
+mod pending;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use futures::FutureExt as _;
+use tokio::sync::Semaphore;
 use towline_protocol::call::{CallBody, Request};
 use towline_protocol::frame::{Frame, Kind};
-use towline_protocol::subject::{Pattern, Root, Subject};
-use towline_protocol::{AttemptId, CallError, Code, Epoch, InstanceId, ReplicaId, StoreId, limits, wire};
+use towline_protocol::subject::{Pattern, Root};
+use towline_protocol::{CallError, Code, Epoch, InstanceId, ReplicaId, StoreId, limits, wire};
 
 use self::attempt::{Attempt, decode};
+use self::pending::{Arrival, PendingCalls};
+use super::compress;
 use super::transfer::Outgoing;
-use super::{WORKING, compress};
 use crate::metrics::BusMetrics;
 use crate::platform::{CallContext, ItemStream};
 use crate::task::Tasks;
 use crate::transport::{LinkState, Message, PublishError, SubscribeError, Transport};
-
-/// Frames that wait for one call. Its sender has no credit for more than the window; the rest is room for keep-alives.
-const ATTEMPT_FRAMES_MAX: usize = 2 * limits::STREAM_WINDOW_FRAMES as usize;
 
 /// Where a call goes.
 #[derive(Debug, Clone)]
@@ -45,9 +44,8 @@ struct Inner {
     replica: ReplicaId,
     metrics: BusMetrics,
     tasks: Tasks,
-    pending: Mutex<HashMap<AttemptId, Pending>>,
+    pending: PendingCalls,
     last_attempt: AtomicU64,
-    permits: Arc<Semaphore>,
     reassembly: Arc<Semaphore>,
     heard: Box<Heard>,
 }
@@ -60,19 +58,6 @@ impl std::fmt::Debug for Inner {
 
 /// Told of every valid reply frame.
 type Heard = dyn Fn(&InstanceId, Epoch) + Send + Sync;
-
-struct Pending {
-    reply_subject: String,
-    instance: InstanceId,
-    epoch: Epoch,
-    arrivals: mpsc::Sender<Arrival>,
-}
-
-enum Arrival {
-    Frame(Frame),
-    NoResponders,
-    LinkLost,
-}
 
 impl Caller {
     /// Begins to hear replies. `heard` is told of every valid reply frame: a sign of life of that session.
@@ -95,9 +80,8 @@ impl Caller {
             replica,
             metrics,
             tasks: tasks.clone(),
-            pending: Mutex::default(),
+            pending: PendingCalls::default(),
             last_attempt: AtomicU64::new(uuid::Uuid::new_v4().as_u64_pair().0),
-            permits: Arc::new(Semaphore::new(limits::HUB_CALLS_MAX)),
             reassembly: Arc::new(Semaphore::new(limits::REASSEMBLY_BYTES_MAX)),
             heard: Box::new(heard),
         });
@@ -106,17 +90,26 @@ impl Caller {
         tasks.spawn("bus replies", async move {
             while let Some(Some(message)) = stopping.run_until_cancelled(replies.next()).await {
                 dispatcher.dispatch(&message);
+                // What has come meanwhile, without listening for the end before each.
+                while let Some(Some(message)) = replies.next().now_or_never() {
+                    dispatcher.dispatch(&message);
+                }
             }
         });
         let stopping = tasks.stopping().clone();
         tasks.spawn("bus link of the caller", async move {
             while let Some(Ok(())) = stopping.run_until_cancelled(link.changed()).await {
                 if *link.borrow_and_update() == LinkState::Disconnected {
-                    watcher.fail_pending();
+                    watcher.pending.lose_link();
                 }
             }
         });
         Ok(Self { inner })
+    }
+
+    /// What is counted here.
+    pub(crate) fn metrics(&self) -> &BusMetrics {
+        &self.inner.metrics
     }
 
     /// Makes a call and waits for its answer.
@@ -165,17 +158,14 @@ impl Caller {
         to: &Destination,
         cx: &CallContext,
         args: &R,
-    ) -> Result<Attempt, CallError> {
+    ) -> Result<Box<Attempt>, CallError> {
         let inner = &self.inner;
-        let permit = inner.permits.clone().try_acquire_owned().map_err(|_| {
-            CallError::new(Code::Busy, format!("{} calls are under way at this hub", limits::HUB_CALLS_MAX))
-        })?;
         let body = encode_call(cx, args).await?;
         let time = cx.time.unwrap_or_else(|| R::METHOD.default_time()).min(limits::CALL_TIME_MAX);
-        let attempt = Attempt::register(inner.clone(), to.clone(), R::METHOD, time, body, permit);
-        let (instance, epoch) = (to.instance.clone(), to.epoch);
-        let subject = inner.root.subject(&Subject::Call { instance, epoch, method: R::METHOD.into() });
-        let sent = inner.publish(subject, Some(attempt.reply_subject()), attempt.first_frame()).await;
+        let attempt = Attempt::register(inner.clone(), to.clone(), R::METHOD, time, body)?;
+        let subject = inner.root.call(&to.instance, to.epoch, R::METHOD);
+        let (reply, payload) = (attempt.reply_subject(), attempt.first_frame());
+        let sent = inner.publish(subject, Some(reply), payload).await;
         sent.map_err(|error| not_sent(&error))?;
         Ok(attempt)
     }
@@ -208,10 +198,6 @@ fn not_sent(error: &PublishError) -> CallError {
 }
 
 impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AttemptId, Pending>> {
-        self.pending.lock().expect("no holder of this lock panics")
-    }
-
     async fn publish(
         &self,
         subject: String,
@@ -232,34 +218,20 @@ impl Inner {
     fn try_dispatch(&self, message: &Message) -> Result<(), &'static str> {
         self.metrics.bytes_in.inc_by(message.payload.len() as u64);
         let attempt = Root::attempt_of(&message.subject).ok_or("malformed_subject")?;
-        let pending = self.lock();
-        let Some(call) = pending.get(&attempt) else { return Err("late_reply") };
-        // The bus server vouches for the instance in the subject; it must be the one that was asked.
-        if *call.reply_subject != *message.subject {
-            return Err("forged_reply");
-        }
-        if message.no_responders {
-            return call.arrivals.try_send(Arrival::NoResponders).map_err(|_| "overrun");
-        }
-        let frame = Frame::decode(&message.payload).map_err(|_| "malformed_frame")?;
-        if frame.header.epoch != Some(call.epoch) {
-            return Err("wrong_epoch");
-        }
-        (self.heard)(&call.instance, call.epoch);
-        let is_idle_talk = frame.header.kind == Kind::KeepAlive && frame.header.sequence == WORKING;
-        if is_idle_talk && call.arrivals.capacity() < ATTEMPT_FRAMES_MAX / 2 {
-            // A reader that is this far behind has not missed us; what is left of its queue is for items.
-            return Ok(());
-        }
-        // A sender beyond its credit loses frames, and with them its message: the gap is an error at the reader.
-        call.arrivals.try_send(Arrival::Frame(frame)).map_err(|_| "overrun")
-    }
-
-    /// What was sent is lost with the link, or its answer is: nobody waits for that.
-    fn fail_pending(&self) {
-        for call in self.lock().values() {
-            // A full queue: the call is being read, and meets its silence instead.
-            let _ = call.arrivals.try_send(Arrival::LinkLost);
-        }
+        self.pending.deliver(attempt, |asked| {
+            // The bus server vouches for the instance in the subject; it must be the one that was asked.
+            if *asked.reply_subject != *message.subject {
+                return Err("forged_reply");
+            }
+            if message.no_responders {
+                return Ok(Arrival::NoResponders);
+            }
+            let frame = Frame::decode(&message.payload).map_err(|_| "malformed_frame")?;
+            if frame.header.epoch != Some(asked.epoch) {
+                return Err("wrong_epoch");
+            }
+            (self.heard)(&asked.instance, asked.epoch);
+            Ok(Arrival::Frame(Box::new(frame)))
+        })
     }
 }

@@ -12,13 +12,12 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use towline_protocol::frame::{Frame, FrameError, Header, Kind};
+use towline_protocol::frame::{Frame, FrameError, Kind};
 use towline_protocol::subject::InstanceSubjects;
 use towline_protocol::{AttemptId, CallError, Code, Epoch, Method, limits, wire};
 
-use self::serving::{Answer, Serving};
+use self::serving::{Answer, Controls, Serving};
 use super::transfer::Outgoing;
-use crate::clock;
 use crate::metrics::BusMetrics;
 use crate::platform::Platform;
 use crate::subscription::SubscribeConfig;
@@ -47,18 +46,56 @@ struct Inner {
     lease: Arc<Lease>,
     metrics: BusMetrics,
     tasks: Tasks,
-    running: Mutex<HashMap<AttemptId, Running>>,
-    permits: Arc<Semaphore>,
-    pings: Arc<Semaphore>,
+    running: Mutex<UnderWay>,
     reassembly: Arc<Semaphore>,
     fatal: mpsc::Sender<CallError>,
+}
+
+/// The calls under way.
+#[derive(Default)]
+struct UnderWay {
+    calls: HashMap<AttemptId, Running>,
+    pings: usize,
+}
+
+/// Why a call was not begun.
+enum NotBegun {
+    /// The bus delivered it twice; the first is being worked on, and answers.
+    Repeated,
+    /// All places are taken.
+    Full,
+}
+
+impl UnderWay {
+    fn begin(&mut self, attempt: AttemptId, call: Running) -> Result<(), NotBegun> {
+        let is_ping = call.method == Method::Ping;
+        let is_full = match is_ping {
+            true => self.pings >= PINGS_MAX,
+            false => self.calls.len() - self.pings >= limits::AGENT_CALLS_MAX,
+        };
+        match self.calls.entry(attempt) {
+            Entry::Occupied(_) => return Err(NotBegun::Repeated),
+            Entry::Vacant(_) if is_full => return Err(NotBegun::Full),
+            Entry::Vacant(place) => place.insert(call),
+        };
+        self.pings += usize::from(is_ping);
+        Ok(())
+    }
+
+    fn end(&mut self, attempt: AttemptId) {
+        if self.calls.remove(&attempt).is_some_and(|call| call.method == Method::Ping) {
+            self.pings -= 1;
+        }
+    }
 }
 
 /// A call under way.
 struct Running {
     epoch: Epoch,
+    method: Method,
     cancelled: CancellationToken,
-    controls: mpsc::Sender<Frame>,
+    /// What is said about it goes here, once it wants to hear: for most calls nothing is.
+    controls: Option<mpsc::Sender<Frame>>,
 }
 
 impl Responder {
@@ -79,8 +116,6 @@ impl Responder {
                 metrics: config.metrics.clone(),
                 tasks,
                 running: Mutex::default(),
-                permits: Arc::new(Semaphore::new(limits::AGENT_CALLS_MAX)),
-                pings: Arc::new(Semaphore::new(PINGS_MAX)),
                 reassembly: Arc::new(Semaphore::new(limits::REASSEMBLY_BYTES_MAX)),
                 fatal,
             }),
@@ -109,7 +144,7 @@ impl Responder {
 
     /// Whether no call is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.inner.lock().is_empty()
+        self.inner.lock().calls.is_empty()
     }
 
     /// Counts something that was not acted on.
@@ -127,31 +162,31 @@ impl Responder {
         }
         let running = inner.lock();
         // A control frame for a call that has ended is ordinary: the two crossed.
-        let Some(call) = running.get(&attempt).filter(|call| call.epoch == epoch) else { return };
+        let Some(call) = running.calls.get(&attempt).filter(|call| call.epoch == epoch) else { return };
         if frame.header.kind == Kind::Cancel {
             call.cancelled.cancel();
-        } else if call.controls.try_send(frame).is_err() {
+        } else if call.controls.as_ref().is_some_and(|controls| controls.try_send(frame).is_err()) {
             inner.refuse("overrun");
         }
     }
 
     fn begin(&self, method: Method, epoch: Epoch, frame: Frame, answer: Answer) {
         let inner = &self.inner;
-        let permits = if method == Method::Ping { &inner.pings } else { &inner.permits };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            inner.refuse("busy");
-            let text = format!("{} calls are under way at this agent", limits::AGENT_CALLS_MAX);
-            return self.answer_error(answer, CallError::new(Code::Busy, text));
-        };
-        let (controls, receiver) = mpsc::channel(CONTROL_FRAMES_MAX);
         let cancelled = CancellationToken::new();
-        match inner.lock().entry(answer.attempt) {
-            // The bus delivered it twice; the first is being worked on, and answers.
-            Entry::Occupied(_) => return inner.refuse("repeated_attempt"),
-            Entry::Vacant(place) => place.insert(Running { epoch, cancelled: cancelled.clone(), controls }),
-        };
-        let mut call = Serving { inner: inner.clone(), epoch, answer, controls: receiver, cancelled, permit };
-        inner.tasks.spawn_isolated("bus call", async move { call.run(method, frame).await });
+        let begun = inner
+            .lock()
+            .begin(answer.attempt, Running { epoch, method, cancelled: cancelled.clone(), controls: None });
+        match begun {
+            Ok(()) => {}
+            Err(NotBegun::Repeated) => return inner.refuse("repeated_attempt"),
+            Err(NotBegun::Full) => {
+                inner.refuse("busy");
+                let text = format!("{} calls are under way at this agent", limits::AGENT_CALLS_MAX);
+                return self.answer_error(answer, CallError::new(Code::Busy, text));
+            }
+        }
+        let call = Serving { inner: inner.clone(), epoch, answer, controls: Controls::default(), cancelled };
+        inner.tasks.spawn_isolated("bus call", call.run(method, frame.into()));
     }
 
     fn answer_error(&self, answer: Answer, error: CallError) {
@@ -197,25 +232,7 @@ impl Inner {
             let text = format!("this agent has no call `{name}`");
             ("unknown_method", CallError::new(Code::UpgradeNeeded, text))
         })?;
-        if !self.lease.is_awaited(epoch) {
-            self.check_time(epoch, &frame.header)?;
-        }
         Ok((method, epoch, frame))
-    }
-
-    /// Whether a call may begin now: under a lease that holds, and not too late.
-    fn check_time(&self, epoch: Epoch, header: &Header) -> Result<(), Refusal> {
-        let now = clock::now();
-        if !self.lease.allows(epoch, now) {
-            let text = "this session's lease has ended, and nothing is begun under it".to_owned();
-            return Err(("fenced", CallError::new(Code::Fenced, text)));
-        }
-        let late = header.not_after_unix_ms.zip(self.lease.hub_unix_ms_at_most(now));
-        if late.is_some_and(|(not_after, hub)| hub > not_after) {
-            let text = "the call came after the moment up to which it was wanted".to_owned();
-            return Err(("expired", CallError::new(Code::Expired, text)));
-        }
-        Ok(())
     }
 
     fn refuse(&self, reason: &'static str) {
@@ -226,7 +243,7 @@ impl Inner {
         self.metrics.bytes_in.inc_by(message.payload.len() as u64);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AttemptId, Running>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, UnderWay> {
         self.running.lock().expect("no holder of this lock panics")
     }
 

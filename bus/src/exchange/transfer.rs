@@ -109,15 +109,17 @@ pub(super) enum Joined {
 }
 
 impl Incoming {
+    /// Whether a first frame is all there is, as it is.
+    pub(super) fn is_whole(first: &Frame) -> bool {
+        first.header.total.is_none() && !first.header.compressed
+    }
+
     /// Begins with a first frame.
     pub(super) fn begin(frame: Frame) -> Result<Joined, JoinError> {
-        let Some(total) = frame.header.total else {
-            return if frame.header.compressed {
-                Err(JoinError::NoTotal)
-            } else {
-                Ok(Joined::Whole(frame.body))
-            };
-        };
+        if Self::is_whole(&frame) {
+            return Ok(Joined::Whole(frame.body));
+        }
+        let total = frame.header.total.ok_or(JoinError::NoTotal)?;
         let allowed = limits::MESSAGE_BYTES_MAX as u64;
         if let Some(claimed) = [total.sent_bytes, total.full_bytes].into_iter().find(|bytes| *bytes > allowed)
         {

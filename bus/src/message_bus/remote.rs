@@ -26,8 +26,8 @@ use towline_protocol::{CallError, Code, InstanceId, Method, ResourceId, StoreId,
 use super::roster::Roster;
 use crate::clock;
 use crate::exchange::{Caller, Destination, check_count};
-use crate::metrics::{BusMetrics, outcome_label};
 use crate::platform::{CallContext, ItemStream, Platform};
+use crate::session::Target;
 
 /// An instance, as seen from the hub. Every call is measured here, on the caller's side: unavailable instances and lost
 /// calls are in the histogram.
@@ -36,31 +36,25 @@ pub struct Remote {
     instance: InstanceId,
     roster: Arc<Roster>,
     caller: Caller,
-    metrics: BusMetrics,
     /// The only store that calls go to, if it matters.
     only: Option<StoreId>,
 }
 
 impl Remote {
-    pub(super) fn new(
-        instance: InstanceId,
-        roster: Arc<Roster>,
-        caller: Caller,
-        metrics: BusMetrics,
-    ) -> Self {
-        Self { instance, roster, caller, metrics, only: None }
+    pub(super) fn new(instance: InstanceId, roster: Arc<Roster>, caller: Caller) -> Self {
+        Self { instance, roster, caller, only: None }
     }
 
     /// Whether somebody serves the instance now, as far as this hub knows.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.roster.target(&self.instance).is_ok()
+        self.roster.target(&self.instance, |_| ()).is_ok()
     }
 
     /// The store behind the session that a call would go to now.
     #[must_use]
     pub fn store(&self) -> Option<StoreId> {
-        self.roster.target(&self.instance).ok().map(|target| target.store)
+        self.roster.target(&self.instance, |target| target.store).ok()
     }
 
     /// The same instance, for as long as this store is behind it: a call is `unavailable` to any other, and not sent.
@@ -72,15 +66,19 @@ impl Remote {
     /// Where the call goes, once it is sure that the agent has it.
     fn destination(&self, method: Method) -> Result<Destination, CallError> {
         let instance = self.instance.clone();
-        let target = self
+        let look = |target: &Target| {
+            let has_it = target.calls.iter().any(|name| name == method.name());
+            (target.epoch, target.store, has_it)
+        };
+        let (epoch, store, has_it) = self
             .roster
-            .target(&instance)
+            .target(&instance, look)
             .map_err(|why| CallError::new(Code::Unavailable, format!("{instance} {why}")))?;
-        if self.only.is_some_and(|store| store != target.store) {
+        if self.only.is_some_and(|only| only != store) {
             return Err(CallError::new(Code::Unavailable, format!("{instance} was taken over just now")));
         }
-        if target.calls.iter().any(|name| name == method.name()) {
-            return Ok(Destination { instance, epoch: target.epoch });
+        if has_it {
+            return Ok(Destination { instance, epoch });
         }
         let text =
             format!("{method} needs a call set of {}; the agent of {instance} lacks it", method.since());
@@ -88,35 +86,26 @@ impl Remote {
     }
 
     async fn call<R: Request>(&self, cx: &CallContext, args: &R) -> Result<R::Response, CallError> {
-        self.measured(R::METHOD, async {
-            let to = self.destination(R::METHOD)?;
-            self.caller.call(&to, cx, args).await
-        })
-        .await
+        let begun = clock::now();
+        let result = match self.destination(R::METHOD) {
+            Ok(to) => self.caller.call(&to, cx, args).await,
+            Err(error) => Err(error),
+        };
+        self.caller.metrics().call_seconds.observe(R::METHOD, begun, &result);
+        result
     }
 
     async fn open<R: Request>(
         &self,
         cx: &CallContext,
-        request: &R,
+        args: &R,
     ) -> Result<ItemStream<R::Response>, CallError> {
-        self.measured(R::METHOD, async {
-            let to = self.destination(R::METHOD)?;
-            self.caller.open(&to, cx, request).await
-        })
-        .await
-    }
-
-    async fn measured<T>(
-        &self,
-        method: Method,
-        work: impl Future<Output = Result<T, CallError>>,
-    ) -> Result<T, CallError> {
         let begun = clock::now();
-        let result = work.await;
-        let seconds = clock::now().since(begun).as_secs_f64();
-        let labels = [method.name(), outcome_label(&result)];
-        self.metrics.call_seconds.with_label_values(&labels).observe(seconds);
+        let result = match self.destination(R::METHOD) {
+            Ok(to) => self.caller.open(&to, cx, args).await,
+            Err(error) => Err(error),
+        };
+        self.caller.metrics().call_seconds.observe(R::METHOD, begun, &result);
         result
     }
 }

@@ -139,11 +139,18 @@ impl Roster {
     }
 
     /// Where calls go now, and whether anybody is known to be there.
-    pub(super) fn target(&self, instance: &InstanceId) -> Result<Target, &'static str> {
+    ///
+    /// `look` takes from the target what is needed: a copy of all of it, with every call's name, would be the dearest
+    /// part of a call.
+    pub(super) fn target<T>(
+        &self,
+        instance: &InstanceId,
+        look: impl FnOnce(&Target) -> T,
+    ) -> Result<T, &'static str> {
         let entries = self.lock();
         let Some(entry) = entries.get(instance) else { return Err("was never seen") };
         match (entry.presence, entry.session.target()) {
-            (Presence::Connected { .. }, Some(target)) => Ok(target.clone()),
+            (Presence::Connected { .. }, Some(target)) => Ok(look(target)),
             (Presence::NeverSeen, _) => Err("was never seen"),
             (Presence::Unreachable { .. }, _) => Err("is unreachable"),
             // It was learned from the authority, after a race that another hub won: it will claim in a moment.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use prometheus::{HistogramOpts, HistogramVec, Registry};
+use prometheus::Registry;
 use towline_protocol::bundle::{
     BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
     DeleteBundleRequest, DeleteBundleResponse, GetBundleRequest, GetBundleResponse, JobResponse,
@@ -22,12 +22,12 @@ use towline_protocol::{CallError, Method, ResourceId};
 
 use super::{CallContext, ItemStream, Platform};
 use crate::clock;
-use crate::metrics::{CALL_SECONDS_BUCKETS, outcome_label};
+use crate::metrics::CallSeconds;
 
 /// How long calls take where they are answered.
 #[derive(Debug, Clone)]
 pub struct PlatformMetrics {
-    seconds: HistogramVec,
+    seconds: CallSeconds,
 }
 
 impl PlatformMetrics {
@@ -36,16 +36,8 @@ impl PlatformMetrics {
     /// # Errors
     /// When the registry already has one of this name.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let seconds = HistogramVec::new(
-            HistogramOpts::new(
-                "towline_platform_call_duration_seconds",
-                "How long calls take on the agent's side, by method and outcome.",
-            )
-            .buckets(CALL_SECONDS_BUCKETS.to_vec()),
-            &["method", "outcome"],
-        )?;
-        registry.register(Box::new(seconds.clone()))?;
-        Ok(Self { seconds })
+        let help = "How long calls take on the agent's side, by method and outcome.";
+        Ok(Self { seconds: CallSeconds::register(registry, "towline_platform_call_duration_seconds", help)? })
     }
 }
 
@@ -76,8 +68,7 @@ impl Instrumented {
     ) -> Result<T, CallError> {
         let begun = clock::now();
         let result = work.await;
-        let seconds = clock::now().since(begun).as_secs_f64();
-        self.metrics.seconds.with_label_values(&[method.name(), outcome_label(&result)]).observe(seconds);
+        self.metrics.seconds.observe(method, begun, &result);
         result
     }
 }

@@ -87,6 +87,21 @@ impl NatsTransport {
     }
 }
 
+impl NatsTransport {
+    /// The client's queue is full; should the connection go meanwhile, it stays so.
+    async fn wait_for_room<E>(
+        &self,
+        published: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), PublishError> {
+        let mut state = self.link();
+        tokio::select! {
+            published = published => published.map_err(|_| PublishError::Disconnected),
+            _ = state.wait_for(|state| *state == LinkState::Disconnected) => Err(PublishError::Disconnected),
+            () = tokio::time::sleep(PUBLISH_TIME_MAX) => Err(PublishError::TimedOut),
+        }
+    }
+}
+
 impl Drop for NatsTransport {
     fn drop(&mut self) {
         // The tasks hold the client, and with it the connection.
@@ -112,6 +127,8 @@ fn options(config: &NatsConfig, servers: &[ServerAddr], link: &Arc<Link>) -> Con
         .retry_on_initial_connect()
         .connection_timeout(HANDSHAKE_TIME_MAX)
         .ping_interval(PING_EVERY)
+        // `publish` and `subscribe` check subjects themselves.
+        .skip_subject_validation(true)
         .subscription_capacity(limits::SUBSCRIPTION_MESSAGES_MAX)
         .reconnect_delay_callback(reconnect_delay)
         // What servers say of each other are addresses behind their firewall, and always of plain connections.
@@ -170,13 +187,8 @@ impl Transport for NatsTransport {
         if let Poll::Ready(published) = futures::poll!(&mut published) {
             return published.map_err(|_| PublishError::Disconnected);
         }
-        // The client's queue is full; should the connection go meanwhile, it stays so.
-        let mut state = self.link();
-        tokio::select! {
-            published = published => published.map_err(|_| PublishError::Disconnected),
-            _ = state.wait_for(|state| *state == LinkState::Disconnected) => Err(PublishError::Disconnected),
-            () = tokio::time::sleep(PUBLISH_TIME_MAX) => Err(PublishError::TimedOut),
-        }
+        // Boxed: it is rare, and every publish would be the larger for it.
+        Box::pin(self.wait_for_room(published)).await
     }
 
     async fn subscribe(

@@ -13,7 +13,7 @@ use towline_protocol::{CallError, Code, Method, limits};
 use super::fixture::{Hub, eventually};
 
 fn count(metrics: &BusMetrics, method: &str, outcome: &str) -> u64 {
-    metrics.call_seconds.with_label_values(&[method, outcome]).get_sample_count()
+    metrics.call_seconds.all.with_label_values(&[method, outcome]).get_sample_count()
 }
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn x_m1_calls_are_measured_at_the_caller() {
     assert_eq!(count(&hub.metrics, "ping", "unavailable"), 1);
     assert_eq!(count(&hub.metrics, "export", "unknown_outcome"), 1);
     assert_eq!(count(&hub.metrics, "sync", "other"), 1, "a newer peer's code does not grow the label");
-    for family in hub.metrics.call_seconds.collect() {
+    for family in hub.metrics.call_seconds.all.collect() {
         for metric in family.get_metric() {
             let names: Vec<_> = metric.get_label().iter().map(|label| label.name().to_owned()).collect();
             assert_eq!(names, ["method", "outcome"], "never an instance id");

@@ -1,18 +1,19 @@
 //! One try at a call, on the caller's side.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::IntGauge;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, Interval};
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
 use towline_protocol::subject::Subject;
 use towline_protocol::{AttemptId, CallError, Code, Effect, Epoch, Method, limits, wire};
 
-use super::{ATTEMPT_FRAMES_MAX, Arrival, Destination, Inner, Pending};
+use super::pending::{Arrival, Asked};
+use super::{Destination, Inner};
 use crate::clock;
 use crate::exchange::WORKING;
 use crate::exchange::transfer::{Incoming, Joined, Outgoing};
@@ -26,8 +27,7 @@ pub(super) struct Attempt {
     caller: Arc<Inner>,
     to: Destination,
     id: AttemptId,
-    reply_subject: String,
-    arrivals: mpsc::Receiver<Arrival>,
+    reply_subject: Arc<str>,
     deadline: Instant,
     /// When the agent was heard last on this call.
     heard: Instant,
@@ -38,29 +38,28 @@ pub(super) struct Attempt {
     sent: u32,
     finished: bool,
     taken_back: bool,
-    #[expect(dead_code, reason = "held for as long as the call is under way")]
-    permit: OwnedSemaphorePermit,
     in_flight: IntGauge,
 }
 
 impl Attempt {
     /// Makes the call known, so that what is answered reaches it. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// `busy`, when as many calls are under way as a hub may have.
     pub(super) fn register(
         caller: Arc<Inner>,
         to: Destination,
         method: Method,
         time: Duration,
         outgoing: Outgoing,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    ) -> Result<Box<Self>, CallError> {
         let id = AttemptId(caller.last_attempt.fetch_add(1, Ordering::Relaxed));
-        let (sender, arrivals) = mpsc::channel(ATTEMPT_FRAMES_MAX);
-        let reply = Subject::Reply { instance: to.instance.clone(), replica: caller.replica, attempt: id };
-        let reply_subject = caller.root.subject(&reply);
-        let instance = to.instance.clone();
-        let pending =
-            Pending { reply_subject: reply_subject.clone(), instance, epoch: to.epoch, arrivals: sender };
-        caller.lock().insert(id, pending);
+        let reply_subject: Arc<str> = caller.root.reply(&to.instance, caller.replica, id).into();
+        let (instance, epoch) = (to.instance.clone(), to.epoch);
+        if !caller.pending.insert(id, Asked { reply_subject: reply_subject.clone(), instance, epoch }) {
+            let text = format!("{} calls are under way at this hub", limits::HUB_CALLS_MAX);
+            return Err(CallError::new(Code::Busy, text));
+        }
         let in_flight = caller.metrics.in_flight.clone();
         in_flight.inc();
         let mut header = Header::new(Kind::Call, Encoding::MessagePack);
@@ -68,14 +67,14 @@ impl Attempt {
         header.time_left = Some(time);
         let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         header.not_after_unix_ms = Some(clock::unix_ms().saturating_add(time_ms));
-        Self {
+        let now = Instant::now();
+        Ok(Box::new(Self {
             caller,
             to,
             id,
             reply_subject,
-            arrivals,
-            deadline: Instant::now() + time,
-            heard: Instant::now(),
+            deadline: now + time,
+            heard: now,
             time,
             is_mutating: method.is_mutating(),
             outgoing,
@@ -83,14 +82,13 @@ impl Attempt {
             sent: 1,
             finished: false,
             taken_back: false,
-            permit,
             in_flight,
-        }
+        }))
     }
 
     /// Where its answer is awaited.
     pub(super) fn reply_subject(&self) -> String {
-        self.reply_subject.clone()
+        self.reply_subject.to_string()
     }
 
     /// The frame that makes the call.
@@ -111,6 +109,16 @@ impl Attempt {
 
     /// Joins a message whose first frame has come.
     pub(super) async fn join(&mut self, first: Frame, cx: &CallContext) -> Result<Bytes, CallError> {
+        if Incoming::is_whole(&first) {
+            self.finished = true;
+            return Ok(first.body);
+        }
+        // Boxed: most answers are one frame, and their calls need not carry this.
+        Box::pin(self.reassemble(first, cx)).await
+    }
+
+    async fn reassemble(&mut self, first: Frame, cx: &CallContext) -> Result<Bytes, CallError> {
+        self.heard = Instant::now();
         let announced = u32::try_from(Incoming::announced(&first)).unwrap_or(u32::MAX);
         let budget = self.caller.reassembly.clone();
         let _held = tokio::time::timeout_at(self.deadline, budget.acquire_many(announced.min(PERMITS_MAX)))
@@ -142,7 +150,8 @@ impl Attempt {
         loop {
             let silence = self.heard + limits::CALL_SILENCE_MAX;
             let arrival = tokio::select! {
-                arrival = self.arrivals.recv() => arrival,
+                biased;
+                arrival = poll_fn(|cx| self.caller.pending.poll(self.id, cx)) => arrival,
                 () = cx.cancelled.cancelled(), if !self.taken_back => {
                     self.taken_back = true;
                     self.deadline = self.deadline.min(Instant::now() + CANCEL_GRACE);
@@ -153,22 +162,28 @@ impl Attempt {
                     return Err(self.out_of_time());
                 }
             };
-            self.heard = Instant::now();
             match arrival {
-                Some(Arrival::Frame(frame)) => match frame.header.kind {
+                Arrival::Frame(frame) if frame.header.kind == Kind::Reply => return Ok(*frame),
+                Arrival::Frame(frame) => match self.note(frame.header.kind) {
                     Kind::KeepAlive if frame.header.sequence == WORKING => {}
                     Kind::Credit => self.send_chunks(frame.header.sequence).await?,
                     Kind::Unknown(_) => {}
-                    _ => return Ok(frame),
+                    _ => return Ok(*frame),
                 },
-                Some(Arrival::NoResponders) => {
+                Arrival::NoResponders => {
                     self.finished = true;
                     let text = format!("nobody serves {} now", self.to.instance);
                     return Err(CallError::new(Code::Unavailable, text));
                 }
-                Some(Arrival::LinkLost) | None => return Err(self.lost("the hub lost the bus")),
+                Arrival::LinkLost => return Err(self.lost("the hub lost the bus")),
             }
         }
+    }
+
+    /// The agent was heard; not noted of an answer, after which most often nobody asks.
+    fn note(&mut self, kind: Kind) -> Kind {
+        self.heard = Instant::now();
+        kind
     }
 
     /// Sends what the agent has room for.
@@ -195,7 +210,8 @@ impl Attempt {
 
     fn control_subject(&self) -> String {
         let instance = self.to.instance.clone();
-        self.caller.root.subject(&Subject::Control { instance, epoch: self.to.epoch, attempt: self.id })
+        let control = Subject::Control { instance, epoch: self.to.epoch, attempt: self.id };
+        self.caller.root.subject(&control)
     }
 
     fn out_of_time(&mut self) -> CallError {
@@ -248,7 +264,7 @@ impl Attempt {
     }
 
     /// Carries a stream's items to its reader until either ends it.
-    pub(super) async fn pump<T>(mut self, first: Frame, sink: ItemSink<T>, cx: CallContext)
+    pub(super) async fn pump<T>(mut self: Box<Self>, first: Frame, sink: ItemSink<T>, cx: CallContext)
     where
         T: serde::de::DeserializeOwned + Send + 'static,
     {
@@ -339,7 +355,7 @@ fn humane(duration: Duration) -> String {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.caller.lock().remove(&self.id);
+        self.caller.pending.remove(self.id);
         self.in_flight.dec();
         if !self.finished && !self.is_mutating && !self.taken_back {
             // The caller went away: nobody needs the rest.

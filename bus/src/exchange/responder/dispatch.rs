@@ -10,7 +10,7 @@ use towline_protocol::bundle::{
 };
 use towline_protocol::call::{CallBody, Request};
 use towline_protocol::capacity::{AddressesRequest, CapacityRequest};
-use towline_protocol::frame::{Header, Kind};
+use towline_protocol::frame::Kind;
 use towline_protocol::job::{CancelJobRequest, GetJobRequest, JobRecord, ListJobsRequest, WatchJobRequest};
 use towline_protocol::platform::{
     AllServicesRequest, ApplyRequest, ApplyResponse, ExportRequest, ExportResponse, LogLine, LogsRequest,
@@ -56,11 +56,11 @@ macro_rules! pass {
 pub(super) async fn dispatch(
     platform: &dyn Platform,
     method: Method,
-    header: &Header,
+    time: Option<Duration>,
     body: &Bytes,
     cancelled: &CancellationToken,
 ) -> Result<Outcome, CallError> {
-    let time = header.time_left.map(|time| time.min(limits::CALL_TIME_MAX));
+    let time = time.map(|time| time.min(limits::CALL_TIME_MAX));
     let asked = Asked { body, time, cancelled };
     match method {
         Method::Ping => call!(asked, PingRequest, |cx, _args| {

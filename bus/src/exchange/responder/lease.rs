@@ -28,6 +28,24 @@ struct LeaseState {
     hub: Option<(u64, Moment)>,
 }
 
+impl LeaseState {
+    /// The latest that the hub's clock can show now: whoever acts before a moment of hub time is safe with it. The wall
+    /// clock has no part in it.
+    fn hub_unix_ms_at_most(&self, now: Moment) -> Option<u64> {
+        let (hub, asked_at) = self.hub?;
+        Some(hub.saturating_add(u64::try_from(now.since(asked_at).as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Why a call may not begin now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotNow {
+    /// The session has no lease, or its lease has ended.
+    LeaseOver,
+    /// It came after the moment up to which it was wanted.
+    TooLate,
+}
+
 impl Lease {
     /// The epoch's subjects are heard from now on; its go is to come.
     pub(crate) fn expect(&self, epoch: Epoch) {
@@ -56,9 +74,8 @@ impl Lease {
 
     /// Waits until the go of this epoch has come, or will not. A call that overtook it would be refused for nothing.
     pub(super) async fn awaited(&self, epoch: Epoch) {
+        // Made before the look: it hears what comes from now on.
         let begun = self.begun.notified();
-        tokio::pin!(begun);
-        begun.as_mut().enable();
         if self.is_awaited(epoch) {
             // Later than that, the check of the lease refuses the call.
             let _ = tokio::time::timeout(GO_AWAITED_MAX, begun).await;
@@ -69,17 +86,14 @@ impl Lease {
         self.lock().hub = Some((hub_unix_ms, asked_at));
     }
 
-    /// Whether a call of this epoch may begin now.
-    pub(super) fn allows(&self, epoch: Epoch, now: Moment) -> bool {
-        let state = self.lock();
-        state.epoch == Some(epoch) && now <= state.until
-    }
-
-    /// The latest that the hub's clock can show now: whoever acts before a moment of hub time is safe with it. The wall
-    /// clock has no part in it.
-    pub(super) fn hub_unix_ms_at_most(&self, now: Moment) -> Option<u64> {
-        let (hub, asked_at) = self.lock().hub?;
-        Some(hub.saturating_add(u64::try_from(now.since(asked_at).as_millis()).unwrap_or(u64::MAX)))
+    /// Whether a call of this epoch that is wanted up to `not_after` (Unix milliseconds of hub time) may begin now.
+    pub(super) fn check(&self, epoch: Epoch, not_after: Option<u64>, now: Moment) -> Result<(), NotNow> {
+        let state = *self.lock();
+        if state.epoch != Some(epoch) || now > state.until {
+            return Err(NotNow::LeaseOver);
+        }
+        let late = not_after.zip(state.hub_unix_ms_at_most(now));
+        if late.is_some_and(|(not_after, hub)| hub > not_after) { Err(NotNow::TooLate) } else { Ok(()) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LeaseState> {

@@ -1,19 +1,24 @@
 //! One call being worked on, from its body to its answer.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
 use towline_protocol::{AttemptId, CallError, Code, Epoch, Method, limits, wire};
 
-use super::Inner;
 use super::batch::{Batch, next_batch};
 use super::dispatch::{Outcome, dispatch};
+use super::lease::NotNow;
+use super::{CONTROL_FRAMES_MAX, Inner};
+use crate::clock;
 use crate::exchange::transfer::{Incoming, JoinError, Joined, Outgoing};
 use crate::exchange::{OPENED, WORKING, compress};
 use crate::platform::ItemStream;
@@ -40,39 +45,90 @@ impl Answer {
     }
 }
 
+/// What the first frame of a call brings. Small, for each call is a task, and this is a part of it.
+pub(super) struct Opening {
+    time: Option<Duration>,
+    not_after: Option<u64>,
+    /// The whole body, or the frame whose rest has to be asked for.
+    body: Result<Bytes, Box<Frame>>,
+}
+
+impl From<Frame> for Opening {
+    fn from(first: Frame) -> Self {
+        let Header { not_after_unix_ms: not_after, time_left: time, .. } = first.header;
+        let body = if Incoming::is_whole(&first) { Ok(first.body) } else { Err(Box::new(first)) };
+        Self { time, not_after, body }
+    }
+}
+
+/// What the caller says about a call.
+#[derive(Default)]
+pub(super) struct Controls(Option<mpsc::Receiver<Frame>>);
+
+impl Controls {
+    /// The next frame; for ever pending for who does not listen. Cancel safe.
+    async fn next(&mut self) -> Option<Frame> {
+        match &mut self.0 {
+            Some(controls) => controls.recv().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// One call being worked on.
 pub(super) struct Serving {
     pub(super) inner: Arc<Inner>,
     pub(super) epoch: Epoch,
     pub(super) answer: Answer,
-    pub(super) controls: mpsc::Receiver<Frame>,
+    /// What the caller says about the call; heard from [`Serving::listen`] on.
+    pub(super) controls: Controls,
     pub(super) cancelled: CancellationToken,
-    #[expect(dead_code, reason = "held for as long as the call is under way")]
-    pub(super) permit: OwnedSemaphorePermit,
 }
 
 impl Serving {
-    pub(super) async fn run(&mut self, method: Method, first: Frame) {
-        let header = first.header.clone();
-        let result = match self.body(first).await {
-            Ok(body) => self.execute(method, &header, &body).await,
-            Err(error) => Err(error),
+    pub(super) async fn run(mut self, method: Method, opening: Opening) {
+        let outcome = match opening.body {
+            Ok(body) => self.execute(method, opening.not_after, opening.time, &body).await,
+            Err(first) => Box::pin(self.execute_large(method, *first)).await,
         };
-        let fatal = result.as_ref().err().filter(|error| error.is_fatal()).cloned();
-        match result {
-            Ok(Outcome::Message(kind, body)) => self.send(kind, body).await,
-            Ok(Outcome::Lines(stream)) => self.stream(stream).await,
-            Ok(Outcome::Records(stream)) => self.stream(stream).await,
-            Err(error) => self.send(Kind::Failure, wire::encode(&error)).await,
-        }
+        let (kind, body, fatal) = match outcome {
+            Ok(Outcome::Message(kind, body)) => (kind, body, None),
+            Ok(Outcome::Lines(stream)) => return Box::pin(self.stream(stream)).await,
+            Ok(Outcome::Records(stream)) => return Box::pin(self.stream(stream)).await,
+            Err(error) => (Kind::Failure, wire::encode(&error), error.is_fatal().then(|| Box::new(error))),
+        };
+        self.send(kind, body).await;
         if let Some(error) = fatal {
             // One is enough to end the subscription.
-            let _ = self.inner.fatal.try_send(error);
+            let _ = self.inner.fatal.try_send(*error);
         }
     }
 
-    /// The call's body, asking for the rest of one that spans frames.
-    async fn body(&mut self, first: Frame) -> Result<Bytes, CallError> {
+    async fn execute_large(&mut self, method: Method, first: Frame) -> Result<Outcome, CallError> {
+        let Header { not_after_unix_ms: not_after, time_left: time, .. } = first.header;
+        let body = self.reassemble(first).await?;
+        self.execute(method, not_after, time, &body).await
+    }
+
+    /// Begins to hear what the caller says about the call. A chunk or a credit answers something of ours: before this,
+    /// none can come.
+    fn listen(&mut self) {
+        if self.controls.0.is_none() {
+            let (sender, receiver) = mpsc::channel(CONTROL_FRAMES_MAX);
+            self.controls = Controls(Some(receiver));
+            if let Some(call) = self.inner.lock().calls.get_mut(&self.answer.attempt) {
+                call.controls = Some(sender);
+            }
+        }
+    }
+
+    /// The body of a call that spans frames.
+    async fn reassemble(&mut self, first: Frame) -> Result<Bytes, CallError> {
+        if !self.inner.lease.is_awaited(self.epoch) {
+            // For what may not begin, nothing large is brought here.
+            self.check_time(first.header.not_after_unix_ms)?;
+        }
+        self.listen();
         let announced = u32::try_from(Incoming::announced(&first)).unwrap_or(u32::MAX);
         let most = u32::try_from(limits::MESSAGE_BYTES_MAX).unwrap_or(u32::MAX);
         let budget = self.inner.reassembly.clone();
@@ -99,7 +155,7 @@ impl Serving {
     async fn chunk(&mut self) -> Result<Frame, CallError> {
         loop {
             let next = tokio::select! {
-                next = self.controls.recv() => next,
+                next = self.controls.next() => next,
                 () = self.cancelled.cancelled() => return Err(cancelled()),
                 () = tokio::time::sleep(limits::STREAM_SILENCE_MAX) => None,
             };
@@ -112,34 +168,69 @@ impl Serving {
     }
 
     /// Does the work, telling the caller every now and then that it goes on.
-    async fn execute(&mut self, method: Method, header: &Header, body: &Bytes) -> Result<Outcome, CallError> {
-        self.inner.lease.awaited(self.epoch).await;
-        // A large call may have travelled longer than its lease or its time.
-        if let Err((reason, error)) = self.inner.check_time(self.epoch, header) {
-            self.inner.refuse(reason);
-            return Err(error);
+    async fn execute(
+        &self,
+        method: Method,
+        not_after: Option<u64>,
+        time: Option<Duration>,
+        body: &Bytes,
+    ) -> Result<Outcome, CallError> {
+        if self.inner.lease.is_awaited(self.epoch) {
+            Box::pin(self.inner.lease.awaited(self.epoch)).await;
         }
-        let platform = self.inner.platform.clone();
-        let cancelled_token = self.cancelled.clone();
-        let work =
-            AssertUnwindSafe(dispatch(&*platform, method, header, body, &cancelled_token)).catch_unwind();
-        tokio::pin!(work);
+        // At the last moment: until here it may have travelled, or the process been frozen.
+        self.check_time(not_after)?;
+        // In one expression: a future that is moved is kept twice.
+        let mut work = pin!(
+            AssertUnwindSafe(dispatch(&*self.inner.platform, method, time, body, &self.cancelled))
+                .catch_unwind()
+        );
+        let result = match futures::poll!(&mut work) {
+            Poll::Ready(result) => Some(result),
+            // Boxed: what is done at once needs none of it, and each call's task would be the larger for it.
+            Poll::Pending => Box::pin(self.accompany(method, work)).await,
+        };
+        match result {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => {
+                tracing::error!(%method, "the platform panicked in a call");
+                let text = format!("the agent failed within {method}; its log says where");
+                Err(CallError::new(Code::Cluster, text).with_effect(towline_protocol::Effect::Unknown))
+            }
+            None => Err(cancelled()),
+        }
+    }
+
+    /// Tells the caller every now and then that the work goes on, until it is done; none when the caller took it back.
+    async fn accompany<T>(&self, method: Method, mut work: impl Future<Output = T> + Unpin) -> Option<T> {
         // Not `interval`: its first tick, though due at once, costs a turn of the timer wheel: a millisecond a call.
         let mut working = interval_at(Instant::now() + limits::RENEW_EVERY, limits::RENEW_EVERY);
         loop {
             tokio::select! {
-                result = &mut work => return result.unwrap_or_else(|_| {
-                    tracing::error!(%method, "the platform panicked in a call");
-                    let text = format!("the agent failed within {method}; its log says where");
-                    Err(CallError::new(Code::Cluster, text).with_effect(towline_protocol::Effect::Unknown))
-                }),
+                result = &mut work => return Some(result),
                 _ = working.tick() => {
                     let alive = self.answer.bare(Kind::KeepAlive, WORKING);
                     self.inner.publish(&self.answer.subject, alive).await;
                 }
-                () = cancelled_token.cancelled(), if !method.is_mutating() => return Err(cancelled()),
+                () = self.cancelled.cancelled(), if !method.is_mutating() => return None,
             }
         }
+    }
+
+    /// Whether the call may begin now: under a lease that holds, and not too late.
+    fn check_time(&self, not_after: Option<u64>) -> Result<(), CallError> {
+        self.inner.lease.check(self.epoch, not_after, clock::now()).map_err(|why| {
+            let (reason, code, text) = match why {
+                NotNow::LeaseOver => {
+                    ("fenced", Code::Fenced, "this session's lease has ended, and nothing is begun under it")
+                }
+                NotNow::TooLate => {
+                    ("expired", Code::Expired, "the call came after the moment up to which it was wanted")
+                }
+            };
+            self.inner.refuse(reason);
+            CallError::new(code, text)
+        })
     }
 
     /// Sends an answer, as far ahead as the caller gives credit.
@@ -151,6 +242,15 @@ impl Serving {
                 Err(_) => return,
             },
         };
+        if message.frames() > 1 {
+            return Box::pin(self.send_chunks(kind, message)).await;
+        }
+        let frame = message.frame(&self.answer.header(kind), 0).encode();
+        self.inner.publish(&self.answer.subject, frame).await;
+    }
+
+    async fn send_chunks(&mut self, kind: Kind, message: Outgoing) {
+        self.listen();
         let header = self.answer.header(kind);
         let mut credit = limits::STREAM_WINDOW_FRAMES;
         for sequence in 0..message.frames() {
@@ -160,7 +260,8 @@ impl Serving {
                     None => return,
                 }
             }
-            if !self.inner.publish(&self.answer.subject, message.frame(&header, sequence).encode()).await {
+            let chunk = message.frame(&header, sequence).encode();
+            if !self.inner.publish(&self.answer.subject, chunk).await {
                 return;
             }
         }
@@ -170,7 +271,7 @@ impl Serving {
     async fn more_credit(&mut self, sequence: u32) -> Option<u32> {
         loop {
             let frame = tokio::select! {
-                frame = self.controls.recv() => frame?,
+                frame = self.controls.next() => frame?,
                 () = self.cancelled.cancelled() => return None,
                 () = tokio::time::sleep(limits::STREAM_SILENCE_MAX) => return None,
             };
@@ -182,6 +283,7 @@ impl Serving {
 
     /// Sends a stream's items, as many to a frame as are there.
     async fn stream<T: serde::Serialize + Send>(&mut self, mut items: ItemStream<T>) {
+        self.listen();
         let subject = self.answer.subject.clone();
         self.inner.publish(&subject, self.answer.bare(Kind::KeepAlive, OPENED)).await;
         let (mut sequence, mut credit) = (0, limits::STREAM_WINDOW_FRAMES);
@@ -206,7 +308,7 @@ impl Serving {
                         Some(Some(error)) => return self.send(Kind::Failure, wire::encode(&error)).await,
                     }
                 }
-                frame = self.controls.recv() => match frame {
+                frame = self.controls.next() => match frame {
                     Some(frame) => {
                         heard = Instant::now();
                         if frame.header.kind == Kind::Credit {
@@ -229,7 +331,7 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.inner.lock().remove(&self.answer.attempt);
+        self.inner.lock().end(self.answer.attempt);
     }
 }
 
