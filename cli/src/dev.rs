@@ -8,6 +8,7 @@
 //! All that it does to the instance goes through the HTTP API, as any client's would.
 
 mod applier;
+mod bundles;
 mod changes;
 mod data_dir;
 mod follow;

@@ -354,6 +354,34 @@ fn context_file(home: &Home) -> String {
 }
 
 #[test]
+fn a_bundle_goes_with_the_dev_that_it_was_put_to() {
+    let home = Home::new();
+    let place = home.elsewhere().join("shelf");
+    let bundle = format!(
+        "apiVersion: towline/v1\nkind: Bundle\nmetadata: {{name: shop}}\n---\n\
+         apiVersion: towline/v1\nkind: Directory\nmetadata: {{name: shelf}}\nspec: {{path: {}}}\n---\n{}",
+        place.display(),
+        app("counter", SLEEPER)
+    );
+    let file = home.file("shop.yaml", &bundle);
+    let put = ["bundle", "put", "local", "-f", file.to_str().unwrap(), "--wait"];
+    for signal in [Signal::INT, Signal::KILL] {
+        let dev = home.dev(&[]);
+        let ended = home.run(&put).expect(0);
+        assert!(ended.stdout.contains("done  put shop version 1"), "{}", ended.stdout);
+        assert!(home.run(&["bundle", "list"]).expect(0).stdout.contains("shop"));
+        assert!(place.is_dir());
+        drop(dev.stop(signal));
+        if signal == Signal::KILL {
+            // Nobody was left to tidy up: whoever comes next does.
+            home.dev(&[]).stop(Signal::INT).expect(0);
+        }
+        assert!(!place.exists(), "after {signal:?}");
+        home.expect_nothing_left();
+    }
+}
+
+#[test]
 fn help_lists_the_commands_that_there_are() {
     let home = Home::new();
     let help = home.run(&["--help"]).expect(0).stdout;

@@ -60,9 +60,9 @@ async fn put(session: &Session, args: PutArgs) -> Result<(), Failure> {
         Ok(match outcome {
             PutOutcome::Unchanged => format!("{head}: the content is what was accepted last\n"),
             PutOutcome::Planned => {
-                format!("{}{head}: a dry run, nothing was done\n", plan_text(changes, style))
+                format!("{}{head}: a dry run, nothing was done\n", plan_text(changes, dry_run, style))
             }
-            _ => format!("{}{head}{}\n", plan_text(changes, style), by_job(answer.job)),
+            _ => format!("{}{head}{}\n", plan_text(changes, dry_run, style), by_job(answer.job)),
         })
     })?;
     match answer.job.filter(|_| wait.wait) {
@@ -129,7 +129,7 @@ async fn delete(session: &Session, args: DeleteArgs) -> Result<(), Failure> {
     let BundleDeleted { job, changes, .. } = reply.read()?;
     let style = session.screen.style();
     session.screen.answer(&reply, |_| {
-        let plan = plan_text(&changes, style);
+        let plan = plan_text(&changes, dry_run, style);
         Ok(match job {
             Some(job) => format!("{plan}accepted  {bundle}{}\n", by_job(Some(job))),
             None => format!("{plan}planned  {bundle}: a dry run, nothing was done\n"),

@@ -18,6 +18,7 @@ use towline_hub::{Hub, HubConfig, RunError};
 use towline_protocol::limits::CALL_TIME_MAX;
 use towline_protocol::{Epoch, InstanceId};
 
+use super::bundles;
 use super::data_dir::DataDir;
 use super::memory::Memory;
 use super::orphans;
@@ -134,6 +135,10 @@ impl House {
         // First of all: nobody should find what is about to go.
         drop(published);
         let mut wrong = Vec::new();
+        // Of a directory that is kept the next one finds its bundles again.
+        if !data.is_kept() {
+            wrong.extend(bundles::delete_all(&*agent.platform()).await);
+        }
         leave.cancel();
         if !serving.is_finished() {
             // How it ended was told before, or it was told to end just now.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use prometheus::Registry;
 use towline_agent::{Agent, AgentConfig};
 
+use super::bundles;
 use super::data_dir::PREFIX;
 use crate::context::Context;
 
@@ -37,6 +38,9 @@ async fn clear_one(scratch: &Path, context: &Context) -> Result<(), Box<dyn std:
     if store.is_dir() {
         // The store's lock tells a process that lives where we cannot see it from one that has gone.
         let agent = Agent::open(AgentConfig::new(context.instance.clone(), store), Registry::new()).await?;
+        for stays in bundles::delete_all(&*agent.platform()).await {
+            tracing::warn!("{stays}");
+        }
         let removed = agent.remove_units().await;
         agent.close().await;
         removed?;

@@ -11,8 +11,8 @@ use towline_protocol::bundle::ChangeOp;
 use super::tables::{Style, plain, render, time_of_day, word};
 use crate::time::{age, age_since};
 
-/// What a put means or meant, workload by workload, with what differs below each.
-pub(crate) fn plan_text(changes: &[ChangeInfo], style: Style) -> String {
+/// What a put means or meant, workload by workload; `in_full` with what differs below each.
+pub(crate) fn plan_text(changes: &[ChangeInfo], in_full: bool, style: Style) -> String {
     let width = changes.iter().map(|change| change.workload.as_str().chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for change in changes {
@@ -27,7 +27,7 @@ pub(crate) fn plan_text(changes: &[ChangeInfo], style: Style) -> String {
         let reason = change.reason.as_deref().map(plain).unwrap_or_default();
         let line = format!("{sign} {op}{gap}  {:<width$}  {reason}", plain(change.workload.as_str()));
         let _ = writeln!(text, "{}", line.trim_end());
-        for line in change.diff.iter().flat_map(|diff| diff.lines()) {
+        for line in change.diff.iter().filter(|_| in_full).flat_map(|diff| diff.lines()) {
             let _ = writeln!(text, "      {}", diff_line(line, style));
         }
     }
@@ -218,7 +218,7 @@ mod tests {
         ]);
         let changes: Vec<ChangeInfo> = serde_json::from_value(changes).unwrap();
         assert_eq!(
-            plan_text(&changes, PLAIN),
+            plan_text(&changes, true, PLAIN),
             "- remove     App/old\n\
              ~ update     App/web    spec.units changed\n      \
                    -  units: 1\n      \
@@ -226,9 +226,10 @@ mod tests {
                untouched  File/motd\n\
              0 to add, 1 to update, 1 to remove, 1 untouched\n"
         );
-        let coloured = plan_text(&changes, Style { colour: true });
+        let coloured = plan_text(&changes, true, Style { colour: true });
         assert!(coloured.contains("\u{1b}[32m+  units: 2 [2J\u{1b}[0m"), "{coloured}");
-        assert_eq!(plan_text(&[], PLAIN), "0 to add, 0 to update, 0 to remove, 0 untouched\n");
+        assert_eq!(plan_text(&changes, false, PLAIN).lines().count(), 4);
+        assert_eq!(plan_text(&[], true, PLAIN), "0 to add, 0 to update, 0 to remove, 0 untouched\n");
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(crate) fn record_line(record: &JobRecordInfo, style: Style) -> String {
     };
     let workload = record.workload.as_ref().map(|workload| plain(workload.as_str()));
     let op = record.op.as_ref().map(|op| plain(op.as_str()));
-    let step = record.step.as_deref().map(plain);
+    let step = record.step.as_deref().map(plain).filter(|step| Some(step) != op.as_ref());
     let words = [workload, op, step, Some(what)].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let message = record.message.as_deref().map(|message| format!(": {}", plain(message)));
     format!("{}  {words}{}", time_of_day(record.at.unix_ms()), message.unwrap_or_default())
