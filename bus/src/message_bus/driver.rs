@@ -286,7 +286,7 @@ impl Driver {
             let mut effects = Vec::new();
             for (instance, entry) in entries.iter_mut() {
                 if let Some(Change::Lost { silent }) = entry.presence.check(now, self.deaf_until)
-                    && let Some(target) = entry.session.last()
+                    && let Some(target) = entry.last()
                 {
                     let detail = format!("not heard for {} ms", silent.as_millis());
                     let (epoch, heartbeat) = (target.epoch, entry.last_heartbeat);

@@ -85,6 +85,8 @@ const DIGEST_BYTES_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) session: HubSession,
+    /// Who was called last. One that is active, and waits for those before it, has not been yet.
+    served: Option<Target>,
     pub(super) presence: Presence,
     pub(super) health: Health,
     pub(super) applied: Bytes,
@@ -97,6 +99,7 @@ impl Entry {
     pub(super) fn new(replicas: Replicas) -> Self {
         Self {
             session: HubSession::new(replicas),
+            served: None,
             presence: Presence::NeverSeen,
             health: Health::default(),
             applied: Bytes::new(),
@@ -205,6 +208,9 @@ impl Entry {
         let before = self.session.target().map(|target| target.epoch);
         let effects = self.session.handle(now, event);
         let after = self.session.target().map(|target| target.epoch);
+        if after.is_some() && (before != after || effects.iter().any(is_resumed)) {
+            self.served = self.session.target().cloned();
+        }
         match after {
             Some(epoch) if effects.iter().any(is_resumed) => {
                 self.hear(now, epoch, "the agent resumed", &mut told)
@@ -238,8 +244,13 @@ impl Entry {
         }
     }
 
+    /// Who serves, or served last.
+    pub(super) fn last(&self) -> Option<&Target> {
+        self.served.as_ref().or_else(|| self.session.last())
+    }
+
     fn view(&self, instance: &InstanceId, now: Moment, unix_ms: u64) -> InstanceView {
-        let last = self.session.last();
+        let last = self.last();
         let told = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         InstanceView {
             instance: instance.clone(),
