@@ -2,11 +2,13 @@
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
-use towline_bus::platform::Seen;
+use towline_bus::platform::{MockPlatform, Seen};
 use towline_hub::api::types::{BundleContent, BundlePut, JobAccepted, JobRecordInfo, JobWithRecords};
 use towline_protocol::bundle::{PutBundleRequest, PutOutcome};
 use towline_protocol::job::{JobKind, JobState};
-use towline_protocol::{Code, Effect};
+use towline_protocol::version::CallSetVersion;
+use towline_protocol::{Code, Effect, Method as Call, StoreId};
+use uuid::Uuid;
 
 use crate::support::{SseReader, TestHub, expect, refused};
 
@@ -143,5 +145,25 @@ async fn what_is_wrong_with_a_bundle_request_is_told_at_the_door() {
     let large = hub.request(Method::PUT, SHOP).body(vec![b'#'; (64 << 20) + 1]);
     assert_eq!(refused(large, 413).await.code, Code::TooLarge.as_str());
     assert_eq!(mock.take_seen(), []);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_older_than_bundles_is_to_be_upgraded() {
+    let (hub, _dir) = TestHub::start().await;
+    let old = Call::ALL.iter().filter(|call| call.since() <= CallSetVersion::V5);
+    let calls = old.map(|call| call.name().to_owned()).collect();
+    let mock = MockPlatform::new();
+    let _agent = hub.agent_of("shop", StoreId::new(Uuid::new_v4()), calls, mock.clone()).await;
+    let _: Value = expect(hub.get("/v1/instances/default/shop/ping"), 200).await;
+    let _ = mock.take_seen();
+    for request in
+        [put(&hub, "", "one"), hub.get(SHOP), hub.get(JOBS), put(&hub, "", "").header("if-match", "*")]
+    {
+        let problem = refused(request, 501).await;
+        assert_eq!((problem.code.as_str(), &problem.effect), ("upgrade_needed", &Effect::None));
+        assert!(problem.detail.contains("V6") && problem.help.is_some(), "{problem:?}");
+    }
+    assert_eq!(mock.take_seen(), [], "nothing was sent");
     hub.stop().await;
 }

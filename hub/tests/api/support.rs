@@ -111,6 +111,17 @@ impl TestHub {
         store: StoreId,
         platform: impl Platform,
     ) -> ActiveSubscription {
+        self.agent_of(instance, store, Call::names(), platform).await
+    }
+
+    /// An agent that has these calls.
+    pub(crate) async fn agent_of(
+        &self,
+        instance: &str,
+        store: StoreId,
+        calls: Vec<String>,
+        platform: impl Platform,
+    ) -> ActiveSubscription {
         let instance: InstanceId = instance.parse().expect("the test's id is one");
         let (_vitals, vitals) = watch::channel(Vitals::default());
         let config = SubscribeConfig {
@@ -122,7 +133,7 @@ impl TestHub {
                 last_epoch: None,
                 version: "1.2.3".to_owned(),
                 runtime: "mock".to_owned(),
-                calls: Call::names(),
+                calls,
             },
             mode: ClaimMode::Fresh,
             vitals,

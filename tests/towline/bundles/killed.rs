@@ -65,3 +65,41 @@ async fn z_e5_a_put_survives_kill_9_of_the_agent() {
     })
     .await;
 }
+
+/// An app that takes its time to stop, so that its update does.
+fn stubborn(version: u8) -> String {
+    format!(
+        "apiVersion: towline/v1\nkind: App\nmetadata: {{name: stubborn}}\nspec:\n  \
+         command: [sh, -c, \"trap '' TERM; while true; do sleep 0.1; done\"]\n  \
+         stop: {{gracePeriod: 4s}}\n  env: {{VERSION: \"{version}\"}}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_goes_on_over_kill_9_of_the_hub() {
+    let nats = NatsServer::start("").await;
+    let mut hub = HubProcess::start(nats.url()).await;
+    let _agent = AgentProcess::start("site", nats.url()).await;
+    hub.until_state("site", "connected").await;
+    let token = std::fs::read_to_string(hub.token_file()).unwrap();
+    let operator = Operator::new(&hub.url(), &token);
+    let put = ["--output", "json", "bundle", "put", "site", "slow", "-f", "-", "--wait"];
+    operator.run_with(&put, &stubborn(1)).await.expect(0);
+    let text = stubborn(2);
+    let waiting = operator.run_with(&put, &text);
+    let killing = async {
+        until("the job to run", || async {
+            let jobs = operator.json(&["jobs", "site", "--state", "running"]).await;
+            jobs["jobs"][0]["id"].is_string().then_some(())
+        })
+        .await;
+        hub.start_again().await;
+    };
+    let (ended, ()) = tokio::join!(waiting, killing);
+    let ended = ended.expect(0);
+    let objects = ended.objects();
+    assert_eq!(objects.last().unwrap()["state"], "done");
+    let seqs: Vec<_> = objects.iter().filter_map(|object| object["seq"].as_u64()).collect();
+    assert!(seqs.windows(2).all(|two| two[0] < two[1]), "each record once: {seqs:?}");
+    operator.run(&["bundle", "delete", "site", "slow", "--wait"]).await.expect(0);
+}
