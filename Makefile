@@ -11,9 +11,11 @@ help: ## this list
 
 test: build nats-server netns-tools ## unit tests, property tests, batteries, a real nats-server, the real binaries
 	$(CARGO) test --workspace --locked
+	TOWLINE_KILLS=50 $(CARGO) test -p towline-agent --locked --features failpoints --test crashes
 
-soak: ## ten times as many simulated races as `make test`
+soak: ## ten times as many simulated races as `make test`, and a thousand kills of an agent
 	TOWLINE_SEEDS=10000 $(CARGO) test -p towline-bus --locked --test simulation -- --nocapture
+	TOWLINE_KILLS=1000 $(CARGO) test -p towline-agent --locked --features failpoints --test crashes
 
 FUZZ_SECONDS ?= 60
 fuzz: ## look for inputs that break a decoder, FUZZ_SECONDS (60) for each; takes a C++ compiler

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Check options and data directory, and do nothing else.
     CheckConfig(RunArgs),
+    /// List the points where a test can make this agent die, stall or fail.
+    Failpoints,
     /// Stand over one unit (started by the agent, not by hand).
     #[command(hide = true)]
     Shim(ShimArgs),

@@ -14,6 +14,7 @@
 
 mod accept;
 mod backoff;
+mod capacity;
 mod content;
 mod diff;
 mod drive;
@@ -38,7 +39,7 @@ mod work;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -51,7 +52,7 @@ use towline_protocol::{
     job::{JobKind, JobState},
 };
 
-pub(crate) use self::manager::Registry;
+pub(crate) use self::{capacity::Room, manager::Registry};
 use self::{
     lanes::Item,
     state::{Bundle, Gates, OpenJob, State},
@@ -84,6 +85,8 @@ pub(crate) type TellApplied = Box<dyn Fn(&Name, Option<[u8; 32]>) + Send + Sync>
 struct Inner {
     store: Arc<Store>,
     registry: Registry,
+    /// Where the agent keeps its data: the disk that room is counted on.
+    data_dir: PathBuf,
     calls: Calls,
     owners: Owners,
     /// Whether `apply` brought a resource here.
@@ -98,6 +101,7 @@ struct Inner {
 pub(crate) struct Parts {
     pub(crate) store: Arc<Store>,
     pub(crate) registry: Registry,
+    pub(crate) data_dir: PathBuf,
     pub(crate) calls: Calls,
     pub(crate) owners: Owners,
     pub(crate) is_direct: Box<dyn Fn(&str) -> bool + Send + Sync>,
@@ -111,6 +115,7 @@ impl Parts {
         Self {
             registry: Registry::new(managers::all(data_dir, id, direct.clone())),
             store,
+            data_dir: data_dir.to_owned(),
             calls: direct.calls(),
             owners: direct.owners(),
             is_direct: Box::new(move |id| by_id.is_direct(id)),
@@ -128,7 +133,7 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read or written.
     pub(crate) async fn open(parts: Parts, boot: &str) -> Result<Self, StoreError> {
-        let Parts { store, registry, calls, owners, is_direct, applied } = parts;
+        let Parts { store, registry, data_dir, calls, owners, is_direct, applied } = parts;
         let boot = boot.to_owned();
         let before = store.write(move |transaction| crate::store::note_boot(transaction, &boot)).await?;
         let rebooted = before.is_some_and(|same| !same);
@@ -149,6 +154,7 @@ impl Engine {
         let inner = Inner {
             store,
             registry,
+            data_dir,
             calls,
             owners,
             is_direct,
@@ -186,12 +192,14 @@ impl Engine {
             let Ok(content) = content::read(self.inner.registry.clone(), name.clone(), bytes).await else {
                 continue;
             };
-            let wanted: Vec<(ResourceId, bool)> =
-                content.members.into_iter().map(|member| (member.resource, member.traits.shared)).collect();
+            let wanted: Vec<(ResourceId, bool)> = content
+                .members
+                .iter()
+                .map(|member| (member.resource.clone(), member.traits.shared))
+                .collect();
             self.inner.owners.claim(&name, &wanted).ok();
-            let coming = wanted.into_iter().map(|(resource, _)| resource).collect();
             if let Some(bundle) = self.state().bundles.get_mut(&name) {
-                bundle.coming = coming;
+                bundle.coming = content.coming();
             }
         }
         let state = self.state();
@@ -210,7 +218,7 @@ impl Engine {
             let found = state.bundles.get(bundle).into_iter();
             let of = |bundle: &Bundle| {
                 let rows = bundle.workloads.values().map(|row| row.resource.clone());
-                rows.chain(bundle.coming.iter().cloned()).collect::<Vec<_>>()
+                rows.chain(bundle.coming.iter().map(|(resource, _)| resource.clone())).collect::<Vec<_>>()
             };
             found.flat_map(of).collect()
         };

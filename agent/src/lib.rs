@@ -14,6 +14,7 @@ pub mod agent;
 mod calls;
 pub mod direct;
 mod engine;
+pub mod failpoints;
 mod link;
 pub mod manifest;
 mod metrics;

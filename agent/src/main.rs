@@ -8,7 +8,7 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use towline_agent::{
-    Agent, AgentConfig, shim,
+    Agent, AgentConfig, failpoints, shim,
     store::{OpenStoreError, Store},
 };
 use towline_bus::{
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         // Before anything else: a shim must be small, and its second stage has a single thread.
         Some(Command::Shim(args)) => return shim::run(&args),
         Some(Command::CheckConfig(args)) => check(&args),
+        Some(Command::Failpoints) => return list_failpoints(),
         Some(Command::Run(args)) => run(&args),
         None => run(&cli.run),
     };
@@ -35,6 +36,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(error.as_ref()),
     }
+}
+
+/// Where this build can be made to fail.
+#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+fn list_failpoints() -> ExitCode {
+    if !cfg!(feature = "failpoints") {
+        return complain(&*Box::<dyn Error>::from(
+            "this build has no failpoints; build with --features failpoints",
+        ));
+    }
+    failpoints::NAMES.iter().for_each(|name| println!("{name}"));
+    ExitCode::SUCCESS
 }
 
 #[expect(clippy::print_stderr, reason = "this is the program's last word, and it may have no log yet")]

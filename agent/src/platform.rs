@@ -17,6 +17,7 @@ use towline_protocol::{
         ListBundlesRequest, ListBundlesResponse, PauseBundleRequest, PutBundleRequest, PutBundleResponse,
         ResumeBundleRequest, RetryBundleRequest,
     },
+    capacity::{AddressesResponse, CapacityResponse},
     job::{
         CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, JobKind, JobRecord,
         ListJobsRequest, ListJobsResponse, WatchJobRequest,
@@ -196,6 +197,14 @@ impl Platform for AgentPlatform {
         request: &CancelJobRequest,
     ) -> Result<CancelJobResponse, CallError> {
         self.engine.cancel(&caller(cx), request.job, request.reason.clone()).await
+    }
+
+    async fn capacity(&self, _cx: &CallContext) -> Result<CapacityResponse, CallError> {
+        self.engine.capacity()
+    }
+
+    async fn addresses(&self, _cx: &CallContext) -> Result<AddressesResponse, CallError> {
+        Ok(AddressesResponse { addresses: self.direct.addresses() })
     }
 }
 

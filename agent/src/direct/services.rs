@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use towline_protocol::{
     ResourceId,
+    capacity::AddressInUse,
     platform::{Service, ServiceStatus, Unit, UnitStatus as Word},
 };
 
@@ -22,6 +23,25 @@ impl Direct {
     pub fn some_services(&self, ids: &[ResourceId]) -> Vec<Service> {
         let wanted: BTreeSet<&ResourceId> = ids.iter().collect();
         self.services(|id| wanted.contains(id))
+    }
+
+    /// The ports that units have, by address and port.
+    pub(crate) fn addresses(&self) -> Vec<AddressInUse> {
+        let mut found = Vec::new();
+        for unit in self.inner.runtime.list() {
+            let Ok(resource) = unit.app.parse::<ResourceId>() else { continue };
+            let bundle = self.inner.owners.owner(&unit.app);
+            found.extend(unit.ports.iter().map(|port| AddressInUse {
+                address: port.address.to_string(),
+                port: port.host_port,
+                protocol: port.protocol.word().to_owned(),
+                resource: resource.clone(),
+                bundle: bundle.clone(),
+                unit: Some(unit.unit.clone()),
+            }));
+        }
+        found.sort_by(|a, b| (&a.address, a.port, &a.protocol).cmp(&(&b.address, b.port, &b.protocol)));
+        found
     }
 
     fn services(&self, wanted: impl Fn(&ResourceId) -> bool) -> Vec<Service> {

@@ -1,9 +1,10 @@
 //! A bundle's content as read: workloads in start order.
 
 use bytes::Bytes;
-use towline_protocol::{CallError, Code, Name, WorkloadId};
+use towline_protocol::{CallError, Code, Name, ResourceId, WorkloadId};
 
 use super::{
+    capacity::Room,
     manager::{Registry, Traits},
     order::{Node, start_order},
     plan::Wanted,
@@ -25,6 +26,11 @@ impl Content {
     /// The same, as planning sees it.
     pub(super) fn wanted(&self) -> Vec<Wanted> {
         self.members.iter().map(|member| Wanted { id: member.id.clone(), digest: member.digest }).collect()
+    }
+
+    /// The resources that it defines, and the room that each needs.
+    pub(super) fn coming(&self) -> Vec<(ResourceId, Room)> {
+        self.members.iter().map(|member| (member.resource.clone(), member.traits.needs)).collect()
     }
 
     pub(super) fn ids(&self) -> Vec<WorkloadId> {
@@ -70,7 +76,7 @@ fn read_now(registry: &Registry, bundle: &Name, content: &Bytes) -> Result<Conte
     let node = |member: &Member| Node {
         id: member.id.clone(),
         depends_on: member.depends_on.clone(),
-        size: member.traits.disk,
+        size: member.traits.needs.disk,
     };
     let nodes: Vec<Node> = members.iter().map(node).collect();
     let order = start_order(&nodes, &declared).map_err(|error| invalid(error.to_string()))?;

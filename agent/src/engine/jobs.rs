@@ -13,12 +13,14 @@ use towline_protocol::{
 
 use super::{
     Engine,
+    capacity::Room,
     lanes::Item,
     put::{answered, json},
     state::{Bundle, OpenJob},
 };
 use crate::{
     calls::Caller,
+    failpoints::failpoint,
     store::{
         Outcome, OutcomeKey, jobs, outcomes,
         rows::{self, BundleRow},
@@ -30,8 +32,8 @@ use crate::{
 pub(super) struct Accepting {
     pub(super) job: Job,
     pub(super) row: BundleRow,
-    /// The documents of a put, and the resources that they define.
-    pub(super) content: Option<(Bytes, Vec<ResourceId>)>,
+    /// The documents of a put, and the resources that they define, with the room that each needs.
+    pub(super) content: Option<(Bytes, Vec<(ResourceId, Room)>)>,
     /// What is answered, for a repetition.
     pub(super) outcome: Option<(OutcomeKey, String)>,
 }
@@ -67,6 +69,7 @@ impl Engine {
     /// the bundle's gate held.
     pub(super) async fn accept(&self, accepting: Accepting) -> Result<(), CallError> {
         let Accepting { mut job, row, content, outcome } = accepting;
+        failpoint!("accept.checked", CallError::new(Code::Cluster, "a test says so"));
         let (bundle, kind) = (row.name.clone(), job.kind.clone());
         let withdrawn = {
             let mut state = self.state();
@@ -104,6 +107,7 @@ impl Engine {
             Ok(())
         });
         let written = write.await;
+        failpoint!("accept.stored");
         let mut state = self.state();
         if let Err(error) = written {
             for id in withdrawn {
@@ -214,6 +218,10 @@ impl Engine {
         }
         let _gate = self.inner.gates.pass(bundle).await;
         let mut row = existing(self.state().bundles.get(bundle), bundle)?.row.clone();
+        // Else it would be paused, or resumed, when it has gone.
+        if matches!(kind, JobKind::Pause | JobKind::Resume) && self.goes(&row) {
+            return Err(CallError::new(Code::Conflict, format!("bundle {bundle} is being deleted")));
+        }
         let version = (row.target > 0).then_some(row.target);
         let job = self.new_job(kind, Some(bundle), version, Some(request), reason);
         let id = job.id;

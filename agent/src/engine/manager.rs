@@ -14,6 +14,7 @@ use towline_protocol::{
 };
 
 use super::{
+    capacity::Room,
     model::Verb,
     pipeline::{Step, Stop, Verdict},
 };
@@ -38,8 +39,8 @@ pub(crate) struct Work {
 pub(crate) struct Traits {
     /// Several bundles may have it together.
     pub(crate) shared: bool,
-    /// Bytes of disk that it is given.
-    pub(crate) disk: u64,
+    /// The room that it is promised.
+    pub(crate) needs: Room,
 }
 
 /// What was seen of a workload.

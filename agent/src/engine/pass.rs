@@ -20,6 +20,7 @@ use super::{
     model::Verb,
     state::Bundle,
 };
+use crate::failpoints::failpoint;
 use crate::store::{
     StoreError, jobs, records,
     rows::{self, BundleRow, WorkloadRow},
@@ -173,6 +174,7 @@ impl Pass {
         };
         let target = target.unwrap_or_else(|| self.read(|bundle| bundle.row.target).unwrap_or(0));
         let todos = self.todos(target).await;
+        failpoint!("pass.worked-out");
         let _gate = self.engine.inner.gates.pass(&self.bundle).await;
         let Some(mut row) = self.read(|bundle| bundle.row.clone()) else { return Ok(Ok(Vec::new())) };
         self.begin_row(&mut row, target);
@@ -210,6 +212,7 @@ impl Pass {
             Ok(())
         })
         .await?;
+        failpoint!("pass.begun");
         let (rows, todos) = match todos {
             Ok((rows, todos)) => (rows, Ok(todos)),
             Err(error) => (Vec::new(), Err(error)),
@@ -229,9 +232,11 @@ impl Pass {
         let kind = self.job.as_ref().map(|job| &job.kind);
         let phase = match kind {
             Some(JobKind::Delete) => BundlePhase::Deleting,
-            Some(JobKind::Pause) => BundlePhase::Paused,
-            Some(JobKind::Resume) => BundlePhase::Active,
-            Some(JobKind::Put) if row.phase == BundlePhase::Deleting => BundlePhase::Active,
+            // Who is to go, or has gone, does not come back by being paused or resumed.
+            Some(JobKind::Pause) if row.phase == BundlePhase::Active => BundlePhase::Paused,
+            Some(JobKind::Resume) if row.phase == BundlePhase::Paused => BundlePhase::Active,
+            // What was deleted meanwhile begins anew.
+            Some(JobKind::Put) if row.phase != BundlePhase::Paused => BundlePhase::Active,
             _ => row.phase.clone(),
         };
         if phase != row.phase {
@@ -278,6 +283,7 @@ impl Pass {
             message: row.reason.clone(),
             job: ended.as_ref().map(|(job, _)| job.id),
         });
+        failpoint!("pass.before-end");
         let (name, stored, kept, gone) = (bundle.clone(), row.clone(), ended.clone(), left.clone());
         self.persist(move |transaction| {
             for id in &gone {
@@ -294,6 +300,7 @@ impl Pass {
             Ok(())
         })
         .await?;
+        failpoint!("pass.ended");
         self.change(|bundle| {
             bundle.row = row;
             bundle.workloads.retain(|id, _| !left.contains(id));

@@ -8,6 +8,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use towline_protocol::{Code, ItemError};
 
+use crate::failpoints::failpoint;
+
 /// Why a step did not do its work, and what that means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stop {
@@ -128,7 +130,8 @@ pub(crate) async fn execute(steps: Vec<Step>, cancelled: &CancellationToken) -> 
         let ran = if cancelled.is_cancelled() {
             Err(Stop::new(Verdict::Failed, Code::Cancelled, "cancelled by its caller"))
         } else if let Some(forward) = step.forward {
-            guarded(forward(Forwarded { previous, cancelled: cancelled.clone() })).await
+            let ran = guarded(forward(Forwarded { previous, cancelled: cancelled.clone() })).await;
+            fail_here(ran)
         } else {
             Err(failed("All actions must define the forward function."))
         };
@@ -165,6 +168,7 @@ async fn undo(
     let mut undone = true;
     for (name, value, backward) in done.into_iter().rev() {
         let Some(backward) = backward else { continue };
+        failpoint!("pipeline.undo");
         let back = guarded(async { backward(value).await.map_err(Stop::from).map(|()| Value::Null) }).await;
         let error = back.err().map(|second| second.error.message);
         if let Some(second) = &error {
@@ -179,6 +183,12 @@ async fn undo(
 async fn guarded(work: impl Future<Output = Result<Value, Stop>>) -> Result<Value, Stop> {
     let caught = std::panic::AssertUnwindSafe(work).catch_unwind().await;
     caught.unwrap_or_else(|_| Err(failed("it panicked; the agent's log says where")))
+}
+
+/// What a step came to; a test may let it fail, or end the agent, right after it.
+fn fail_here(ran: Result<Value, Stop>) -> Result<Value, Stop> {
+    failpoint!("pipeline.step", failed("a test says so"));
+    ran
 }
 
 fn failed(text: &str) -> Stop {

@@ -87,6 +87,7 @@ impl Engine {
             }
             Decision::Accept(version) => version,
         };
+        self.check_room(name, content.members.iter().map(|member| member.traits.needs))?;
         self.claim(&request, &content)?;
         let Some((key, request_id)) = asked else {
             self.release(name);
@@ -94,7 +95,7 @@ impl Engine {
         };
         let job = self.new_job(JobKind::Put, Some(name), Some(version), Some(request_id), None);
         let response = response(PutOutcome::Accepted, version, Some(job.id));
-        let resources = content.members.iter().map(|member| member.resource.clone()).collect();
+        let resources = content.coming();
         let description = content.head.description;
         let row = BundleRow { description, ..accepted_row(&request, version, digest, job.id, before) };
         let accepting = Accepting {
@@ -110,18 +111,20 @@ impl Engine {
     }
 
     fn last(&self, row: &BundleRow) -> Last {
-        // Accepted to go, begun or not: its content is no longer what is to hold.
-        let goes = self
-            .state()
-            .jobs
-            .values()
-            .any(|open| open.job.kind == JobKind::Delete && open.job.bundle.as_ref() == Some(&row.name));
         let phase = match row.phase {
             BundlePhase::Deleted => BundlePhase::Deleted,
-            _ if goes => BundlePhase::Deleting,
+            _ if self.goes(row) => BundlePhase::Deleting,
             ref phase => phase.clone(),
         };
         Last { phase, version: row.accepted, digest: row.digest, job: row.put, void: row.void }
+    }
+
+    /// Whether it is accepted that the bundle goes, begun or not: its content is no longer what is to hold.
+    pub(super) fn goes(&self, row: &BundleRow) -> bool {
+        let of_it = |job: &towline_protocol::job::Job| {
+            job.kind == JobKind::Delete && job.bundle.as_ref() == Some(&row.name)
+        };
+        row.phase == BundlePhase::Deleting || self.state().jobs.values().any(|open| of_it(&open.job))
     }
 
     /// The content that was accepted last, unless there is none any more.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use towline_bus::clock::Moment;
 use towline_protocol::{JobId, Name, ResourceId, WorkloadId, job::Job};
 
-use super::{lanes::Lanes, plan::There};
+use super::{capacity::Room, lanes::Lanes, plan::There};
 use crate::store::rows::{BundleRow, WorkloadRow};
 
 /// A bundle, as the store has it.
@@ -19,7 +19,7 @@ pub(super) struct Bundle {
     pub(super) row: BundleRow,
     pub(super) workloads: BTreeMap<WorkloadId, WorkloadRow>,
     /// What an accepted version adds that was not begun yet.
-    pub(super) coming: Vec<ResourceId>,
+    pub(super) coming: Vec<(ResourceId, Room)>,
     /// When what failed is tried again; none if nothing failed.
     pub(super) due: Option<Moment>,
     /// Since when a workload is known to have drifted, in Unix milliseconds, and how.

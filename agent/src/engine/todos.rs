@@ -134,6 +134,7 @@ impl Pass {
             rank,
             depends_on: member.depends_on.clone(),
             shared: member.traits.shared,
+            needs: member.traits.needs,
             resource: member.resource.clone(),
             ..row
         };
@@ -154,6 +155,7 @@ impl Pass {
                 depends_on: Vec::new(),
                 rank,
                 shared: false,
+                needs: member.traits.needs,
                 given_up: false,
                 data: serde_json::Value::Null,
             }));

@@ -12,6 +12,7 @@ use super::{
     pass::{Ending, Goal, Pass, Todo},
     pipeline::{Ran, Stop, execute},
 };
+use crate::failpoints::failpoint;
 use crate::store::{
     jobs, records,
     rows::{self, WorkloadRow},
@@ -32,7 +33,9 @@ impl Pass {
         let row = self.announce(todo, row).await?;
         let what = format!("{} {}", todo.verb.word(), todo.id);
         self.engine.beat(&self.bundle, &what);
+        failpoint!("op.announced");
         let ran = self.run_steps(todo, &row).await;
+        failpoint!("op.done");
         self.engine.beat(&self.bundle, &what);
         let result = recorded(todo.verb, &row.result.state, ran.as_ref());
         self.record(todo, row, result, ran).await
@@ -60,6 +63,7 @@ impl Pass {
             depends_on: Vec::new(),
             rank: 0,
             shared: false,
+            needs: super::Room::default(),
             given_up: false,
             data: serde_json::Value::Null,
         })
@@ -196,6 +200,7 @@ impl Pass {
             Ok(())
         })
         .await?;
+        failpoint!("op.recorded");
         self.change(|bundle| match after {
             Some(row) => drop(bundle.workloads.insert(row.id.clone(), row)),
             None => drop(bundle.workloads.remove(&todo.id)),

@@ -121,6 +121,16 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// As it is spelled.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// A file that is written before a unit starts.
 #[derive(Clone, PartialEq, Eq, serde::Serialize)]
 pub struct FileSpec {

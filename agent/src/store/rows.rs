@@ -12,6 +12,7 @@ use towline_protocol::{
 };
 
 use super::{StoreError, decode};
+use crate::engine::Room;
 
 /// Rows of bundles, by name.
 const BUNDLES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bundles");
@@ -89,6 +90,9 @@ pub(crate) struct WorkloadRow {
     /// Other bundles may have it, too.
     #[serde(default)]
     pub(crate) shared: bool,
+    /// The room that it is promised.
+    #[serde(default)]
+    pub(crate) needs: Room,
     /// A monitor gave it up: it is not tried again by itself.
     #[serde(default)]
     pub(crate) given_up: bool,

@@ -11,6 +11,7 @@ use redb::WriteTransaction;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{StoreError, file::File};
+use crate::failpoints::failpoint;
 
 /// Changes that wait for the disk: several for each call that the session lets in at once. Further ones are refused, for
 /// a queue that only grows helps nobody.
@@ -104,8 +105,10 @@ fn write_all(file: &File, mut jobs: mpsc::Receiver<Box<dyn Job>>, failure: &Mute
             let Ok(job) = jobs.try_recv() else { break };
             batch.push(job);
         }
+        failpoint!("store.before-commit");
         // All of the batch or nothing: what fails in here is the disk, so none could have gone through alone.
         let committed = file.write(|transaction| batch.iter_mut().try_for_each(|job| job.run(transaction)));
+        failpoint!("store.after-commit");
         if let Err(error) = &committed {
             tracing::error!(%error, changes = batch.len(), "changes were not written; whoever made them was told");
         }

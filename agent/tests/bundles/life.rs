@@ -152,3 +152,36 @@ async fn z_p3_a_paused_bundle_stays_so_until_it_is_resumed() {
     assert_eq!(bench.status().await.summary.applied, Some(2));
     bench.end().await;
 }
+
+#[tokio::test]
+async fn z_c1_what_does_not_fit_is_refused_and_what_fits_is_counted() {
+    let bench = Bench::new().await;
+    let total = bench.platform.capacity(&cx()).await.unwrap().disk_bytes;
+    // Most of what there is: twice that would not fit, and an update of it does.
+    let most = (total.total - total.floor) / 10 * 9;
+    let directory = |size: u64, more: &str| bench.directory("data", &format!("  size: \"{size}\"\n{more}"));
+    bench.done(directory(most, "")).await;
+    let job = bench.done(directory(most, "  mode: \"0700\"\n")).await;
+    assert_eq!(job.state, JobState::Done, "{:?}", job.errors);
+    let capacity = bench.platform.capacity(&cx()).await.unwrap();
+    assert_eq!((capacity.disk_bytes.reserved, capacity.bundles, capacity.workloads), (most, 1, 1));
+    let other = PutBundleRequest {
+        bundle: "other".parse().unwrap(),
+        ..bench.request(bench.directory("more", &format!("  size: \"{most}\"\n")))
+    };
+    let error = bench.platform.put_bundle(&cx(), &other).await.unwrap_err();
+    assert_eq!((error.code, error.effect), (Code::Conflict, Effect::None));
+    assert!(error.message.starts_with(&format!("it needs {most} bytes of disk, and ")), "{}", error.message);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn addresses_in_use_are_told() {
+    let bench = Bench::new().await;
+    bench.done(bench.app("web", "  ports: [{name: http, port: 80}]\n")).await;
+    let found = bench.platform.addresses(&cx()).await.unwrap().addresses;
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].address.as_str(), found[0].protocol.as_str()), ("127.0.0.1", "tcp"));
+    assert_eq!((found[0].resource.as_str(), found[0].bundle.clone()), ("default/App/web", Some(shop())));
+    bench.end().await;
+}

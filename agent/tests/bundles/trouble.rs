@@ -4,7 +4,10 @@ use std::fs;
 
 use towline_protocol::{
     Code, Effect,
-    bundle::{BundlePhase, DeleteBundleRequest, PutBundleRequest, ResultState, RetryBundleRequest},
+    bundle::{
+        BundlePhase, DeleteBundleRequest, PauseBundleRequest, PutBundleRequest, ResultState,
+        RetryBundleRequest,
+    },
     job::{CancelJobRequest, JobState},
     platform::Definition,
 };
@@ -34,7 +37,7 @@ async fn z_e4_what_depends_on_a_failure_is_skipped_and_the_rest_goes_on() {
     bench
         .until("the retry", async || bench.states().await == ["App/other ok", "App/web ok", "File/conf ok"])
         .await;
-    assert_eq!(bench.status().await.summary.applied, Some(1));
+    bench.until("the version to hold", async || bench.status().await.summary.applied == Some(1)).await;
     bench.end().await;
 }
 
@@ -260,5 +263,32 @@ async fn z_c2_what_drifts_is_mended_or_shown() {
         })
         .await;
     assert_eq!(fs::read_to_string(bench.path("notes")).unwrap(), "edited");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn what_is_to_go_is_neither_paused_nor_resumed() {
+    let bench = Bench::new().await;
+    bench.done(format!("{}{}", bench.directory("data", ""), bench.app("web", ""))).await;
+    let delete = DeleteBundleRequest { bundle: shop(), reason: None, dry_run: false, force: false };
+    let pause = PauseBundleRequest { bundle: shop(), reason: None };
+    let first = cx();
+    let second = cx();
+    let (deleted, paused) = tokio::join!(
+        bench.platform.delete_bundle(&first, &delete),
+        bench.platform.pause_bundle(&second, &pause)
+    );
+    let job = deleted.unwrap().job.unwrap();
+    if let Ok(paused) = paused {
+        // It came first.
+        assert!(bench.ended(paused.job).await.0.state.is_terminal());
+    }
+    assert_eq!(bench.ended(job).await.0.state, JobState::Done);
+    assert_eq!(bench.status().await.summary.phase, BundlePhase::Deleted);
+    assert_eq!(bench.platform.pause_bundle(&cx(), &pause).await.unwrap_err().code, Code::NotFound);
+    // Put again, it begins anew.
+    let job = bench.done(bench.app("web", "")).await;
+    assert_eq!((job.state, job.version), (JobState::Done, Some(2)));
+    assert_eq!(bench.status().await.summary.phase, BundlePhase::Active);
     bench.end().await;
 }

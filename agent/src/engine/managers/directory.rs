@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     engine::{
+        Room,
         manager::{Manager, Seen, Traits, Work},
         pipeline::{Step, Stop, Verdict},
     },
@@ -137,7 +138,10 @@ impl Manager for Directories {
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        read(document).map(|spec| Traits { shared: spec.shared, disk: spec.size.get() })
+        read(document).map(|spec| Traits {
+            shared: spec.shared,
+            needs: Room { disk: spec.size.get(), ..Room::default() },
+        })
     }
 
     async fn initialise(&self) -> Result<(), ItemError> {

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     engine::{
+        Room,
         manager::{Manager, Seen, Traits, Work},
         pipeline::{Step, Stop},
     },
@@ -109,7 +110,8 @@ impl Manager for Files {
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
         let size = read(document)?.file.content.len();
-        Ok(Traits { shared: false, disk: u64::try_from(size).unwrap_or(u64::MAX) })
+        let disk = u64::try_from(size).unwrap_or(u64::MAX);
+        Ok(Traits { shared: false, needs: Room { disk, ..Room::default() } })
     }
 
     async fn initialise(&self) -> Result<(), ItemError> {

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use towline_protocol::{Code, ItemError, Name, ResourceId, StoreId};
 
-use crate::{runtime::process::RuntimeError, shim::write_durably};
+use crate::{failpoints::failpoint, runtime::process::RuntimeError, shim::write_durably};
 
 /// The label of one path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,7 @@ impl Labels {
             return Ok(false);
         }
         self.write(&label)?;
+        failpoint!("label.written", ItemError::new(Code::Cluster, "a test says so"));
         Ok(true)
     }
 

@@ -104,7 +104,7 @@ pub(super) fn check_free(binding: &PortBinding) -> Result<(), RuntimeError> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(RuntimeError::PortInUse {
             name: binding.name.clone(),
             port: binding.host_port,
-            protocol: word(binding.protocol),
+            protocol: binding.protocol.word(),
             address: binding.address,
             by: String::new(),
         }),
@@ -113,15 +113,8 @@ pub(super) fn check_free(binding: &PortBinding) -> Result<(), RuntimeError> {
 }
 
 fn in_use(spec: &PortSpec, by: String) -> RuntimeError {
-    let (name, protocol) = (spec.name.to_string(), word(spec.protocol));
+    let (name, protocol) = (spec.name.to_string(), spec.protocol.word());
     RuntimeError::PortInUse { name, port: spec.host_port, protocol, address: spec.address, by }
-}
-
-fn word(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    }
 }
 
 /// Binds and lets go again; says which port it was.
