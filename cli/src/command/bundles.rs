@@ -43,8 +43,9 @@ async fn put(session: &Session, args: PutArgs) -> Result<(), Failure> {
         .flag("force", force)
         .flag("adopt", adopt)
         .if_version(if_version)
-        .within(Method::PutBundle.default_time())
-        .changing(Attempt::new(&instance, retry.key));
+        .within(Method::PutBundle.default_time());
+    // What does nothing may be repeated without a key.
+    let request = if dry_run { request } else { request.changing(Attempt::new(&instance, retry.key)) };
     let what = count(bundle.resources.len(), "resource");
     let progress = session.screen.progress(format!("putting {} with {what} to {instance}", bundle.name));
     let reply = session.client.fetch(&request).await;
@@ -123,8 +124,8 @@ async fn delete(session: &Session, args: DeleteArgs) -> Result<(), Failure> {
         .flag("dry_run", dry_run)
         .flag("direct", direct)
         .flag("force", force)
-        .within(Method::DeleteBundle.default_time())
-        .changing(Attempt::new(&instance, retry.key));
+        .within(Method::DeleteBundle.default_time());
+    let request = if dry_run { request } else { request.changing(Attempt::new(&instance, retry.key)) };
     let reply = session.client.fetch(&request).await?;
     let BundleDeleted { job, changes, .. } = reply.read()?;
     let style = session.screen.style();
