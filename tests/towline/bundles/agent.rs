@@ -1,6 +1,8 @@
 //! The commands, with a real agent and real processes at the end.
 
 use serde_json::Value;
+use towline_bus::Platform as _;
+use towline_bus::platform::CallContext;
 use towline_tests::chain::{HubChain, ProcessAgent};
 use towline_tests::wait::until;
 
@@ -247,5 +249,45 @@ async fn the_example_runs_as_it_stands() {
     .await;
     site.delete().await;
     assert!(!std::path::Path::new("/tmp/towline-shop").exists());
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn z_c1_what_does_not_fit_is_refused_with_both_numbers() {
+    let site = Site::start().await;
+    let platform = site.hub.platform("site");
+    let shelf = |size: &str| {
+        let path = site.path("shelf");
+        format!(
+            "apiVersion: towline/v1\nkind: Directory\nmetadata: {{name: shelf}}\nspec: {{path: {path}, size: {size}}}\n"
+        )
+    };
+    let web = app("web", "  ports: [{name: http, port: 8080}]\n");
+    let content = format!("{HEAD}---\n{}---\n{web}", shelf("1Mi"));
+    let put = ["bundle", "put", "site", "-f", "-", "--wait"];
+    let before = platform.capacity(&CallContext::new()).await.unwrap();
+    site.run_with(&put, &content).await.expect(0);
+    let after = platform.capacity(&CallContext::new()).await.unwrap();
+    assert_eq!(after.disk_bytes.reserved, before.disk_bytes.reserved + (1 << 20));
+    assert!(
+        after.disk_bytes.total > after.disk_bytes.reserved && after.cpu_millis.total >= 1_000,
+        "{after:?}"
+    );
+    assert_eq!((after.bundles, after.workloads), (1, 2));
+    let addresses = platform.addresses(&CallContext::new()).await.unwrap().addresses;
+    let [address] = addresses.as_slice() else { panic!("one port is given: {addresses:?}") };
+    assert_eq!(address.bundle.as_ref().map(|bundle| bundle.as_str()), Some("shop"));
+    assert_eq!((address.resource.as_str(), address.protocol.as_str()), ("default/App/web", "tcp"));
+
+    let huge = format!("{HEAD}---\n{}---\n{web}", shelf("900Ti"));
+    let refused = site.run_with(&put, &huge).await;
+    assert_ne!(refused.code, Some(0), "{refused:#?}");
+    assert!(
+        refused.stderr.contains("989560464998400") && refused.stderr.contains("are free"),
+        "the number asked for, and the one there is: {}",
+        refused.stderr
+    );
+    assert_eq!(site.status().await["bundle"]["accepted"], 1, "nothing was accepted");
+    site.delete().await;
     site.end().await;
 }
