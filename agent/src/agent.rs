@@ -16,7 +16,7 @@ use towline_protocol::{BootId, Epoch, InstanceId, Name, WorkloadId, subject::Roo
 
 use crate::{
     direct::Direct,
-    engine::{Engine, Parts},
+    engine::{BundleEvent, Engine, Parts},
     link::{Link, ServeError},
     metrics::{self, ListenError},
     platform::AgentPlatform,
@@ -186,6 +186,12 @@ impl Agent {
     /// bundle. It stays visible as an error with `reason`, and comes back only when someone asks for it.
     pub fn decommission(&self, bundle: &Name, workload: WorkloadId, reason: impl Into<String>) {
         self.engine.decommission(bundle, workload, reason.into());
+    }
+
+    /// Calls `listener` whenever work on a bundle has ended. One that is slow or panics holds up nothing; it misses events
+    /// when it falls behind by more than 64.
+    pub fn on_bundle_change(&self, listener: impl Fn(BundleEvent) + Send + Sync + 'static) {
+        self.engine.on_change(listener);
     }
 
     /// Direct resources.

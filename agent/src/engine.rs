@@ -14,6 +14,7 @@
 
 mod accept;
 mod backoff;
+mod callbacks;
 mod capacity;
 mod content;
 mod diff;
@@ -52,11 +53,13 @@ use towline_protocol::{
     job::{JobKind, JobState},
 };
 
-pub(crate) use self::{capacity::Room, manager::Registry};
+pub use self::callbacks::{BundleChange, BundleEvent};
 use self::{
+    callbacks::Callbacks,
     lanes::Item,
     state::{Bundle, Gates, OpenJob, State},
 };
+pub(crate) use self::{capacity::Room, manager::Registry};
 use crate::{
     calls::{Answered, Caller, Calls},
     direct::Direct,
@@ -94,6 +97,7 @@ struct Inner {
     applied: TellApplied,
     state: Mutex<State>,
     gates: Gates,
+    callbacks: Callbacks,
     tasks: Tasks,
 }
 
@@ -161,6 +165,7 @@ impl Engine {
             applied,
             state: Mutex::new(state),
             gates: Gates::default(),
+            callbacks: Callbacks::default(),
             tasks: Tasks::new(),
         };
         let engine = Self { inner: Arc::new(inner) };

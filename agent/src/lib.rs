@@ -26,6 +26,7 @@ pub mod shim;
 pub mod store;
 
 pub use agent::{Agent, AgentConfig, OpenAgentError};
+pub use engine::{BundleChange, BundleEvent};
 pub use link::ServeError;
 pub use metrics::ListenError;
 

@@ -14,7 +14,7 @@ use towline_protocol::{
 };
 
 use super::{
-    Engine,
+    BundleChange, BundleEvent, Engine,
     jobs::{end, next_record, selected},
     lanes::Item,
     model::Verb,
@@ -283,6 +283,12 @@ impl Pass {
             message: row.reason.clone(),
             job: ended.as_ref().map(|(job, _)| job.id),
         });
+        let change = match () {
+            () if row.phase == BundlePhase::Deleted => BundleChange::Deleted,
+            () if known.row.applied.is_none() && row.applied.is_some() => BundleChange::Created,
+            () => BundleChange::Updated,
+        };
+        let event = BundleEvent { bundle: bundle.clone(), change, failed: !self.errors.is_empty() };
         failpoint!("pass.before-end");
         let (name, stored, kept, gone) = (bundle.clone(), row.clone(), ended.clone(), left.clone());
         self.persist(move |transaction| {
@@ -309,6 +315,7 @@ impl Pass {
         self.engine.release(&bundle);
         self.engine.wait_for_retry(&bundle);
         self.engine.told(&bundle);
+        self.engine.inner.callbacks.tell(&event);
         if let Some((job, record)) = ended {
             let open = self.engine.state().jobs.remove(&job.id);
             if let Some(open) = open {

@@ -1,1 +1,383 @@
-//! The engine as a whole, over managers that do what a test says.
+//! The engine as a whole, over managers that do what a test says, and a disk that does so, too.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use towline_protocol::{
+    Code, Effect, RequestId,
+    bundle::{
+        BundlePhase, BundleStatusRequest, DeleteBundleRequest, PutBundleRequest, PutBundleResponse,
+        PutOutcome, ResultState,
+    },
+    job::{GetJobRequest, Job},
+    platform::ServiceStatus,
+};
+
+use super::{
+    manager::{Manager, Seen, Traits, Work},
+    pipeline::{Step, Stop, Verdict},
+    *,
+};
+use crate::{
+    manifest::{Complaint, read_kind},
+    store::faults::Faults,
+};
+
+/// What the managers of a test do, and did.
+#[derive(Clone)]
+struct Script {
+    done: Arc<Mutex<Vec<String>>>,
+    /// Names whose operation fails.
+    failing: Arc<Mutex<Vec<&'static str>>>,
+    /// Each operation takes one; there are plenty unless a test takes them away.
+    turns: Arc<Semaphore>,
+}
+
+struct Fake {
+    kind: &'static str,
+    script: Script,
+}
+
+impl Fake {
+    fn step(&self, verb: &'static str, work: Work) -> Vec<Step> {
+        let script = self.script.clone();
+        vec![Step::new(verb).forward(move |_| async move {
+            script.turns.acquire().await.unwrap().forget();
+            let name = work.id.name().to_owned();
+            script.done.lock().unwrap().push(format!("{verb} {name}"));
+            if script.failing.lock().unwrap().iter().any(|failing| *failing == name) {
+                return Err(Stop::new(Verdict::Failed, Code::Cluster, format!("{name} fails")));
+            }
+            Ok(json!({"by": verb}))
+        })]
+    }
+}
+
+#[async_trait]
+impl Manager for Fake {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
+        let size = read_kind(document, self.kind, |fields| {
+            Some(fields.get("size").number(0..=u32::MAX).unwrap_or(0))
+        });
+        let needs = |(_, size)| Room { disk: u64::from(size), ..Room::default() };
+        size.map(needs).map(|needs| Traits { shared: false, needs })
+    }
+
+    fn can_update(&self) -> bool {
+        self.kind == "Thing"
+    }
+
+    fn provision(&self, work: Work) -> Vec<Step> {
+        self.step("add", work)
+    }
+
+    fn update(&self, work: Work, _before: Work) -> Vec<Step> {
+        self.step("update", work)
+    }
+
+    fn deprovision(&self, work: Work) -> Vec<Step> {
+        self.step("remove", work)
+    }
+
+    async fn observe(&self, _work: Work) -> Seen {
+        Seen { status: ServiceStatus::Ready, reason: None, units: Vec::new(), drift: None, repair: false }
+    }
+}
+
+struct Rig {
+    dir: tempfile::TempDir,
+    disk: Faults,
+    script: Script,
+    engine: Engine,
+}
+
+const PLENTY: usize = 100_000;
+
+impl Rig {
+    async fn new() -> Self {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Faults::default());
+        let script =
+            Script { done: Arc::default(), failing: Arc::default(), turns: Arc::new(Semaphore::new(PLENTY)) };
+        let engine = open(&dir, &disk, &script, "boot").await;
+        Self { dir, disk, script, engine }
+    }
+
+    async fn reopened(self, boot: &str) -> Self {
+        let Self { dir, disk, script, engine } = self;
+        engine.inner.tasks.stop(Duration::from_millis(50)).await;
+        drop(engine);
+        let engine = open(&dir, &disk, &script, boot).await;
+        Self { dir, disk, script, engine }
+    }
+
+    async fn put(&self, bundle: &str, content: &str) -> Result<PutBundleResponse, CallError> {
+        let request = PutBundleRequest {
+            bundle: bundle.parse().unwrap(),
+            version: None,
+            content: content.to_owned().into(),
+            dry_run: false,
+            force: false,
+            adopt: false,
+            envelope: None,
+        };
+        self.engine.put(&caller(), request).await
+    }
+
+    async fn ended(&self, put: &PutBundleResponse) -> Job {
+        let request = GetJobRequest { job: put.job.unwrap(), after: 0, limit: None };
+        for _ in 0..1_000 {
+            let job = self.engine.job(&request).await.unwrap().job;
+            if job.state.is_terminal() {
+                return job;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it does not end");
+    }
+
+    async fn done(&self, bundle: &str, content: &str) -> Job {
+        let put = self.put(bundle, content).await.unwrap();
+        self.ended(&put).await
+    }
+
+    fn took(&self) -> Vec<String> {
+        std::mem::take(&mut self.script.done.lock().unwrap())
+    }
+
+    async fn states(&self, bundle: &str) -> BTreeMap<String, ResultState> {
+        let request = BundleStatusRequest { bundle: bundle.parse().unwrap(), after: None, limit: None };
+        let workloads = self.engine.status(&request).await.unwrap().workloads;
+        workloads.into_iter().map(|workload| (workload.id.name().to_owned(), workload.result.state)).collect()
+    }
+}
+
+fn caller() -> Caller {
+    Caller {
+        request: RequestId::from_uuid(uuid::Uuid::new_v4()),
+        pinned: None,
+        cancelled: tokio_util::sync::CancellationToken::new(),
+    }
+}
+
+async fn open(dir: &tempfile::TempDir, disk: &Faults, script: &Script, boot: &str) -> Engine {
+    let store = Arc::new(Store::open_with(dir.path(), disk.opener()).unwrap());
+    let managers: Vec<Arc<dyn Manager>> = ["Volume", "Thing"]
+        .into_iter()
+        .map(|kind| Arc::new(Fake { kind, script: script.clone() }) as Arc<dyn Manager>)
+        .collect();
+    let parts = Parts {
+        registry: Registry::new(managers),
+        data_dir: dir.path().to_owned(),
+        calls: Calls::new(Arc::clone(&store), Tasks::new()),
+        owners: Owners::default(),
+        is_direct: Box::new(|_| false),
+        applied: Box::new(|_, _| {}),
+        store,
+    };
+    Engine::open(parts, boot).await.unwrap()
+}
+
+fn thing(name: &str, spec: &str) -> String {
+    format!("---\napiVersion: towline/v1\nkind: Thing\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+}
+
+fn volume(name: &str, size: u32) -> String {
+    format!("---\napiVersion: towline/v1\nkind: Volume\nmetadata: {{name: {name}}}\nspec: {{size: {size}}}\n")
+}
+
+#[tokio::test]
+async fn z_e3_the_larger_volume_comes_first_and_goes_last() {
+    let rig = Rig::new().await;
+    rig.done("shop", &[thing("web", ""), volume("small", 1), volume("large", 9)].concat()).await;
+    assert_eq!(rig.took(), ["add large", "add small", "add web"]);
+    let request =
+        DeleteBundleRequest { bundle: "shop".parse().unwrap(), reason: None, dry_run: false, force: false };
+    let job = rig.engine.delete(&caller(), request).await.unwrap().job;
+    rig.ended(&PutBundleResponse {
+        outcome: PutOutcome::Accepted,
+        version: 1,
+        digest: towline_protocol::ContentDigest::of(b""),
+        job,
+        changes: Vec::new(),
+    })
+    .await;
+    assert_eq!(rig.took(), ["remove web", "remove small", "remove large"]);
+}
+
+#[tokio::test]
+async fn z_u3_an_update_of_what_cannot_be_updated_is_refused_whole() {
+    let rig = Rig::new().await;
+    rig.done("shop", &[thing("web", ""), volume("data", 1)].concat()).await;
+    let error = rig.put("shop", &[thing("web", "size: 2"), volume("data", 2)].concat()).await.unwrap_err();
+    assert!(
+        error.message.contains("Volume/data differs, but a Volume cannot be updated"),
+        "{}",
+        error.message
+    );
+    assert_eq!(error.effect, Effect::None);
+    rig.took();
+    rig.done("shop", &[thing("web", "size: 2"), volume("data", 1)].concat()).await;
+    assert_eq!(rig.took(), ["update web"]);
+}
+
+#[tokio::test]
+async fn z_u5_a_burst_ends_at_the_last_version() {
+    let rig = Rig::new().await;
+    let begun = tokio::time::Instant::now();
+    let mut puts = Vec::new();
+    for size in 1..=100 {
+        puts.push(rig.put("shop", &thing("web", &format!("size: {size}"))).await.unwrap());
+    }
+    assert_eq!(rig.ended(puts.last().unwrap()).await.state, JobState::Done);
+    let took = begun.elapsed();
+    let mut states = BTreeMap::new();
+    for put in &puts {
+        *states.entry(rig.ended(put).await.state).or_insert(0) += 1;
+    }
+    assert_eq!(states.values().sum::<i32>(), 100, "{states:?}");
+    assert!(took < Duration::from_secs(5), "{took:?} {states:?}");
+    assert_eq!(puts.last().unwrap().version, 100);
+}
+
+#[tokio::test]
+async fn z_e8_on_a_full_disk_nothing_is_half_accepted() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("web", "")).await;
+    rig.took();
+    rig.disk.set_full(true);
+    let error = rig.put("shop", &thing("web", "size: 2")).await.unwrap_err();
+    assert_eq!((error.code, error.effect), (Code::Cluster, Effect::None));
+    rig.disk.set_full(false);
+    let accepted = rig.put("shop", &thing("web", "size: 2")).await.unwrap();
+    assert_eq!(accepted.version, 2, "the refused one left no trace");
+    rig.ended(&accepted).await;
+    assert_eq!(rig.took(), ["update web"]);
+}
+
+#[tokio::test]
+async fn work_waits_until_it_can_be_stored() {
+    let rig = Rig::new().await;
+    rig.script.turns.forget_permits(PLENTY);
+    let put = rig.put("shop", &thing("web", "")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    rig.disk.set_full(true);
+    rig.script.turns.add_permits(PLENTY);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rig.engine.state().jobs.len(), 1, "it is done, but not recorded, so it has not ended");
+    rig.disk.set_full(false);
+    assert_eq!(rig.ended(&put).await.state, JobState::Done);
+    assert_eq!(rig.took(), ["add web"]);
+}
+
+#[tokio::test]
+async fn z_e5_a_pass_that_was_cut_short_is_begun_again() {
+    let rig = Rig::new().await;
+    rig.script.turns.forget_permits(PLENTY);
+    let put = rig.put("shop", &[thing("a", ""), thing("b", "")].concat()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The agent ends while the first is under way.
+    rig.engine.inner.tasks.stopping().cancel();
+    rig.script.turns.add_permits(PLENTY);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(rig.took(), ["add a"]);
+    let rig = rig.reopened("boot").await;
+    assert_eq!(rig.ended(&put).await.state, JobState::Done);
+    assert_eq!(rig.took(), ["add b"]);
+    assert_eq!(rig.states("shop").await["b"], ResultState::Ok);
+}
+
+#[tokio::test]
+async fn z_e6_a_reboot_brings_up_what_was_up_and_no_other() {
+    let rig = Rig::new().await;
+    rig.script.failing.lock().unwrap().push("b");
+    rig.done("shop", &[thing("a", ""), thing("b", ""), thing("c", "")].concat()).await;
+    rig.took();
+    let rig = rig.reopened("boot").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!rig.took().iter().any(|done| done.ends_with('a')), "a restart touches nothing");
+    rig.script.failing.lock().unwrap().clear();
+    let rig = rig.reopened("another boot").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let took = rig.took();
+    assert_eq!(took.iter().filter(|done| *done != "add b").collect::<Vec<_>>(), ["add a", "add c"]);
+}
+
+#[tokio::test]
+async fn z_e12_a_lane_that_does_not_come_on_is_told() {
+    let rig = Rig::new().await;
+    rig.script.turns.forget_permits(PLENTY);
+    rig.put("shop", &thing("web", "")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let now = towline_bus::clock::now();
+    assert_eq!(rig.engine.stalled(now), None);
+    let late = rig.engine.stalled(now + drive::STALLED + Duration::from_secs(1)).unwrap();
+    assert!(late.starts_with("bundle shop has not come on for") && late.ends_with("add Thing/web"), "{late}");
+}
+
+#[tokio::test]
+async fn z_e13_a_listener_that_panics_or_sleeps_holds_up_nobody() {
+    let rig = Rig::new().await;
+    let seen: Arc<Mutex<Vec<BundleEvent>>> = Arc::default();
+    let told = Arc::clone(&seen);
+    rig.engine.on_change(move |event| told.lock().unwrap().push(event));
+    rig.engine.on_change(|_| panic!("oops"));
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    rig.engine.on_change(move |_| drop(held.lock().map(|held| held.recv())));
+    rig.done("shop", &thing("web", "")).await;
+    rig.script.failing.lock().unwrap().push("web");
+    rig.done("shop", &thing("web", "size: 2")).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let events: Vec<(BundleChange, bool)> =
+        seen.lock().unwrap().iter().map(|event| (event.change, event.failed)).collect();
+    assert_eq!(events[..2], [(BundleChange::Created, false), (BundleChange::Updated, true)]);
+    drop(release);
+}
+
+#[tokio::test]
+async fn z_p2_a_kind_that_nobody_knows_is_refused() {
+    let rig = Rig::new().await;
+    let error = rig
+        .put("shop", "apiVersion: towline/v1\nkind: App\nmetadata: {name: a}\nspec: {}\n")
+        .await
+        .unwrap_err();
+    assert!(
+        error.message.contains("found \"App\", allowed in a bundle of this agent are Bundle, Volume, Thing"),
+        "{}",
+        error.message
+    );
+    // And what an agent accepted that knew it is an error of that workload alone.
+    let error = rig.engine.inner.registry.find("App").map(|_| ()).unwrap_err();
+    assert_eq!(error.code, Code::Unsupported);
+}
+
+#[tokio::test]
+async fn z_s7_a_bundle_that_is_gone_can_be_put_again() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("web", "")).await;
+    let request = || DeleteBundleRequest {
+        bundle: "shop".parse().unwrap(),
+        reason: None,
+        dry_run: false,
+        force: false,
+    };
+    rig.engine.delete(&caller(), request()).await.unwrap();
+    for _ in 0..200 {
+        if rig.engine.state().bundles.values().all(|bundle| bundle.row.phase == BundlePhase::Deleted) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let error = rig.engine.delete(&caller(), request()).await.unwrap_err();
+    assert_eq!(error.code, Code::NotFound);
+    let rig = rig.reopened("boot").await;
+    let job = rig.done("shop", &thing("web", "")).await;
+    assert_eq!((job.state, job.version), (JobState::Done, Some(2)));
+    assert_eq!(rig.took(), ["add web", "remove web", "add web"]);
+}

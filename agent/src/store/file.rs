@@ -53,7 +53,7 @@ impl fmt::Debug for Opener {
 pub(super) struct File {
     path: PathBuf,
     opener: Opener,
-    /// None after the disk failed; the next write tries to open it again.
+    /// None after the disk failed; whoever comes next tries to open it again.
     database: RwLock<Option<Database>>,
 }
 
@@ -62,13 +62,16 @@ impl File {
         &self,
         look: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        if self.database.read().unwrap_or_else(PoisonError::into_inner).is_none() {
+            self.reopen()?;
+        }
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or_else(|| self.away())?;
         look(&database.begin_read()?)
     }
 
     /// Runs `work` in one transaction. The database refuses everything after one failure of the disk, so it is let go
-    /// then, and opened again by the next write.
+    /// then, and opened again by whoever comes next.
     pub(super) fn write(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
