@@ -39,6 +39,7 @@ use towline_bus::{
 };
 use towline_protocol::{
     CallError, Code, Effect, ItemError,
+    job::JobKind,
     platform::{Definition, SyncAction},
 };
 
@@ -144,7 +145,7 @@ impl Direct {
     pub async fn apply(&self, caller: &Caller, definitions: &[Definition]) -> Result<(), CallError> {
         let question = calls::question("apply", definitions);
         let (direct, definitions, cancelled) = (self.clone(), definitions.to_vec(), caller.cancelled.clone());
-        self.once(caller, question, move |journal| async move {
+        self.once(caller, JobKind::Apply, question, move |journal| async move {
             direct.apply_all(definitions, journal, cancelled).await
         })
         .await
@@ -159,7 +160,7 @@ impl Direct {
     pub async fn sync(&self, caller: &Caller, actions: &[SyncAction]) -> Result<(), CallError> {
         let question = calls::question("sync", actions);
         let (direct, actions, cancelled) = (self.clone(), actions.to_vec(), caller.cancelled.clone());
-        self.once(caller, question, move |journal| async move {
+        self.once(caller, JobKind::Sync, question, move |journal| async move {
             direct.sync_all(actions, journal, cancelled).await
         })
         .await
@@ -224,14 +225,20 @@ impl Direct {
     }
 
     /// Does `work` once per request id; what it puts into its journal and its outcome are one transaction.
-    async fn once<W, F>(&self, caller: &Caller, question: String, work: W) -> Result<(), CallError>
+    async fn once<W, F>(
+        &self,
+        caller: &Caller,
+        kind: JobKind,
+        question: String,
+        work: W,
+    ) -> Result<(), CallError>
     where
         W: FnOnce(Arc<tokio::sync::Mutex<Journal>>) -> F + Send + 'static,
         F: Future<Output = Result<(), CallError>> + Send + 'static,
     {
-        let store = Arc::clone(&self.inner.store);
+        let (store, request) = (Arc::clone(&self.inner.store), caller.request.clone());
         let whole = move |key| async move {
-            let journal = Arc::new(tokio::sync::Mutex::new(Journal::new(store)));
+            let journal = Arc::new(tokio::sync::Mutex::new(Journal::new(store, kind, request)));
             let outcome = work(Arc::clone(&journal)).await;
             let Some(journal) = Arc::into_inner(journal) else {
                 return Err(CallError::unknown_outcome("the call's journal is still in use"));

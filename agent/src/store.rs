@@ -37,7 +37,7 @@ use std::{
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use towline_protocol::{CallError, Code, Epoch, StoreId, wire};
+use towline_protocol::{CallError, Code, Epoch, StoreId, job::Job, wire};
 
 use self::{
     file::{File, Opener},
@@ -280,10 +280,28 @@ impl Store {
         outcome: Option<(OutcomeKey, Outcome)>,
         now_ms: u64,
     ) -> Result<(), StoreError> {
+        self.commit_call(changes, outcome, None, now_ms).await
+    }
+
+    /// As [`Store::commit`], on behalf of a call: its job is named in the record of each change, and stored when it has
+    /// ended.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub(crate) async fn commit_call(
+        &self,
+        changes: Vec<Change>,
+        outcome: Option<(OutcomeKey, Outcome)>,
+        call: Option<Job>,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
         let work = move |transaction: &WriteTransaction| {
             for change in &changes {
                 make(transaction, change)?;
-                records::of_direct(transaction, change, now_ms)?;
+                records::of_direct(transaction, change, call.as_ref().map(|call| call.id), now_ms)?;
+            }
+            if let Some(ended) = call.filter(|call| call.state.is_terminal()) {
+                jobs::add_ended(transaction, ended)?;
             }
             if let Some((key, outcome)) = outcome {
                 outcomes::remember(transaction, &key, &outcome, now_ms)?;

@@ -225,7 +225,7 @@ impl Direct {
         if of_bundle {
             return;
         }
-        if let Err(error) = super::journal::commit(&self.inner.store, vec![change], None).await {
+        if let Err(error) = super::journal::commit(&self.inner.store, vec![change]).await {
             tracing::error!(id, %error, "what became of it cannot be stored");
         }
     }

@@ -1,9 +1,12 @@
 //! What a call changes in the store, so that its last change and its outcome are one transaction.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use towline_bus::{clock, clock::Moment};
-use towline_protocol::{CallError, Effect};
+use towline_protocol::{
+    CallError, Code, Effect, JobId, RequestId,
+    job::{Job, JobKind, JobState},
+};
 
 use crate::store::{Change, Outcome, OutcomeKey, Store, StoreError};
 
@@ -17,11 +20,29 @@ pub(super) struct Journal {
     store: Arc<Store>,
     held: Vec<Change>,
     since: Moment,
+    /// What is remembered of the call as a whole.
+    job: Job,
 }
 
 impl Journal {
-    pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { store, held: Vec::new(), since: clock::now() }
+    /// For a call of `kind`, asked as `request`.
+    pub(super) fn new(store: Arc<Store>, kind: JobKind, request: RequestId) -> Self {
+        let job = Job {
+            id: JobId::new(uuid::Uuid::new_v4()),
+            kind,
+            state: JobState::Running,
+            bundle: None,
+            version: None,
+            request: Some(request),
+            reason: None,
+            accepted_unix_ms: clock::unix_ms(),
+            started_unix_ms: Some(clock::unix_ms()),
+            ended_unix_ms: None,
+            records: 0,
+            message: None,
+            errors: BTreeMap::new(),
+        };
+        Self { store, held: Vec::new(), since: clock::now(), job }
     }
 
     /// Takes a change that was carried out; from time to time, writes those before it. Whether all could be written is
@@ -30,7 +51,8 @@ impl Journal {
         let now = clock::now();
         if !self.held.is_empty() && now.since(self.since) >= GATHER {
             self.since = now;
-            match commit(&self.store, self.held.clone(), None).await {
+            let (held, job) = (self.held.clone(), self.job.clone());
+            match self.store.commit_call(held, None, Some(job), clock::unix_ms()).await {
                 Ok(()) => self.held.clear(),
                 Err(error) => tracing::warn!(%error, "changes wait for the end of their call to be written"),
             }
@@ -47,19 +69,26 @@ impl Journal {
     ) -> Result<(), StoreError> {
         let nothing_done = outcome.as_ref().is_err_and(|error| error.effect == Effect::None);
         let changes = std::mem::take(&mut self.held);
-        let outcome = (!nothing_done).then(|| (key, Outcome(outcome.clone().map(|()| None))));
-        if changes.is_empty() && outcome.is_none() {
+        if changes.is_empty() && nothing_done {
             return Ok(());
         }
-        commit(&self.store, changes, outcome).await
+        let mut job = self.job;
+        job.ended_unix_ms = Some(clock::unix_ms());
+        job.state = match outcome {
+            Ok(()) => JobState::Done,
+            Err(error) if error.code == Code::Cancelled => JobState::Cancelled,
+            Err(error) => {
+                job.message = Some(error.message.clone());
+                job.errors.clone_from(&error.errors);
+                JobState::Failed
+            }
+        };
+        let outcome = (!nothing_done).then(|| (key, Outcome(outcome.clone().map(|()| None))));
+        self.store.commit_call(changes, outcome, Some(job), clock::unix_ms()).await
     }
 }
 
 /// Writes `changes` now, outside any call.
-pub(super) async fn commit(
-    store: &Arc<Store>,
-    changes: Vec<Change>,
-    outcome: Option<(OutcomeKey, Outcome)>,
-) -> Result<(), StoreError> {
-    store.commit(changes, outcome, clock::unix_ms()).await
+pub(super) async fn commit(store: &Arc<Store>, changes: Vec<Change>) -> Result<(), StoreError> {
+    store.commit(changes, None, clock::unix_ms()).await
 }

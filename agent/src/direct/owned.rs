@@ -57,7 +57,7 @@ impl Direct {
         }
         if direct {
             let gone = vec![Change::Remove(app.id.clone())];
-            super::journal::commit(&self.inner.store, gone, None)
+            super::journal::commit(&self.inner.store, gone)
                 .await
                 .map_err(|error| ItemError::new(Code::Cluster, error.to_string()))?;
         }

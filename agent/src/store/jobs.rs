@@ -47,6 +47,23 @@ pub(crate) fn add_job(transaction: &WriteTransaction, job: &Job) -> Result<(), S
     forget(transaction)
 }
 
+/// Adds a job that has ended already, with its one record: what a call did before it was answered.
+pub(super) fn add_ended(transaction: &WriteTransaction, mut job: Job) -> Result<(), StoreError> {
+    job.records = 1;
+    let last = JobRecord {
+        seq: 1,
+        at_unix_ms: job.ended_unix_ms.unwrap_or(job.accepted_unix_ms),
+        state: job.state.clone(),
+        workload: None,
+        op: None,
+        step: None,
+        result: None,
+        message: job.message.clone(),
+    };
+    add_job(transaction, &job)?;
+    append_job_record(transaction, job.id, &last)
+}
+
 /// Stores how a job stands now; one that was forgotten stays so.
 pub(crate) fn put_job(transaction: &WriteTransaction, job: &Job) -> Result<(), StoreError> {
     match number_of(transaction, job.id)? {

@@ -75,6 +75,7 @@ pub(crate) fn after(
 pub(super) fn of_direct(
     transaction: &WriteTransaction,
     change: &Change,
+    job: Option<JobId>,
     now_ms: u64,
 ) -> Result<(), StoreError> {
     let (id, state, message) = match change {
@@ -84,7 +85,7 @@ pub(super) fn of_direct(
         }
         Change::Remove(id) => (id, ResultState::Deleted, None),
     };
-    append_direct(transaction, id, state, message, now_ms)
+    append_direct(transaction, id, (state, message), job, now_ms)
 }
 
 /// The first record of a direct resource that was there before records were.
@@ -93,15 +94,14 @@ pub(super) fn begin_direct(
     id: &str,
     facts: &Facts,
 ) -> Result<(), StoreError> {
-    let (state, message) = state_of(facts);
-    append_direct(transaction, id, state, message, facts.applied_ms)
+    append_direct(transaction, id, state_of(facts), None, facts.applied_ms)
 }
 
 fn append_direct(
     transaction: &WriteTransaction,
     id: &str,
-    state: ResultState,
-    message: Option<String>,
+    (state, message): (ResultState, Option<String>),
+    job: Option<JobId>,
     at_unix_ms: u64,
 ) -> Result<(), StoreError> {
     let (namespace, workload) = id.split_once('/').unwrap_or(("", id));
@@ -111,7 +111,7 @@ fn append_direct(
         (namespace, None) => Some(format!("in namespace {namespace}")),
         (namespace, Some(message)) => Some(format!("in namespace {namespace}: {message}")),
     };
-    let entry = Entry { at_unix_ms, version: 0, workload: workload.parse().ok(), state, message, job: None };
+    let entry = Entry { at_unix_ms, version: 0, workload: workload.parse().ok(), state, message, job };
     append(transaction, DIRECT, entry).map(drop)
 }
 

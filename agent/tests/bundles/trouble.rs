@@ -5,10 +5,10 @@ use std::fs;
 use towline_protocol::{
     Code, Effect,
     bundle::{
-        BundlePhase, DeleteBundleRequest, PauseBundleRequest, PutBundleRequest, ResultState,
-        RetryBundleRequest,
+        BundleChangesRequest, BundlePhase, DeleteBundleRequest, PauseBundleRequest, PutBundleRequest,
+        ResultState, RetryBundleRequest,
     },
-    job::{CancelJobRequest, JobState},
+    job::{CancelJobRequest, JobKind, JobState, ListJobsRequest},
     platform::Definition,
 };
 
@@ -117,7 +117,14 @@ async fn one_owner_for_each_resource() {
         definition: content.trim_start_matches("---\n").to_owned().into(),
         is_async: false,
     };
-    bench.platform.apply(&cx(), &[apply(web.clone())]).await.unwrap();
+    let context = cx();
+    bench.platform.apply(&context, &[apply(web.clone())]).await.unwrap();
+    let jobs = bench.platform.list_jobs(&cx(), &ListJobsRequest::default()).await.unwrap().jobs;
+    assert_eq!((jobs[0].kind.clone(), jobs[0].state.clone()), (JobKind::Apply, JobState::Done));
+    assert_eq!(jobs[0].request, Some(context.id.clone()));
+    let record = BundleChangesRequest { bundle: "direct".parse().unwrap(), after: 0, limit: None };
+    let record = bench.platform.bundle_changes(&cx(), &record).await.unwrap().changes;
+    assert_eq!((record.len(), record[0].job), (1, Some(jobs[0].id)));
     let error = bench.put(web.clone()).await.unwrap_err();
     assert_eq!(error.code, Code::Conflict);
     assert!(error.message.contains("default/App/web was brought here by apply"), "{}", error.message);
