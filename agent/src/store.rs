@@ -273,7 +273,8 @@ impl Store {
     /// than 48 h at `now_ms` (Unix milliseconds), and the oldest when there are too many.
     ///
     /// # Errors
-    /// As [`Store::write`].
+    /// When the database cannot be written, or too many changes wait: then nothing has changed. [`StoreError::Stalled`]
+    /// when that is not known.
     pub async fn commit(
         &self,
         changes: Vec<Change>,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use redb::WriteTransaction;
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use towline_bus::clock;
 use towline_protocol::{
@@ -18,6 +19,7 @@ use super::{
     jobs::{end, next_record, selected},
     lanes::Item,
     model::Verb,
+    retention,
     state::Bundle,
 };
 use crate::failpoints::failpoint;
@@ -138,6 +140,34 @@ impl Engine {
             needed: BTreeSet::new(),
             begun: Vec::new(),
         })
+    }
+}
+
+impl Engine {
+    /// Bundles that went so long ago that they are to be forgotten, now that one more goes; each with its gate.
+    fn long_gone(&self, goes: &Name) -> Vec<(Name, OwnedMutexGuard<()>)> {
+        let is_gone = |name: &Name, bundle: &Bundle| name != goes && bundle.row.phase == BundlePhase::Deleted;
+        let gone = {
+            let state = self.state();
+            let gone = state.bundles.iter().filter(|(name, bundle)| is_gone(name, bundle));
+            gone.map(|(name, bundle)| (bundle.row.since_unix_ms, name.clone())).collect()
+        };
+        let surplus = retention::long_gone(gone, retention::GONE - 1).into_iter();
+        let held = surplus.filter_map(|name| Some((name.clone(), self.inner.gates.try_pass(&name)?)));
+        let state = self.state();
+        // Looked at again, now that nobody changes them.
+        let idle = |name: &Name| {
+            state.lanes.is_idle(name) && state.bundles.get(name).is_some_and(|bundle| is_gone(name, bundle))
+        };
+        held.filter(|(name, _)| idle(name)).collect()
+    }
+
+    /// Whether a version of `bundle` was accepted that is to be begun after what is under way.
+    fn is_to_come(&self, bundle: &Name) -> bool {
+        let of_it = |job: &Job| {
+            job.kind == JobKind::Put && job.state == JobState::Pending && job.bundle.as_ref() == Some(bundle)
+        };
+        self.state().jobs.values().any(|open| of_it(&open.job))
     }
 }
 
@@ -283,19 +313,23 @@ impl Pass {
             message: row.reason.clone(),
             job: ended.as_ref().map(|(job, _)| job.id),
         });
-        let change = match () {
-            () if row.phase == BundlePhase::Deleted => BundleChange::Deleted,
-            () if known.row.applied.is_none() && row.applied.is_some() => BundleChange::Created,
-            () => BundleChange::Updated,
-        };
-        let event = BundleEvent { bundle: bundle.clone(), change, failed: !self.errors.is_empty() };
+        let event = self.event(&known.row, &row);
         failpoint!("pass.before-end");
+        // With their gates held: one that is being put again right now is not forgotten.
+        let (long_gone, _held): (Vec<Name>, Vec<_>) =
+            if goes { self.engine.long_gone(&bundle) } else { Vec::new() }.into_iter().unzip();
+        let forgotten = long_gone.clone();
+        let to_come = self.engine.is_to_come(&bundle).then_some(row.accepted);
         let (name, stored, kept, gone) = (bundle.clone(), row.clone(), ended.clone(), left.clone());
         self.persist(move |transaction| {
             for id in &gone {
                 rows::remove_workload(transaction, &name, id)?;
             }
             rows::put_bundle(transaction, &stored)?;
+            if goes {
+                rows::drop_contents(transaction, &name, to_come)?;
+                long_gone.iter().try_for_each(|other| rows::forget(transaction, other))?;
+            }
             if let Some(record) = &record {
                 records::append(transaction, name.as_str(), record.clone())?;
             }
@@ -307,6 +341,7 @@ impl Pass {
         })
         .await?;
         failpoint!("pass.ended");
+        self.engine.state().bundles.retain(|name, _| !forgotten.contains(name));
         self.change(|bundle| {
             bundle.row = row;
             bundle.workloads.retain(|id, _| !left.contains(id));
@@ -323,6 +358,16 @@ impl Pass {
             }
         }
         Ok(())
+    }
+
+    /// What listeners are told.
+    fn event(&self, before: &BundleRow, after: &BundleRow) -> BundleEvent {
+        let change = match () {
+            () if after.phase == BundlePhase::Deleted => BundleChange::Deleted,
+            () if before.applied.is_none() && after.applied.is_some() => BundleChange::Created,
+            () => BundleChange::Updated,
+        };
+        BundleEvent { bundle: self.bundle.clone(), change, failed: !self.errors.is_empty() }
     }
 
     /// How the bundle stands after this pass; says which rows go with it.

@@ -83,11 +83,17 @@ pub(super) struct Gates(Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>);
 impl Gates {
     /// Waits for the lock of `bundle`. Locks that nobody holds or waits for are forgotten on the way.
     pub(super) async fn pass(&self, bundle: &Name) -> OwnedMutexGuard<()> {
-        let gate = {
-            let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
-            Arc::clone(gates.entry(bundle.clone()).or_default())
-        };
-        gate.lock_owned().await
+        self.gate(bundle).lock_owned().await
+    }
+
+    /// The lock of `bundle`, if nobody holds it.
+    pub(super) fn try_pass(&self, bundle: &Name) -> Option<OwnedMutexGuard<()>> {
+        self.gate(bundle).try_lock_owned().ok()
+    }
+
+    fn gate(&self, bundle: &Name) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+        Arc::clone(gates.entry(bundle.clone()).or_default())
     }
 }

@@ -376,6 +376,8 @@ async fn z_s7_a_bundle_that_is_gone_can_be_put_again() {
     }
     let error = rig.engine.delete(&caller(), request()).await.unwrap_err();
     assert_eq!(error.code, Code::NotFound);
+    let shop: Name = "shop".parse().unwrap();
+    assert_eq!(rig.engine.content_of(&shop, 1).await.unwrap(), None, "what it held may have been secret");
     let rig = rig.reopened("boot").await;
     let job = rig.done("shop", &thing("web", "")).await;
     assert_eq!((job.state, job.version), (JobState::Done, Some(2)));

@@ -71,6 +71,12 @@ pub(crate) fn after(
     Ok(found)
 }
 
+/// Forgets the whole record of `owner`.
+pub(super) fn forget(transaction: &WriteTransaction, owner: &str) -> Result<(), StoreError> {
+    transaction.open_table(RECORDS)?.retain_in((owner, 0)..=(owner, u64::MAX), |_, _| false)?;
+    Ok(())
+}
+
 /// The record of a change of a direct resource.
 pub(super) fn of_direct(
     transaction: &WriteTransaction,

@@ -135,6 +135,25 @@ pub(crate) fn put_content(
     Ok(())
 }
 
+/// Forgets the contents of a bundle that is gone, but for the version that is to come after it.
+pub(crate) fn drop_contents(
+    transaction: &WriteTransaction,
+    bundle: &Name,
+    to_come: Option<u64>,
+) -> Result<(), StoreError> {
+    let mut contents = transaction.open_table(CONTENTS)?;
+    let all = (bundle.as_str(), 0)..=(bundle.as_str(), u64::MAX);
+    contents.retain_in(all, |(_, version), _| Some(version) == to_come)?;
+    Ok(())
+}
+
+/// Forgets a bundle that has long gone, with its record.
+pub(crate) fn forget(transaction: &WriteTransaction, bundle: &Name) -> Result<(), StoreError> {
+    drop_contents(transaction, bundle, None)?;
+    transaction.open_table(BUNDLES)?.remove(bundle.as_str())?;
+    super::records::forget(transaction, bundle.as_str())
+}
+
 /// Stores how a workload stands; with `definition`, what was carried out.
 pub(crate) fn put_workload(
     transaction: &WriteTransaction,
