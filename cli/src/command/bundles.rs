@@ -11,7 +11,7 @@ use super::{Session, in_words_of_versions};
 use crate::args::{BundleArgs, BundleCommand, DeleteArgs, OperateArgs, PutArgs, RetryArgs};
 use crate::bundle::Bundle;
 use crate::client::{Attempt, Request};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::input::read_sources;
 use crate::show::{plan_text, word};
 
@@ -66,11 +66,11 @@ async fn put(session: &Session, args: PutArgs) -> Result<(), Failure> {
             _ => format!("{}{head}{}\n", plan_text(changes, dry_run, style), by_job(answer.job)),
         })
     })?;
-    match answer.job.filter(|_| wait.wait) {
-        Some(job) => {
-            jobs::outcome(session, &instance, job).await.map_err(|failure| failure.with_origins(origin_of))
-        }
-        None => Ok(()),
+    let Some(job) = answer.job.filter(|_| wait.wait) else { return Ok(()) };
+    match jobs::outcome(session, &instance, job).await {
+        // What was put long ago was carried out long ago, and its job is forgotten.
+        Err(failure) if answer.outcome == PutOutcome::Unchanged && failure.exit() == Exit::NotFound => Ok(()),
+        ended => ended.map_err(|failure| failure.with_origins(origin_of)),
     }
 }
 
