@@ -29,8 +29,17 @@ impl ParseIdError {
     }
 }
 
-/// Serialises a type as the text of its `Display`, and parses it back through `FromStr`.
+/// Serialises a type as its text, by default that of its `Display`, and parses it back through `FromStr`.
 macro_rules! serde_as_text {
+    (as_str: $type:ty) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        serde_as_text!(@read $type);
+    };
     ($type:ty) => {
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -38,9 +47,12 @@ macro_rules! serde_as_text {
             }
         }
 
+        serde_as_text!(@read $type);
+    };
+    (@read $type:ty) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+                crate::wire::read_text(deserializer, str::parse)
             }
         }
     };
@@ -80,7 +92,7 @@ impl fmt::Display for Name {
     }
 }
 
-serde_as_text!(Name);
+serde_as_text!(as_str: Name);
 
 /// One remote place under control: `tenant/name`. A bare name belongs to the tenant `default`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -301,7 +313,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-serde_as_text!(RequestId);
+serde_as_text!(as_str: RequestId);
 
 /// Names one resource on an instance. Hub and bus do not look into it; the runtimes of this repository use
 /// `namespace/Kind/name`. 1 to 512 bytes of any text without control characters.
@@ -336,7 +348,7 @@ impl fmt::Display for ResourceId {
     }
 }
 
-serde_as_text!(ResourceId);
+serde_as_text!(as_str: ResourceId);
 
 /// Names one workload within its bundle: `Kind/name`. Hub and bus do not look into it further.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

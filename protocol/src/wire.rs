@@ -4,8 +4,10 @@
 //! has a default; enums are flat words with an *other* case ([`wire_enum!`](crate::wire_enum)), and data hangs beside them in optional
 //! fields. Never `serde(untagged)`, never `serde(flatten)`.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::fmt;
+
+use serde::de::{self, DeserializeOwned, IgnoredAny, Visitor};
+use serde::{Deserialize as _, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::limits;
@@ -29,6 +31,31 @@ pub fn encode<T: Serialize>(body: &T) -> Vec<u8> {
     rmp_serde::to_vec_named(body).expect("our types serialise into memory")
 }
 
+/// Reads a text in place, without a copy of its own, and makes a value of it.
+///
+/// # Errors
+/// When it is not a text, or `parse` refuses it.
+pub fn read_text<'de, D: Deserializer<'de>, T, E: fmt::Display>(
+    deserializer: D,
+    parse: fn(&str) -> Result<T, E>,
+) -> Result<T, D::Error> {
+    struct Text<T, E>(fn(&str) -> Result<T, E>);
+
+    impl<T, E: fmt::Display> Visitor<'_> for Text<T, E> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text")
+        }
+
+        fn visit_str<Error: de::Error>(self, text: &str) -> Result<T, Error> {
+            (self.0)(text).map_err(Error::custom)
+        }
+    }
+
+    deserializer.deserialize_str(Text(parse))
+}
+
 /// Makes one MessagePack array of values that are encoded already: a batch whose size is known while it grows.
 ///
 /// # Panics
@@ -49,12 +76,15 @@ pub fn array_of(items: &[Vec<u8>]) -> Vec<u8> {
 /// [`DecodeError`] with the expected type and the decoder's reason.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let failed = |reason: String| DecodeError { expected: short_type_name::<T>(), reason };
-    let mut rest = bytes;
-    let mut decoder = rmp_serde::Deserializer::new(&mut rest);
+    // By reference: texts are read where they are, instead of through a buffer.
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
     decoder.set_max_depth(limits::BODY_DEPTH_MAX);
     let value = T::deserialize(&mut decoder).map_err(|error| failed(error.to_string()))?;
-    drop(decoder);
-    if rest.is_empty() { Ok(value) } else { Err(failed(format!("{} bytes follow the value", rest.len()))) }
+    match IgnoredAny::deserialize(&mut decoder) {
+        // Not even the marker of a second value is there.
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(value),
+        Ok(_) | Err(_) => Err(failed("bytes follow the value".to_owned())),
+    }
 }
 
 fn short_type_name<T>() -> &'static str {
@@ -114,11 +144,12 @@ macro_rules! wire_enum {
 
         impl<'de> ::serde::Deserialize<'de> for $name {
             fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let word = <String as ::serde::Deserialize>::deserialize(deserializer)?;
-                if word.len() > $crate::limits::WORD_CHARS_MAX {
-                    return Err(::serde::de::Error::custom("a word of at most 128 characters was expected"));
-                }
-                Ok(Self::from_word(&word))
+                $crate::wire::read_text(deserializer, |word| {
+                    if word.len() > $crate::limits::WORD_CHARS_MAX {
+                        return Err("a word of at most 128 characters was expected");
+                    }
+                    Ok(Self::from_word(word))
+                })
             }
         }
     };
@@ -133,7 +164,7 @@ mod tests {
         let mut bytes = encode(&7_u64);
         assert_eq!(decode::<u64>(&bytes), Ok(7));
         bytes.push(0);
-        assert!(decode::<u64>(&bytes).unwrap_err().to_string().contains("1 bytes follow"));
+        assert!(decode::<u64>(&bytes).unwrap_err().to_string().contains("bytes follow"));
     }
 
     #[test]

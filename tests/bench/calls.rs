@@ -86,12 +86,16 @@ pub(crate) async fn run(server: &NatsServer) {
         report(&format!("call_rate_{at_once}"), own.0, "calls/s", Bar::None);
         report(&format!("call_p50_{at_once}"), millis(own.1), "ms", Bar::None);
     }
-    services(&remote).await;
     bus.stop().await;
     http().await;
 }
 
-async fn services(remote: &Remote) {
+/// A call whose answer is large, and is compressed.
+pub(crate) async fn services(server: &NatsServer) {
+    let bus = bus(server).await;
+    let _agent = spawn(&["agents", &server.url(), "services", "1", "0"]);
+    bus.await_presence(&instance("services-0"), AWAITED).await.unwrap();
+    let remote = bus.connect(&instance("services-0"));
     let mut samples = Vec::new();
     for _ in 0..300 {
         let begun = Instant::now();
@@ -100,6 +104,7 @@ async fn services(remote: &Remote) {
         assert_eq!(services.len(), 1_000);
     }
     report("all_services_1000_p50", millis(percentile(&mut samples, 0.5)), "ms", Bar::AtMost(1.5));
+    bus.stop().await;
 }
 
 /// The same call over the HTTP API, against the bus within.

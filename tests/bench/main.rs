@@ -33,13 +33,14 @@ async fn main() {
     }
     let filter = args.first().cloned().unwrap_or_default();
     let server = NatsServer::start("").await;
-    for group in ["calls", "cost", "absence", "transfers", "takeover", "fleet", "agent"] {
+    for group in ["calls", "services", "cost", "absence", "transfers", "takeover", "fleet", "agent"] {
         if !group.contains(&filter) {
             continue;
         }
         eprintln!("{group} …");
         match group {
             "calls" => calls::run(&server).await,
+            "services" => calls::services(&server).await,
             "cost" => cost::run(&server).await,
             "absence" => calls::absence(&server).await,
             "transfers" => transfers::run(&server).await,

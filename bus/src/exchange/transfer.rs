@@ -10,6 +10,9 @@ use towline_protocol::{CallError, Code, limits};
 /// zstd's fastest ordinary level: the link is seldom faster than it.
 const COMPRESSION_LEVEL: i32 = 1;
 
+/// What is made room for at once when a message is decompressed, whatever it announces; more is as it comes.
+const DECOMPRESSED_AT_ONCE: usize = 1 << 20;
+
 /// A message, ready to be sent.
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
@@ -172,7 +175,8 @@ impl Incoming {
             return if bytes.len() as u64 == announced { Ok(bytes) } else { Err(wrong) };
         }
         // Read as a stream: memory grows with what is really there, and ends one byte above what was announced.
-        let mut full = Vec::new();
+        let likely = usize::try_from(announced).unwrap_or(usize::MAX).min(DECOMPRESSED_AT_ONCE);
+        let mut full = Vec::with_capacity(likely);
         let decoder = zstd::stream::read::Decoder::new(bytes.as_ref()).map_err(|_| wrong.clone())?;
         decoder.take(announced + 1).read_to_end(&mut full).map_err(|_| wrong.clone())?;
         if full.len() as u64 == announced { Ok(full.into()) } else { Err(wrong) }
