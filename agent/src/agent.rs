@@ -128,7 +128,7 @@ impl Agent {
         let (connected, connected_since) = watch::channel(None);
         tasks.spawn("connection-clock", time_connections(epochs, connected, tasks.stopping().clone()));
         let direct = Direct::open(Arc::clone(&store), runtime.clone(), metrics::drift(&registry)?)?;
-        let parts = Parts::of_agent(Arc::clone(&store), &data_dir, &direct);
+        let parts = Parts::of_agent(Arc::clone(&store), &data_dir, &direct, metrics::durations(&registry)?);
         let engine = Engine::open(parts, boot.trim()).await?;
         let load = Box::new(engine.load_watch());
         metrics::Observer::register(&registry, runtime, connected_since.clone(), load)?;

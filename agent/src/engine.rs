@@ -45,6 +45,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus::HistogramVec;
 use serde::de::DeserializeOwned;
 use towline_bus::{clock::Moment, task::Tasks};
 use towline_protocol::{
@@ -95,6 +96,7 @@ struct Inner {
     /// Whether `apply` brought a resource here.
     is_direct: Box<dyn Fn(&str) -> bool + Send + Sync>,
     applied: TellApplied,
+    durations: HistogramVec,
     state: Mutex<State>,
     gates: Gates,
     callbacks: Callbacks,
@@ -110,11 +112,18 @@ pub(crate) struct Parts {
     pub(crate) owners: Owners,
     pub(crate) is_direct: Box<dyn Fn(&str) -> bool + Send + Sync>,
     pub(crate) applied: TellApplied,
+    /// How long jobs take from acceptance to end, by kind and outcome.
+    pub(crate) durations: HistogramVec,
 }
 
 impl Parts {
     /// The managers of this agent, over its direct resources.
-    pub(crate) fn of_agent(store: Arc<Store>, data_dir: &Path, direct: &Direct) -> Self {
+    pub(crate) fn of_agent(
+        store: Arc<Store>,
+        data_dir: &Path,
+        direct: &Direct,
+        durations: HistogramVec,
+    ) -> Self {
         let (id, by_id, by_digest) = (store.id(), direct.clone(), direct.clone());
         Self {
             registry: Registry::new(managers::all(data_dir, id, direct.clone())),
@@ -124,6 +133,7 @@ impl Parts {
             owners: direct.owners(),
             is_direct: Box::new(move |id| by_id.is_direct(id)),
             applied: Box::new(move |name, digest| by_digest.tell_applied(name.as_str(), digest)),
+            durations,
         }
     }
 }
@@ -137,7 +147,7 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read or written.
     pub(crate) async fn open(parts: Parts, boot: &str) -> Result<Self, StoreError> {
-        let Parts { store, registry, data_dir, calls, owners, is_direct, applied } = parts;
+        let Parts { store, registry, data_dir, calls, owners, is_direct, applied, durations } = parts;
         let boot = boot.to_owned();
         let before = store.write(move |transaction| crate::store::note_boot(transaction, &boot)).await?;
         let rebooted = before.is_some_and(|same| !same);
@@ -163,6 +173,7 @@ impl Engine {
             owners,
             is_direct,
             applied,
+            durations,
             state: Mutex::new(state),
             gates: Gates::default(),
             callbacks: Callbacks::default(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, net::SocketAddr};
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse as _, routing::get};
 use prometheus::{
-    Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -30,6 +30,21 @@ pub(crate) fn drift(registry: &Registry) -> Result<IntCounterVec, prometheus::Er
         drift.with_label_values(&[kind]);
     }
     Ok(drift)
+}
+
+/// `towline_agent_job_duration_seconds{kind,outcome}`, registered.
+///
+/// # Errors
+/// When the registry has one of this name already.
+pub(crate) fn durations(registry: &Registry) -> Result<HistogramVec, prometheus::Error> {
+    let opts = HistogramOpts::new(
+        "towline_agent_job_duration_seconds",
+        "How long jobs of bundles took from acceptance to end.",
+    )
+    .buckets(vec![0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_200.0]);
+    let durations = HistogramVec::new(opts, &["kind", "outcome"])?;
+    registry.register(Box::new(durations.clone()))?;
+    Ok(durations)
 }
 
 /// How many things wait for the engine, and jobs that have not ended, by state.

@@ -1,7 +1,10 @@
 //! Carrying out one thing of a lane: what is to be done is worked out against what is there, then done one workload after
 //! the other. Each is stored before it is begun, and again with its result; a pass that was cut short is simply run again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use redb::WriteTransaction;
@@ -160,6 +163,16 @@ impl Engine {
             state.lanes.is_idle(name) && state.bundles.get(name).is_some_and(|bundle| is_gone(name, bundle))
         };
         held.filter(|(name, _)| idle(name)).collect()
+    }
+
+    /// Counts a job that has ended, and tells those who watch it that its last record is durable.
+    fn job_ended(&self, job: &Job, last: u64) {
+        let took = job.ended_unix_ms.unwrap_or(0).saturating_sub(job.accepted_unix_ms);
+        let histogram = self.inner.durations.with_label_values(&[job.kind.as_str(), job.state.as_str()]);
+        histogram.observe(Duration::from_millis(took).as_secs_f64());
+        if let Some(open) = self.state().jobs.remove(&job.id) {
+            open.progress.send_replace(last);
+        }
     }
 
     /// Whether a version of `bundle` was accepted that is to be begun after what is under way.
@@ -352,10 +365,7 @@ impl Pass {
         self.engine.told(&bundle);
         self.engine.inner.callbacks.tell(&event);
         if let Some((job, record)) = ended {
-            let open = self.engine.state().jobs.remove(&job.id);
-            if let Some(open) = open {
-                open.progress.send_replace(record.seq);
-            }
+            self.engine.job_ended(&job, record.seq);
         }
         Ok(())
     }

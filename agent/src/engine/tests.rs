@@ -178,6 +178,7 @@ async fn open(dir: &tempfile::TempDir, disk: &Faults, script: &Script, boot: &st
         owners: Owners::default(),
         is_direct: Box::new(|_| false),
         applied: Box::new(|_, _| {}),
+        durations: crate::metrics::durations(&prometheus::Registry::new()).unwrap(),
         store,
     };
     Engine::open(parts, boot).await.unwrap()
