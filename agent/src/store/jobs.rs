@@ -168,7 +168,12 @@ pub(crate) fn page(transaction: &ReadTransaction, asked: &JobPage) -> Result<(Ve
     let mut found = Vec::new();
     for entry in jobs.range(..before)?.rev() {
         let (number, bytes) = entry?;
-        let job: Job = decode(&format!("job {}", number.value()), bytes.value())?;
+        // One that is not readable does not hide the others.
+        let Ok(job) = decode::<Job>(&format!("job {}", number.value()), bytes.value())
+            .inspect_err(|error| tracing::error!(%error, "left out of the list"))
+        else {
+            continue;
+        };
         let wanted = asked.bundle.as_ref().is_none_or(|bundle| job.bundle.as_ref() == Some(bundle))
             && (asked.states.is_empty() || asked.states.contains(&job.state));
         if wanted {
@@ -183,4 +188,73 @@ pub(crate) fn page(transaction: &ReadTransaction, asked: &JobPage) -> Result<(Ve
 
 fn number(transaction: &ReadTransaction, id: JobId) -> Result<Option<u64>, StoreError> {
     Ok(transaction.open_table(NUMBERS)?.get(id.to_string().as_str())?.map(|number| number.value()))
+}
+
+#[cfg(test)]
+mod tests {
+    use towline_protocol::job::JobKind;
+
+    use super::{super::Store, *};
+
+    fn job(number: u128, state: JobState) -> Job {
+        Job {
+            id: JobId::new(uuid::Uuid::from_u128(number)),
+            kind: JobKind::Put,
+            state,
+            bundle: None,
+            version: None,
+            request: None,
+            reason: None,
+            accepted_unix_ms: 0,
+            started_unix_ms: None,
+            ended_unix_ms: None,
+            records: 0,
+            message: None,
+            errors: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn z_e12_a_job_that_is_not_readable_is_set_aside_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let all = (1..=3).map(|number| job(number, JobState::Pending)).collect::<Vec<_>>();
+        let added = all.clone();
+        store
+            .write(move |transaction| {
+                added.iter().try_for_each(|job| add_job(transaction, job))?;
+                transaction.open_table(JOBS)?.insert(2, b"torn".as_slice())?;
+                Ok(())
+            })
+            .await
+            .unwrap();
+        let found = store.read(unfinished).unwrap();
+        let ids: Vec<JobId> = found.iter().map(|job| job.id).collect();
+        assert_eq!(ids, all.iter().map(|job| job.id).step_by(2).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn the_newest_jobs_are_kept_and_those_that_have_not_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let most = u128::from(retention::JOBS);
+        store
+            .write(move |transaction| {
+                (0..most + 50).try_for_each(|number| add_job(transaction, &job(number, JobState::Done)))?;
+                add_job(transaction, &job(most + 50, JobState::Pending))
+            })
+            .await
+            .unwrap();
+        let (len, oldest, open) = store
+            .read(|transaction| {
+                let jobs = transaction.open_table(JOBS)?;
+                Ok((jobs.len()?, job_of(transaction, 40)?, unfinished(transaction)?.len()))
+            })
+            .unwrap();
+        assert_eq!((u128::from(len), oldest, open), (most, None, 1));
+    }
+
+    fn job_of(transaction: &ReadTransaction, number: u128) -> Result<Option<Job>, StoreError> {
+        super::job(transaction, JobId::new(uuid::Uuid::from_u128(number)))
+    }
 }
