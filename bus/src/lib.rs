@@ -18,6 +18,7 @@ pub mod authority;
 pub mod clock;
 pub mod event;
 pub mod exchange;
+mod map;
 pub mod message_bus;
 pub mod metrics;
 pub mod platform;

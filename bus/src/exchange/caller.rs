@@ -162,9 +162,9 @@ impl Caller {
         let inner = &self.inner;
         let body = encode_call(cx, args).await?;
         let time = cx.time.unwrap_or_else(|| R::METHOD.default_time()).min(limits::CALL_TIME_MAX);
-        let attempt = Attempt::register(inner.clone(), to.clone(), R::METHOD, time, body)?;
+        let (attempt, reply) = Attempt::register(inner.clone(), to.clone(), R::METHOD, time, body)?;
         let subject = inner.root.call(&to.instance, to.epoch, R::METHOD);
-        let (reply, payload) = (attempt.reply_subject(), attempt.first_frame());
+        let payload = attempt.first_frame();
         let sent = inner.publish(subject, Some(reply), payload).await;
         sent.map_err(|error| not_sent(&error))?;
         Ok(attempt)

@@ -5,7 +5,6 @@ mod dispatch;
 mod lease;
 mod serving;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
@@ -18,6 +17,7 @@ use towline_protocol::{AttemptId, CallError, Code, Epoch, Method, limits, wire};
 
 use self::serving::{Answer, Controls, Serving};
 use super::transfer::Outgoing;
+use crate::map::QuickMap;
 use crate::metrics::BusMetrics;
 use crate::platform::Platform;
 use crate::subscription::SubscribeConfig;
@@ -54,7 +54,7 @@ struct Inner {
 /// The calls under way.
 #[derive(Default)]
 struct UnderWay {
-    calls: HashMap<AttemptId, Running>,
+    calls: QuickMap<AttemptId, Running>,
     pings: usize,
 }
 

@@ -1,7 +1,6 @@
 //! Which instances there are, who serves them, and whether they are there: what the session driver writes, and callers
 //! and the hub's API read.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use towline_protocol::{BootId, Epoch, InstanceId, StoreId};
 use crate::authority::{Grant, Replicas};
 use crate::clock::{self, Moment};
 use crate::event::EventKind;
+use crate::map::QuickMap;
 use crate::presence::{Change, Presence};
 use crate::session::{HubEffect, HubEvent, HubSession, Target};
 
@@ -111,7 +111,7 @@ impl Entry {
 /// All instances. Its lock is held for moments only, never across an await.
 #[derive(Debug)]
 pub(super) struct Roster {
-    entries: Mutex<HashMap<InstanceId, Entry>>,
+    entries: Mutex<QuickMap<InstanceId, Entry>>,
     changed: watch::Sender<u64>,
 }
 
@@ -128,7 +128,7 @@ impl Roster {
         Self { entries: Mutex::new(entries), changed: watch::Sender::new(0) }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Entry>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, QuickMap<InstanceId, Entry>> {
         self.entries.lock().expect("no holder of this lock panics")
     }
 

@@ -27,7 +27,6 @@ pub(super) struct Attempt {
     caller: Arc<Inner>,
     to: Destination,
     id: AttemptId,
-    reply_subject: Arc<str>,
     deadline: Instant,
     /// When the agent was heard last on this call.
     heard: Instant,
@@ -42,7 +41,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Makes the call known, so that what is answered reaches it. Nothing is sent yet.
+    /// Makes the call known, so that what is answered reaches it, and says on which subject. Nothing is sent yet.
     ///
     /// # Errors
     /// `busy`, when as many calls are under way as a hub may have.
@@ -52,9 +51,9 @@ impl Attempt {
         method: Method,
         time: Duration,
         outgoing: Outgoing,
-    ) -> Result<Box<Self>, CallError> {
+    ) -> Result<(Box<Self>, String), CallError> {
         let id = AttemptId(caller.last_attempt.fetch_add(1, Ordering::Relaxed));
-        let reply_subject: Arc<str> = caller.root.reply(&to.instance, caller.replica, id).into();
+        let reply_subject = caller.root.reply(&to.instance, caller.replica, id);
         let (instance, epoch) = (to.instance.clone(), to.epoch);
         if !caller.pending.insert(id, Asked { reply_subject: reply_subject.clone(), instance, epoch }) {
             let text = format!("{} calls are under way at this hub", limits::HUB_CALLS_MAX);
@@ -68,11 +67,10 @@ impl Attempt {
         let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         header.not_after_unix_ms = Some(clock::unix_ms().saturating_add(time_ms));
         let now = Instant::now();
-        Ok(Box::new(Self {
+        let attempt = Box::new(Self {
             caller,
             to,
             id,
-            reply_subject,
             deadline: now + time,
             heard: now,
             time,
@@ -83,12 +81,8 @@ impl Attempt {
             finished: false,
             taken_back: false,
             in_flight,
-        }))
-    }
-
-    /// Where its answer is awaited.
-    pub(super) fn reply_subject(&self) -> String {
-        self.reply_subject.to_string()
+        });
+        Ok((attempt, reply_subject))
     }
 
     /// The frame that makes the call.

@@ -1,14 +1,15 @@
 //! The calls that wait for frames, and what has come for each. One lock and no channel for each: a call is seldom more
 //! than one frame.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use towline_protocol::frame::{Frame, Kind};
 use towline_protocol::{AttemptId, Epoch, InstanceId, limits};
 
 use crate::exchange::WORKING;
+use crate::map::QuickMap;
 
 /// Frames that wait for one call. Its sender has no credit for more than the window; the rest is room for keep-alives.
 const FRAMES_MAX: usize = 2 * limits::STREAM_WINDOW_FRAMES as usize;
@@ -23,7 +24,7 @@ pub(super) enum Arrival {
 
 /// Who is asked, and where the answer is awaited.
 pub(super) struct Asked {
-    pub(super) reply_subject: Arc<str>,
+    pub(super) reply_subject: String,
     pub(super) instance: InstanceId,
     pub(super) epoch: Epoch,
 }
@@ -43,7 +44,7 @@ impl Pending {
 
 /// All calls under way at this hub.
 #[derive(Default)]
-pub(super) struct PendingCalls(Mutex<HashMap<AttemptId, Pending>>);
+pub(super) struct PendingCalls(Mutex<QuickMap<AttemptId, Pending>>);
 
 impl PendingCalls {
     /// Makes a call known; whether there was room for it.
@@ -109,7 +110,7 @@ impl PendingCalls {
         Poll::Pending
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AttemptId, Pending>> {
+    fn lock(&self) -> MutexGuard<'_, QuickMap<AttemptId, Pending>> {
         self.0.lock().expect("no holder of this lock panics")
     }
 }
