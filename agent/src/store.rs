@@ -83,6 +83,16 @@ pub enum OpenStoreError {
         /// What the database said.
         reason: String,
     },
+    /// It cannot be opened now, though nothing says that it is damaged. Nothing was changed.
+    #[error("cannot open {file}: {reason}; {remedy}")]
+    Refused {
+        /// The file.
+        file: PathBuf,
+        /// What the database said.
+        reason: String,
+        /// What helps.
+        remedy: &'static str,
+    },
     /// A newer agent made it. Nothing was changed.
     #[error(
         "{file} has layout {found}, and this agent knows {known}: run the agent that made it, or move the file away"

@@ -116,6 +116,8 @@ enum Trouble {
     Damage(String),
     /// Another build made it.
     Newer(u64),
+    /// It is sound, as far as anybody knows, and cannot be opened now; what helps.
+    Refused(String, &'static str),
 }
 
 /// Opens the database in `dir`; one that is damaged is renamed first, and an empty one made in its place. Says which id
@@ -126,6 +128,7 @@ pub(super) fn open(dir: &Path, opener: Opener) -> Result<(File, StoreId, Option<
         Trouble::System(source) => OpenStoreError::Directory { dir: dir.to_owned(), source },
         Trouble::Damage(reason) => OpenStoreError::Database { file: path.clone(), reason },
         Trouble::Newer(found) => OpenStoreError::Newer { file: path.clone(), found, known: schema::VERSION },
+        Trouble::Refused(reason, remedy) => OpenStoreError::Refused { file: path.clone(), reason, remedy },
     };
     let mut set_aside = None;
     let opened = match sound(&path, &opener) {
@@ -168,13 +171,19 @@ fn sound(path: &Path, opener: &Opener) -> Result<(Database, StoreId), Trouble> {
 }
 
 fn trouble(error: redb::Error) -> Trouble {
+    let reason = error.to_string();
     match error {
         redb::Error::Io(source)
             if !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
         {
             Trouble::System(source)
         }
-        other => Trouble::Damage(other.to_string()),
+        // None of these says that what is in the file is wrong: an empty store in its place would lose it for nothing.
+        redb::Error::DatabaseAlreadyOpen => Trouble::Refused(reason, "end the process that has it open"),
+        redb::Error::UpgradeRequired(_) => Trouble::Refused(reason, "run the agent that made it"),
+        redb::Error::RepairAborted => Trouble::Refused(reason, "start the agent again, and let it finish"),
+        redb::Error::PreviousIo => Trouble::Refused(reason, "look at the disk, and start the agent again"),
+        _ => Trouble::Damage(reason),
     }
 }
 

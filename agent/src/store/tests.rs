@@ -221,3 +221,19 @@ async fn the_record_keeps_the_newest() {
     let seqs: Vec<u64> = all.iter().map(|record| record.seq).collect();
     assert_eq!(seqs, (501..=1_500).collect::<Vec<u64>>());
 }
+
+#[test]
+fn z_e12_a_sound_store_that_cannot_be_opened_now_is_not_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::open(dir.path()).unwrap());
+    let errors: [fn() -> redb::DatabaseError; 3] = [
+        || redb::DatabaseError::DatabaseAlreadyOpen,
+        || redb::DatabaseError::UpgradeRequired(1),
+        || redb::DatabaseError::RepairAborted,
+    ];
+    for error in errors {
+        let opened = Store::open_with(dir.path(), Opener::new(move |_| Err(error())));
+        assert!(matches!(opened, Err(OpenStoreError::Refused { .. })), "{opened:?}");
+    }
+    assert_eq!(Store::open(dir.path()).unwrap().set_aside(), None);
+}
