@@ -62,14 +62,10 @@ async fn clean_up(
     let work = move || {
         let mut removed = Vec::new();
         for stranger in labels.strangers(kind, &known) {
-            let gone = match remove(&stranger.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
-                _ => labels.remove(&stranger.path).map_err(|error| error.message),
-            };
-            match gone {
+            match labels.clear(&stranger, &remove) {
                 Ok(()) => removed.push(stranger.path.display().to_string()),
                 Err(error) => {
-                    tracing::warn!(path = %stranger.path.display(), error, "a leftover cannot be removed");
+                    tracing::warn!(error = error.message, "a leftover cannot be removed");
                 }
             }
         }

@@ -119,16 +119,7 @@ fn make(spec: &Spec) -> Result<Value, ItemError> {
 
 fn take_down(labels: &Labels, work: &Work) -> Result<(), ItemError> {
     let path = spec_of(work)?.path;
-    if !labels.leave(&path, &work.resource, &work.bundle)? {
-        return Ok(());
-    }
-    match fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("cannot remove", &path, &error));
-        }
-        _ => {}
-    }
-    labels.remove(&path)
+    labels.leave(&path, &work.resource, &work.bundle, |path| fs::remove_dir_all(path))
 }
 
 #[async_trait]
@@ -209,7 +200,37 @@ impl Manager for Directories {
         blocking(looked).await.unwrap_or_else(|error| super::unknown(error.to_string()))
     }
 
+    /// Removes nothing: what is in a directory is its user's, and a store that was put back from a backup does not know of
+    /// a newer one. Whoever knows that it is not needed removes it.
     async fn clean_up(&self, known: BTreeSet<ResourceId>) -> Vec<String> {
-        super::clean_up(self.labels.clone(), KIND, known, |path| fs::remove_dir_all(path)).await
+        let labels = self.labels.clone();
+        let strangers = blocking(move || Ok(labels.strangers(KIND, &known))).await.unwrap_or_default();
+        for stranger in strangers {
+            tracing::warn!(
+                path = %stranger.path.display(),
+                resource = %stranger.resource,
+                "no bundle has this directory any more, and it stays: put a bundle with it again, or remove it by hand"
+            );
+        }
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use towline_protocol::StoreId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn z_e12_a_directory_that_the_store_does_not_list_keeps_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let labels = Labels::new(dir.path(), StoreId::new(uuid::Uuid::nil()));
+        labels.make().unwrap();
+        let path = dir.path().join("data");
+        labels.take(&path, &"default/Directory/data".parse().unwrap(), &"shop".parse().unwrap()).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(Directories::new(labels).clean_up(BTreeSet::new()).await, Vec::<String>::new());
+        assert!(path.is_dir());
     }
 }

@@ -5,14 +5,14 @@
 //! ```
 //! It is written beside its place and renamed into it: whoever reads sees the old content or the new, never half of one.
 
-use std::{collections::BTreeSet, fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{collections::BTreeSet, fs, io, os::unix::fs::PermissionsExt as _};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use towline_protocol::{Code, ItemError, ResourceId};
 
 use super::{
-    label::{Labels, failed, refused},
+    label::{Labels, refused},
     on_disk,
 };
 use crate::{
@@ -63,18 +63,7 @@ fn write(spec: &Spec) -> Result<Value, ItemError> {
 
 fn take_down(labels: &Labels, work: &Work) -> Result<(), ItemError> {
     let path = spec_of(work)?.file.path;
-    if !labels.leave(&path, &work.resource, &work.bundle)? {
-        return Ok(());
-    }
-    remove(&path).map_err(|error| failed("cannot remove", &path, &error))?;
-    labels.remove(&path)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+    labels.leave(&path, &work.resource, &work.bundle, |path| fs::remove_file(path))
 }
 
 impl Files {
@@ -177,6 +166,6 @@ impl Manager for Files {
     }
 
     async fn clean_up(&self, known: BTreeSet<ResourceId>) -> Vec<String> {
-        super::clean_up(self.labels.clone(), KIND, known, remove).await
+        super::clean_up(self.labels.clone(), KIND, known, |path| fs::remove_file(path)).await
     }
 }

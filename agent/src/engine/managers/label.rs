@@ -7,6 +7,7 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -25,16 +26,19 @@ pub(super) struct Label {
     pub(super) holders: BTreeSet<Name>,
 }
 
-/// All labels, below the agent's data directory.
+/// All labels, below the agent's data directory. Clones share one lock.
 #[derive(Debug, Clone)]
 pub(super) struct Labels {
     dir: PathBuf,
     store: StoreId,
+    /// Held over each change of a label and what it means for the path: the lanes of several bundles may have a shared
+    /// one in hand at once, and whoever leaves last must not remove what another has just taken.
+    change: Arc<Mutex<()>>,
 }
 
 impl Labels {
     pub(super) fn new(data_dir: &Path, store: StoreId) -> Self {
-        Self { dir: data_dir.join("labels"), store }
+        Self { dir: data_dir.join("labels"), store, change: Arc::default() }
     }
 
     /// Makes room for labels.
@@ -46,8 +50,10 @@ impl Labels {
             .map_err(|error| failed("cannot make", &self.dir, &error))
     }
 
-    /// Makes `path` the resource's own, held by `bundle`; says whether `bundle` is a new holder of it.
+    /// Makes `path` the resource's own, held by `bundle`; says whether `bundle` is a new holder of it. From here on nobody
+    /// else removes it.
     pub(super) fn take(&self, path: &Path, resource: &ResourceId, bundle: &Name) -> Result<bool, ItemError> {
+        let _change = self.lock();
         let mut label = match self.read(path)? {
             Some(label) if label.resource == *resource => label,
             Some(label) => return Err(conflict(path, &format!("it is of {}", label.resource))),
@@ -71,28 +77,58 @@ impl Labels {
         Ok(true)
     }
 
-    /// `bundle` holds `path` no more. Says whether it is for it to remove: it was ours, and nobody else holds it. The label
-    /// stays then, until [`Labels::remove`].
-    pub(super) fn leave(&self, path: &Path, resource: &ResourceId, bundle: &Name) -> Result<bool, ItemError> {
+    /// `bundle` holds `path` no more. If it was ours, and nobody else holds it, `remove` takes it away, and then the label
+    /// goes, too; what cannot be removed keeps it.
+    pub(super) fn leave(
+        &self,
+        path: &Path,
+        resource: &ResourceId,
+        bundle: &Name,
+        remove: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), ItemError> {
+        let _change = self.lock();
         let Some(mut label) = self.read(path)?.filter(|label| label.resource == *resource) else {
-            return Ok(false);
+            return Ok(());
         };
-        let others = label.holders.iter().any(|holder| holder != bundle);
-        if others {
+        if label.holders.iter().any(|holder| holder != bundle) {
             label.holders.remove(bundle);
-            self.write(&label)?;
+            return self.write(&label);
         }
-        Ok(!others)
+        match remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("cannot remove", path, &error))
+            }
+            _ => self.forget(path),
+        }
     }
 
     /// Forgets a path that is gone.
-    pub(super) fn remove(&self, path: &Path) -> Result<(), ItemError> {
+    fn forget(&self, path: &Path) -> Result<(), ItemError> {
         match fs::remove_file(self.file(path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("cannot remove the label of", path, &error))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Removes what `label` marks, whoever held it.
+    pub(super) fn clear(
+        &self,
+        label: &Label,
+        remove: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), ItemError> {
+        let _change = self.lock();
+        match remove(&label.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("cannot remove", &label.path, &error))
+            }
+            _ => self.forget(&label.path),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Labels of this store whose resources are none of `known`.
@@ -147,4 +183,39 @@ pub(super) fn refused(error: &RuntimeError) -> ItemError {
 fn conflict(path: &Path, why: &str) -> ItemError {
     let text = format!("spec.path: {} exists, and {why}", path.display());
     ItemError::new(Code::Conflict, text).with_help("remove it, or choose another path")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn z_s2_bundles_that_come_and_go_at_once_lose_no_holder_of_a_shared_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let labels = Labels::new(dir.path(), StoreId::new(uuid::Uuid::nil()));
+        labels.make().unwrap();
+        let path = dir.path().join("common");
+        let resource: ResourceId = "default/Directory/common".parse().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let (labels, path, resource) = (&labels, &path, &resource);
+                scope.spawn(move || {
+                    let bundle: Name = format!("b{number}").parse().unwrap();
+                    for _ in 0..20 {
+                        labels.take(path, resource, &bundle).unwrap();
+                        fs::create_dir_all(path).unwrap();
+                        assert!(path.is_dir());
+                        // The even ones stay in the end, and so does what they hold.
+                        labels.leave(path, resource, &bundle, |path| fs::remove_dir(path)).unwrap();
+                    }
+                    if number % 2 == 0 {
+                        labels.take(path, resource, &bundle).unwrap();
+                        fs::create_dir_all(path).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(path.is_dir());
+        assert_eq!(labels.read(&path).unwrap().unwrap().holders.len(), 4);
+    }
 }
