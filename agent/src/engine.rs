@@ -151,10 +151,10 @@ impl Engine {
         let boot = boot.to_owned();
         let before = store.write(move |transaction| crate::store::note_boot(transaction, &boot)).await?;
         let rebooted = before.is_some_and(|same| !same);
-        let (bundles, jobs) = store
+        let (loaded, jobs) = store
             .read(|transaction| Ok((rows::load(transaction)?, stored_jobs::unfinished(transaction)?)))?;
         let mut state = State::default();
-        for (row, workloads) in bundles {
+        for (row, workloads) in loaded.bundles {
             if rebooted && row.phase == BundlePhase::Active {
                 state.lanes.submit(&row.name, Item::Reboot);
             }
@@ -181,7 +181,7 @@ impl Engine {
         };
         let engine = Self { inner: Arc::new(inner) };
         engine.claim_again().await;
-        engine.find_again(rebooted).await?;
+        engine.find_again(rebooted, loaded.skipped).await?;
         let names: Vec<Name> = engine.state().bundles.keys().cloned().collect();
         for name in &names {
             engine.wait_for_retry(name);

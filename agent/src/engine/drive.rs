@@ -174,8 +174,9 @@ impl Engine {
         Ok(Some(manager.observe(work(bundle, row, definition)).await))
     }
 
-    /// Makes the managers ready, has them know again what was carried out, and removes what nobody knows of.
-    pub(super) async fn find_again(&self, rebooted: bool) -> Result<(), StoreError> {
+    /// Makes the managers ready, has them know again what was carried out, and removes what nobody knows of; nothing if
+    /// `skipped`, for then there is more to know than could be read.
+    pub(super) async fn find_again(&self, rebooted: bool, skipped: bool) -> Result<(), StoreError> {
         for manager in self.inner.registry.iter() {
             if let Err(error) = manager.initialise().await {
                 let ItemError { message, .. } = error;
@@ -203,6 +204,10 @@ impl Engine {
             if let (Some(definition), Ok(manager)) = (definition, self.inner.registry.find(row.id.kind())) {
                 manager.adopt(&work(name, row, definition), paused);
             }
+        }
+        if skipped {
+            tracing::warn!("leftovers stay: not all that the store knows could be read");
+            return Ok(());
         }
         let known: BTreeSet<_> = rows.iter().map(|(_, row)| row.resource.clone()).collect();
         for manager in self.inner.registry.iter() {

@@ -184,14 +184,25 @@ pub(crate) fn remove_workload(
 /// The workloads of one bundle.
 pub(crate) type Workloads = BTreeMap<WorkloadId, WorkloadRow>;
 
+/// What a store knows of bundles.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) bundles: Vec<(BundleRow, Workloads)>,
+    /// A row was not readable: what is not in here may be known all the same.
+    pub(crate) skipped: bool,
+}
+
 /// Every bundle with its workloads. A row that is not readable is left out, and said so: the others are none the worse.
-pub(crate) fn load(transaction: &ReadTransaction) -> Result<Vec<(BundleRow, Workloads)>, StoreError> {
-    let mut found = Vec::new();
+pub(crate) fn load(transaction: &ReadTransaction) -> Result<Loaded, StoreError> {
+    let mut found = Loaded::default();
     let bundles = transaction.open_table(BUNDLES)?;
     let workloads = transaction.open_table(WORKLOADS)?;
     for entry in bundles.iter()? {
         let (name, value) = entry?;
-        let Some(row) = readable::<BundleRow>(name.value(), value.value()) else { continue };
+        let Some(row) = readable::<BundleRow>(name.value(), value.value()) else {
+            found.skipped = true;
+            continue;
+        };
         let mut rows = BTreeMap::new();
         for entry in workloads.range((name.value(), "")..)? {
             let (key, value) = entry?;
@@ -199,11 +210,12 @@ pub(crate) fn load(transaction: &ReadTransaction) -> Result<Vec<(BundleRow, Work
             if bundle != name.value() {
                 break;
             }
-            if let Some(row) = readable::<WorkloadRow>(&format!("{bundle}: {id}"), value.value()) {
-                rows.insert(row.id.clone(), row);
+            match readable::<WorkloadRow>(&format!("{bundle}: {id}"), value.value()) {
+                Some(row) => drop(rows.insert(row.id.clone(), row)),
+                None => found.skipped = true,
             }
         }
-        found.push((row, rows));
+        found.bundles.push((row, rows));
     }
     Ok(found)
 }
@@ -232,4 +244,24 @@ pub(crate) fn carried_out(
 ) -> Result<Option<Bytes>, StoreError> {
     let table = transaction.open_table(CARRIED_OUT)?;
     Ok(table.get((bundle.as_str(), workload.as_str()))?.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn z_e12_a_row_that_is_not_readable_is_said_to_be_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert!(!store.read(load).unwrap().skipped);
+        let torn = |transaction: &WriteTransaction| {
+            transaction.open_table(BUNDLES)?.insert("shop", b"torn".as_slice())?;
+            Ok(())
+        };
+        store.write(torn).await.unwrap();
+        let found = store.read(load).unwrap();
+        assert!(found.skipped && found.bundles.is_empty());
+    }
 }
