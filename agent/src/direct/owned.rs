@@ -44,6 +44,10 @@ impl Direct {
                 ItemError::new(Code::Conflict, text).with_help("delete it there, or put with --adopt")
             );
         }
+        let owner = before.as_ref().and_then(|before| before.owner.as_ref());
+        if let Some(other) = owner.filter(|owner| **owner != app.bundle) {
+            return Err(ItemError::new(Code::Conflict, format!("{} is of bundle {other}", app.id)));
+        }
         let generation = app.generation.clone();
         let entry = Arc::new(Entry::of_bundle(
             manifest,
