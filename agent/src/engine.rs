@@ -19,6 +19,7 @@ mod capacity;
 mod content;
 mod diff;
 mod drive;
+mod ending;
 mod jobs;
 mod lanes;
 mod manager;

@@ -68,7 +68,7 @@ impl Engine {
     /// Stores a job with what belongs to it, ends those that it takes the place of, and hands it to its lane. Call with
     /// the bundle's gate held.
     pub(super) async fn accept(&self, accepting: Accepting) -> Result<(), CallError> {
-        let Accepting { mut job, row, content, outcome } = accepting;
+        let Accepting { mut job, mut row, content, outcome } = accepting;
         failpoint!("accept.checked", CallError::new(Code::Cluster, "a test says so"));
         let (bundle, kind) = (row.name.clone(), job.kind.clone());
         let withdrawn = {
@@ -86,6 +86,9 @@ impl Engine {
             let Some(old) = self.state().jobs.get(id).map(|open| open.job.clone()) else { continue };
             ended.push(end(old, JobState::Superseded, Some(format!("job {} took its place", job.id))));
         }
+        // Else the same content, put again, would be said to be what is there already.
+        let superseded_put = withdrawn.contains(&row.put);
+        row.void |= superseded_put;
         let first = next_record(&mut job, None);
         let (stored, kept, others) = (job.clone(), row.clone(), ended.clone());
         let now = clock::unix_ms();
@@ -126,7 +129,7 @@ impl Engine {
             .entry(bundle.clone())
             .or_insert_with(|| Bundle::new(row.clone(), Default::default()));
         known.row = row;
-        if let Some(coming) = coming {
+        if let Some(coming) = coming.or_else(|| superseded_put.then(Vec::new)) {
             known.coming = coming;
         }
         state.lanes.submit(&bundle, Item::Job { id: job.id, kind });
@@ -142,25 +145,14 @@ impl Engine {
         caller: &Caller,
         request: DeleteBundleRequest,
     ) -> Result<DeleteBundleResponse, CallError> {
-        let changes = {
-            let state = self.state();
-            let bundle = existing(state.bundles.get(&request.bundle), &request.bundle)?;
-            let rows = bundle.in_order().into_iter().rev();
-            let change = |row: &rows::WorkloadRow| Change {
-                workload: row.id.clone(),
-                resource: Some(row.resource.clone()),
-                op: ChangeOp::Remove,
-                reason: Some("the bundle goes".to_owned()),
-                diff: None,
-            };
-            rows.map(change).collect::<Vec<Change>>()
-        };
         if request.dry_run {
-            return Ok(DeleteBundleResponse { job: None, changes });
+            return Ok(DeleteBundleResponse { job: None, changes: self.what_goes(&request.bundle)? });
         }
         let (engine, id) = (self.clone(), caller.request.clone());
         let question = crate::calls::question("delete_bundle", &request);
         self.once(caller, question, move |key| async move {
+            // In here: a repetition is answered as the first was, also when the bundle has gone by now.
+            let changes = engine.what_goes(&request.bundle)?;
             let job = engine
                 .operate(JobKind::Delete, &request.bundle, (key, id), request.reason, |row, job| {
                     row.forced = request.force;
@@ -170,6 +162,20 @@ impl Engine {
             answered(&DeleteBundleResponse { job: Some(job), changes })
         })
         .await
+    }
+
+    /// What the deletion of a bundle means.
+    fn what_goes(&self, bundle: &Name) -> Result<Vec<Change>, CallError> {
+        let state = self.state();
+        let bundle = existing(state.bundles.get(bundle), bundle)?;
+        let change = |row: &rows::WorkloadRow| Change {
+            workload: row.id.clone(),
+            resource: Some(row.resource.clone()),
+            op: ChangeOp::Remove,
+            reason: Some("the bundle goes".to_owned()),
+            diff: None,
+        };
+        Ok(bundle.in_order().into_iter().rev().map(change).collect())
     }
 
     /// Accepts an operation on the whole of a bundle: pause, resume or retry.
@@ -240,14 +246,14 @@ impl Engine {
     ) -> Result<CancelJobResponse, CallError> {
         let engine = self.clone();
         let question = crate::calls::question("cancel_job", &(id, &reason));
-        self.once(caller, question, move |_| async move {
-            let job = engine.cancel_now(id, reason).await?;
+        self.once(caller, question, move |key| async move {
+            let job = engine.cancel_now(key, id, reason).await?;
             answered(&CancelJobResponse { job })
         })
         .await
     }
 
-    async fn cancel_now(&self, id: JobId, reason: Option<String>) -> Result<Job, CallError> {
+    async fn cancel_now(&self, key: OutcomeKey, id: JobId, reason: Option<String>) -> Result<Job, CallError> {
         let bundle = self.state().jobs.get(&id).and_then(|open| open.job.bundle.clone());
         let Some(bundle) = bundle else {
             return match self.look(move |transaction| jobs::job(transaction, id)).await? {
@@ -270,18 +276,24 @@ impl Engine {
             (open.job.clone(), waits)
         };
         if !waits {
+            // Told first: a repetition after a crash in between asks again, which does no harm.
+            let outcome = Outcome(Ok(Some(json(&CancelJobResponse { job: job.clone() })?)));
+            self.remember(Some(key), outcome).await?;
             return Ok(job);
         }
         let kind = job.kind.clone();
         let (job, record) = end(job, JobState::Cancelled, reason);
         let row = (kind == JobKind::Put).then(|| self.voided(&bundle, id)).flatten();
         let (stored, last, kept) = (job.clone(), record.clone(), row.clone());
+        let outcome = Outcome(Ok(Some(json(&CancelJobResponse { job: job.clone() })?)));
+        let now = clock::unix_ms();
         let written = self
             .inner
             .store
             .write(move |transaction| {
                 jobs::put_job(transaction, &stored)?;
                 jobs::append_job_record(transaction, stored.id, &last)?;
+                outcomes::remember(transaction, &key, &outcome, now)?;
                 kept.as_ref().map_or(Ok(()), |row| rows::put_bundle(transaction, row))
             })
             .await;
@@ -292,6 +304,7 @@ impl Engine {
         }
         if let Some((known, row)) = state.bundles.get_mut(&bundle).zip(row) {
             known.row = row;
+            known.coming.clear();
         }
         if let Some(open) = state.jobs.remove(&id) {
             open.progress.send_replace(record.seq);

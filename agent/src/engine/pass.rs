@@ -18,17 +18,19 @@ use towline_protocol::{
 };
 
 use super::{
-    BundleChange, BundleEvent, Engine,
+    Engine,
+    ending::verdict,
     jobs::{end, next_record, selected},
     lanes::Item,
     model::Verb,
     retention,
     state::Bundle,
+    todos::Todos,
 };
 use crate::failpoints::failpoint;
 use crate::store::{
     StoreError, jobs, records,
-    rows::{self, BundleRow, WorkloadRow},
+    rows::{self, Begun, BundleRow},
 };
 
 /// What a pass is to bring about.
@@ -86,6 +88,8 @@ pub(super) struct Pass {
     /// What must stay, for what could not be removed needs it.
     pub(super) needed: BTreeSet<WorkloadId>,
     begun: Vec<Todo>,
+    /// It was cancelled in time, and what it did was undone.
+    taken_back: bool,
 }
 
 /// The agent ends; what is left is done by the next one.
@@ -142,6 +146,7 @@ impl Engine {
             failed: BTreeSet::new(),
             needed: BTreeSet::new(),
             begun: Vec::new(),
+            taken_back: false,
         })
     }
 }
@@ -216,7 +221,7 @@ impl Pass {
             _ => None,
         };
         let target = target.unwrap_or_else(|| self.read(|bundle| bundle.row.target).unwrap_or(0));
-        let todos = self.todos(target).await;
+        let todos = self.todos(target).await.and_then(|todos| self.claim(todos));
         failpoint!("pass.worked-out");
         let _gate = self.engine.inner.gates.pass(&self.bundle).await;
         let Some(mut row) = self.read(|bundle| bundle.row.clone()) else { return Ok(Ok(Vec::new())) };
@@ -260,17 +265,37 @@ impl Pass {
             Ok((rows, todos)) => (rows, Ok(todos)),
             Err(error) => (Vec::new(), Err(error)),
         };
+        let job = self.job_id();
         self.change(|bundle| {
+            // Only now has it what its accepted version adds; another pass leaves it what is still to come.
+            if job.is_some_and(|job| job == row.put) {
+                bundle.coming.clear();
+            }
             bundle.row = row;
             rows.into_iter().for_each(|row| drop(bundle.workloads.insert(row.id.clone(), row)));
-            bundle.coming.clear();
         });
         self.publish();
         Ok(todos)
     }
 
+    /// Nothing is begun that another bundle owns.
+    fn claim(&self, todos: Todos) -> Result<Todos, CallError> {
+        let wanted: Vec<_> = todos.0.iter().map(|row| (row.resource.clone(), row.shared)).collect();
+        self.engine.inner.owners.claim(&self.bundle, &wanted).map_err(|(resource, owner)| {
+            CallError::new(Code::Conflict, format!("{resource} is of bundle {owner}"))
+        })?;
+        Ok(todos)
+    }
+
     /// What the bundle is meant to be from here on.
     fn begin_row(&self, row: &mut BundleRow, target: u64) {
+        let begun = row.begun.as_ref().map(|begun| begun.job);
+        // One that was cut short and begins again must not take its own beginning for what was before.
+        if let Some(job) = self.job_id().filter(|job| Some(*job) != begun) {
+            let gone = row.phase == BundlePhase::Deleted;
+            let before = if gone { 0 } else { row.target };
+            row.begun = Some(Begun { job, target: before, phase: row.phase.clone() });
+        }
         row.target = target;
         let kind = self.job.as_ref().map(|job| &job.kind);
         let phase = match kind {
@@ -300,7 +325,7 @@ impl Pass {
         for todo in inverses {
             self.operate(&todo).await?;
         }
-        self.cancelled.cancel();
+        self.taken_back = true;
         Ok(())
     }
 
@@ -309,7 +334,8 @@ impl Pass {
         let bundle = self.bundle.clone();
         let _gate = self.engine.inner.gates.pass(&bundle).await;
         let Some(known) = self.read(Bundle::clone) else { return Ok(()) };
-        let was_cancelled = self.cancelled.is_cancelled();
+        // Not whether it was cancelled: that may have come too late for anything to be undone.
+        let was_cancelled = self.taken_back;
         let mut row = known.row.clone();
         let left = self.settle(&known, &mut row, was_cancelled);
         let ended = self.job.take().map(|mut job| {
@@ -356,6 +382,9 @@ impl Pass {
         failpoint!("pass.ended");
         self.engine.state().bundles.retain(|name, _| !forgotten.contains(name));
         self.change(|bundle| {
+            if goes && to_come.is_none() {
+                bundle.coming.clear();
+            }
             bundle.row = row;
             bundle.workloads.retain(|id, _| !left.contains(id));
             bundle.drift.retain(|id, _| bundle.workloads.contains_key(id));
@@ -368,55 +397,6 @@ impl Pass {
             self.engine.job_ended(&job, record.seq);
         }
         Ok(())
-    }
-
-    /// What listeners are told.
-    fn event(&self, before: &BundleRow, after: &BundleRow) -> BundleEvent {
-        let change = match () {
-            () if after.phase == BundlePhase::Deleted => BundleChange::Deleted,
-            () if before.applied.is_none() && after.applied.is_some() => BundleChange::Created,
-            () => BundleChange::Updated,
-        };
-        BundleEvent { bundle: self.bundle.clone(), change, failed: !self.errors.is_empty() }
-    }
-
-    /// How the bundle stands after this pass; says which rows go with it.
-    fn settle(&self, known: &Bundle, row: &mut BundleRow, was_cancelled: bool) -> Vec<WorkloadId> {
-        let now = clock::unix_ms();
-        let job = self.job.as_ref();
-        if was_cancelled {
-            let put = job.filter(|job| job.kind == JobKind::Put && job.id == row.put);
-            row.void |= put.is_some();
-            match job.map(|job| &job.kind) {
-                Some(JobKind::Delete | JobKind::Pause) => row.phase = BundlePhase::Active,
-                Some(JobKind::Resume) => row.phase = BundlePhase::Paused,
-                _ => row.target = row.applied.unwrap_or(0),
-            }
-            let never = |row: &&WorkloadRow| row.holds.is_none() && row.result.job == job.map(|job| job.id);
-            return known.workloads.values().filter(never).map(|row| row.id.clone()).collect();
-        }
-        match &self.goal {
-            Goal::Remove { force } => {
-                let left = known.workloads.keys().cloned().collect::<Vec<_>>();
-                if left.is_empty() || *force {
-                    row.phase = BundlePhase::Deleted;
-                    row.applied = None;
-                    row.forced = false;
-                    row.since_unix_ms = now;
-                    return left;
-                }
-            }
-            Goal::Bring { .. } if self.errors.is_empty() && row.phase == BundlePhase::Active => {
-                let whole = known.workloads.values().all(|row| row.holds.is_some());
-                if whole && row.applied != Some(row.target) {
-                    row.applied = Some(row.target);
-                    row.since_unix_ms = now;
-                }
-                row.forced &= row.target != row.accepted;
-            }
-            _ => {}
-        }
-        Vec::new()
     }
 
     pub(super) fn read<T>(&self, look: impl FnOnce(&Bundle) -> T) -> Option<T> {
@@ -447,30 +427,5 @@ impl Pass {
         W: Fn(&WriteTransaction) -> Result<(), StoreError> + Clone + Send + 'static,
     {
         self.engine.persist(work).await
-    }
-}
-
-/// How a job ended, and a sentence about it.
-fn verdict(
-    job: &Job,
-    errors: &BTreeMap<String, ItemError>,
-    was_cancelled: bool,
-    row: &BundleRow,
-) -> (JobState, Option<String>) {
-    let own = errors.values().filter(|error| error.code != Code::Cancelled).count();
-    if was_cancelled {
-        let undone = match own {
-            0 => "taken back; what it did was undone".to_owned(),
-            failed => format!("taken back; undoing {failed} of its operations failed"),
-        };
-        return (JobState::Cancelled, Some(undone));
-    }
-    match (own, &row.phase) {
-        (0, BundlePhase::Paused) if job.kind == JobKind::Put => {
-            (JobState::Done, Some("the bundle is paused: what is new begins when it is resumed".to_owned()))
-        }
-        (0, _) => (JobState::Done, None),
-        (1, _) => (JobState::Failed, Some("1 workload failed; it is tried again".to_owned())),
-        (failed, _) => (JobState::Failed, Some(format!("{failed} workloads failed; they are tried again"))),
     }
 }

@@ -82,7 +82,8 @@ impl Engine {
         let version = match decision {
             Decision::Unchanged(version, job) => {
                 let response = response(PutOutcome::Unchanged, version, Some(job));
-                self.remember(asked.map(|(key, _)| key), &response).await?;
+                let outcome = Outcome(Ok(Some(json(&response)?)));
+                self.remember(asked.map(|(key, _)| key), outcome).await?;
                 return Ok(response);
             }
             Decision::Accept(version) => version,
@@ -163,9 +164,9 @@ impl Engine {
         })
     }
 
-    async fn remember(&self, key: Option<OutcomeKey>, response: &PutBundleResponse) -> Result<(), CallError> {
+    /// Stores what is answered to a call that stores nothing else.
+    pub(super) async fn remember(&self, key: Option<OutcomeKey>, outcome: Outcome) -> Result<(), CallError> {
         let Some(key) = key else { return Ok(()) };
-        let outcome = Outcome(Ok(Some(json(response)?)));
         let now = clock::unix_ms();
         let write =
             self.inner.store.write(move |transaction| outcomes::remember(transaction, &key, &outcome, now));
@@ -182,6 +183,8 @@ fn accepted_row(
     before: Option<BundleRow>,
 ) -> BundleRow {
     let phase = before.as_ref().map(|row| row.phase.clone());
+    // What a bundle that is gone was to hold, nobody goes back to: its contents went with it.
+    let there = before.as_ref().filter(|row| row.phase != BundlePhase::Deleted);
     BundleRow {
         name: request.bundle.clone(),
         description: String::new(),
@@ -191,13 +194,14 @@ fn accepted_row(
         put: job,
         void: false,
         forced: request.force,
-        target: before.as_ref().map_or(0, |row| row.target),
+        target: there.map_or(0, |row| row.target),
         applied: before.as_ref().and_then(|row| row.applied),
         job,
         since_unix_ms: clock::unix_ms(),
         reason: None,
         envelope: request.envelope.clone(),
         adopt: request.adopt,
+        begun: before.and_then(|row| row.begun),
     }
 }
 

@@ -25,6 +25,8 @@ use crate::{
     store::faults::Faults,
 };
 
+mod taken_back;
+
 /// What the managers of a test do, and did.
 #[derive(Clone)]
 struct Script {

@@ -64,6 +64,17 @@ pub(crate) struct BundleRow {
     /// The accepted version may take over direct resources.
     #[serde(default)]
     pub(crate) adopt: bool,
+    /// How it stood when its last job began: what holds again if that is taken back.
+    #[serde(default)]
+    pub(crate) begun: Option<Begun>,
+}
+
+/// How a bundle stood when a job about it began. Stored, for the agent may end between beginning and taking back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Begun {
+    pub(crate) job: JobId,
+    pub(crate) target: u64,
+    pub(crate) phase: BundlePhase,
 }
 
 /// What is known of a workload.

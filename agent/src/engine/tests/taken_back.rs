@@ -1,0 +1,154 @@
+//! Jobs that are taken back, or have their place taken: what holds afterwards.
+
+use super::*;
+
+fn shop() -> Name {
+    "shop".parse().unwrap()
+}
+
+fn deletion() -> DeleteBundleRequest {
+    DeleteBundleRequest { bundle: shop(), reason: None, dry_run: false, force: false }
+}
+
+impl Rig {
+    fn row(&self) -> rows::BundleRow {
+        self.engine.state().bundles[&shop()].row.clone()
+    }
+
+    async fn until(&self, what: impl Fn(&State) -> bool) {
+        for _ in 0..500 {
+            if what(&self.engine.state()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it does not come to that");
+    }
+
+    async fn runs(&self, put: &PutBundleResponse) {
+        let id = put.job.unwrap();
+        self.until(|state| state.jobs.get(&id).is_some_and(|open| open.job.state == JobState::Running)).await;
+    }
+}
+
+#[tokio::test]
+async fn z_u7_a_version_taken_back_leaves_the_one_before_it() {
+    let rig = Rig::new().await;
+    // It fails in part, so it was never carried out without an error, and is what is to hold all the same.
+    rig.script.failing.lock().unwrap().push("b");
+    rig.done("shop", &[thing("a", ""), thing("b", "")].concat()).await;
+    rig.script.turns.forget_permits(PLENTY);
+    let second = rig.put("shop", &[thing("a", "size: 2"), thing("b", ""), thing("c", "")].concat()).await;
+    let second = second.unwrap();
+    rig.runs(&second).await;
+    rig.engine.cancel(&caller(), second.job.unwrap(), None).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(rig.ended(&second).await.state, JobState::Cancelled);
+    assert_eq!((rig.row().target, rig.row().void), (1, true));
+    let there: Vec<String> = rig.states("shop").await.into_keys().collect();
+    assert_eq!(there, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn z_u7_taking_the_first_version_back_leaves_nothing() {
+    let rig = Rig::new().await;
+    rig.script.turns.forget_permits(PLENTY);
+    let put = rig.put("shop", &thing("a", "")).await.unwrap();
+    rig.runs(&put).await;
+    rig.engine.cancel(&caller(), put.job.unwrap(), None).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(rig.ended(&put).await.state, JobState::Cancelled);
+    assert_eq!((rig.row().target, rig.states("shop").await.len()), (0, 0));
+    let retry = rig.engine.operation(&caller(), JobKind::Retry, shop(), None, Vec::new()).await.unwrap();
+    let retried = rig.ended(&PutBundleResponse { job: Some(retry.job), ..put }).await;
+    assert_eq!((retried.state, rig.row().applied), (JobState::Done, None));
+}
+
+#[tokio::test]
+async fn z_u7_a_deletion_taken_back_leaves_the_bundle_paused_as_it_was() {
+    let rig = Rig::new().await;
+    let put = rig.put("shop", &thing("a", "")).await.unwrap();
+    rig.ended(&put).await;
+    let ended = async |job| rig.ended(&PutBundleResponse { job: Some(job), ..put.clone() }).await;
+    let pause = rig.engine.operation(&caller(), JobKind::Pause, shop(), None, Vec::new()).await.unwrap();
+    ended(pause.job).await;
+    rig.script.turns.forget_permits(PLENTY);
+    let delete = rig.engine.delete(&caller(), deletion()).await.unwrap().job.unwrap();
+    rig.until(|state| state.bundles[&shop()].row.phase == BundlePhase::Deleting).await;
+    rig.engine.cancel(&caller(), delete, None).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(ended(delete).await.state, JobState::Cancelled);
+    assert_eq!(rig.row().phase, BundlePhase::Paused);
+}
+
+#[tokio::test]
+async fn z_u7_a_version_that_a_deletion_took_the_place_of_can_be_put_again() {
+    let rig = Rig::new().await;
+    rig.script.turns.forget_permits(PLENTY);
+    let first = rig.put("shop", &thing("a", "")).await.unwrap();
+    rig.runs(&first).await;
+    let second = rig.put("shop", &[thing("a", ""), thing("b", "")].concat()).await.unwrap();
+    let delete = rig.engine.delete(&caller(), deletion()).await.unwrap().job.unwrap();
+    rig.engine.cancel(&caller(), delete, None).await.unwrap();
+    assert_eq!(rig.ended(&second).await.state, JobState::Superseded);
+    rig.script.turns.add_permits(PLENTY);
+    let again = rig.put("shop", &[thing("a", ""), thing("b", "")].concat()).await.unwrap();
+    assert_eq!(
+        (again.outcome.clone(), rig.ended(&again).await.state),
+        (PutOutcome::Accepted, JobState::Done)
+    );
+}
+
+#[tokio::test]
+async fn z_c4_deleting_and_cancelling_again_are_answered_as_the_first_time() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("a", "")).await;
+    let asked = caller();
+    let first = rig.engine.delete(&asked, deletion()).await.unwrap();
+    rig.until(|state| state.bundles[&shop()].row.phase == BundlePhase::Deleted).await;
+    let again = rig.engine.delete(&asked, deletion()).await.unwrap();
+    assert_eq!(again.job, first.job);
+
+    rig.script.turns.forget_permits(PLENTY);
+    let put = rig.put("shop", &thing("a", "")).await.unwrap();
+    rig.runs(&put).await;
+    let asked = caller();
+    let first = rig.engine.cancel(&asked, put.job.unwrap(), None).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    rig.ended(&put).await;
+    let again = rig.engine.cancel(&asked, put.job.unwrap(), None).await.unwrap();
+    assert_eq!(again.job, first.job);
+}
+
+#[tokio::test]
+async fn z_s2_what_a_waiting_version_adds_stays_its_own_while_others_work() {
+    let rig = Rig::new().await;
+    rig.script.turns.forget_permits(PLENTY);
+    let first = rig.put("shop", &thing("a", "")).await.unwrap();
+    rig.runs(&first).await;
+    let workload = "Thing/a".parse().unwrap();
+    rig.engine.state().lanes.submit(&shop(), Item::Repair { workload });
+    let second = rig.put("shop", &[thing("a", ""), thing("b", "")].concat()).await.unwrap();
+    rig.script.turns.add_permits(2);
+    rig.runs(&second).await;
+    let error = rig.put("other", &thing("b", "")).await.unwrap_err();
+    assert_eq!(error.code, Code::Conflict);
+    rig.script.turns.add_permits(PLENTY);
+    rig.ended(&second).await;
+}
+
+#[tokio::test]
+async fn z_u7_a_cancel_that_comes_too_late_undoes_nothing_and_says_so() {
+    let rig = Rig::new().await;
+    rig.script.turns.forget_permits(PLENTY);
+    let put = rig.put("shop", &thing("a", "")).await.unwrap();
+    rig.runs(&put).await;
+    // All is done, and only the end is to be stored.
+    let gate = rig.engine.inner.gates.pass(&shop()).await;
+    rig.script.turns.add_permits(PLENTY);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    rig.engine.state().jobs[&put.job.unwrap()].cancelled.cancel();
+    drop(gate);
+    assert_eq!(rig.ended(&put).await.state, JobState::Done);
+    assert_eq!(rig.took(), ["add a"]);
+}
