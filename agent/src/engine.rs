@@ -66,7 +66,7 @@ use crate::{
     calls::{Answered, Caller, Calls},
     direct::Direct,
     owners::Owners,
-    store::{OutcomeKey, Store, StoreError, jobs as stored_jobs, rows},
+    store::{OutcomeKey, PATIENCE as PATIENCE_OF_CALLER, Store, StoreError, jobs as stored_jobs, rows},
 };
 
 /// How long work under way may take to end with the agent; what does not is begun again by the next one.
@@ -302,7 +302,11 @@ impl Engine {
         W: FnOnce(OutcomeKey) -> F + Send + 'static,
         F: Future<Output = Answered> + Send + 'static,
     {
-        let answer = self.inner.calls.once(caller, question, work).await?;
+        // Only the caller's patience ends; the work goes on, and a repetition is told how it ended.
+        let answer =
+            tokio::time::timeout(PATIENCE_OF_CALLER, self.inner.calls.once(caller, question, work)).await;
+        let late = |_| CallError::unknown_outcome("the agent did not answer in time; the call goes on");
+        let answer = answer.map_err(late)??;
         let lost = || CallError::unknown_outcome("what was answered is not remembered in full");
         serde_json::from_str(&answer.ok_or_else(lost)?).map_err(|_| lost())
     }

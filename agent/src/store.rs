@@ -39,6 +39,7 @@ use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransactio
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use towline_protocol::{CallError, Code, Epoch, StoreId, job::Job, wire};
 
+pub(crate) use self::writer::PATIENCE;
 use self::{
     file::{File, Opener},
     lock::Lock,
@@ -251,6 +252,19 @@ impl Store {
         W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
     {
         self.writer.write(work).await
+    }
+
+    /// As [`Store::write`], but waits until it is known whether the change was made, however long the disk takes: for who
+    /// would otherwise undo in memory what is written all the same.
+    ///
+    /// # Errors
+    /// When the database cannot be written, or too many wait.
+    pub(crate) async fn write_out<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.writer.write_out(work).await
     }
 
     /// The store's id, random and made with it.

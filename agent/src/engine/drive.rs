@@ -69,7 +69,7 @@ impl Engine {
     {
         loop {
             let attempt = work.clone();
-            match self.inner.store.write(move |transaction| attempt(transaction)).await {
+            match self.inner.store.write_out(move |transaction| attempt(transaction)).await {
                 Ok(()) => return Ok(()),
                 Err(error) => tracing::error!(%error, "work waits until it can be stored"),
             }

@@ -22,7 +22,7 @@ use crate::{
     calls::Caller,
     failpoints::failpoint,
     store::{
-        Outcome, OutcomeKey, jobs, outcomes,
+        Outcome, OutcomeKey, StoreError, jobs, outcomes,
         rows::{self, BundleRow},
     },
 };
@@ -93,7 +93,7 @@ impl Engine {
         let (stored, kept, others) = (job.clone(), row.clone(), ended.clone());
         let now = clock::unix_ms();
         let (content, coming) = content.unzip();
-        let write = self.inner.store.write(move |transaction| {
+        let write = self.inner.store.write_out(move |transaction| {
             for (job, record) in &others {
                 jobs::put_job(transaction, job)?;
                 jobs::append_job_record(transaction, job.id, record)?;
@@ -109,7 +109,7 @@ impl Engine {
             }
             Ok(())
         });
-        let written = write.await;
+        let written = self.certain(write.await, job.id, |_| true).await;
         failpoint!("accept.stored");
         let mut state = self.state();
         if let Err(error) = written {
@@ -117,7 +117,7 @@ impl Engine {
                 let kind = state.jobs.get(&id).map(|open| open.job.kind.clone());
                 kind.into_iter().for_each(|kind| state.lanes.submit(&bundle, Item::Job { id, kind }));
             }
-            return Err(error.refusal());
+            return Err(error);
         }
         for (job, record) in ended {
             if let Some(open) = state.jobs.remove(&job.id) {
@@ -137,6 +137,22 @@ impl Engine {
         drop(state);
         self.kick();
         Ok(())
+    }
+
+    /// After an error nobody knows whether the disk has the change; what is undone in memory must not be in the store. The
+    /// store, opened anew, says it by its job.
+    async fn certain(
+        &self,
+        written: Result<(), StoreError>,
+        id: JobId,
+        made: impl FnOnce(&Job) -> bool,
+    ) -> Result<(), CallError> {
+        let Err(error) = written else { return Ok(()) };
+        match self.look(move |transaction| jobs::job(transaction, id)).await {
+            Ok(job) if job.as_ref().is_some_and(made) => Ok(()),
+            // Also where it cannot be opened: a disk that is full says so while it writes, and has nothing of it.
+            _ => Err(error.refusal()),
+        }
     }
 
     /// Accepts that a bundle goes.
@@ -290,17 +306,20 @@ impl Engine {
         let written = self
             .inner
             .store
-            .write(move |transaction| {
+            .write_out(move |transaction| {
                 jobs::put_job(transaction, &stored)?;
                 jobs::append_job_record(transaction, stored.id, &last)?;
                 outcomes::remember(transaction, &key, &outcome, now)?;
                 kept.as_ref().map_or(Ok(()), |row| rows::put_bundle(transaction, row))
             })
             .await;
+        let written = self.certain(written, id, |job| job.state.is_terminal()).await;
         let mut state = self.state();
         if let Err(error) = written {
             state.lanes.submit(&bundle, Item::Job { id, kind });
-            return Err(error.refusal());
+            drop(state);
+            self.kick();
+            return Err(error);
         }
         if let Some((known, row)) = state.bundles.get_mut(&bundle).zip(row) {
             known.row = row;

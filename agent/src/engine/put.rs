@@ -168,8 +168,10 @@ impl Engine {
     pub(super) async fn remember(&self, key: Option<OutcomeKey>, outcome: Outcome) -> Result<(), CallError> {
         let Some(key) = key else { return Ok(()) };
         let now = clock::unix_ms();
-        let write =
-            self.inner.store.write(move |transaction| outcomes::remember(transaction, &key, &outcome, now));
+        let write = self
+            .inner
+            .store
+            .write_out(move |transaction| outcomes::remember(transaction, &key, &outcome, now));
         write.await.map_err(|error| error.refusal())
     }
 }

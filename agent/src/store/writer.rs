@@ -19,7 +19,7 @@ const QUEUE: usize = 1_024;
 /// Changes in one transaction: what is more waits for the next, so that none waits for thousands.
 const BATCH: usize = 256;
 /// How long a change waits for the disk before its caller is told that nobody knows. Far above any disk that works.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The thread, and the way to it. Dropping it ends the thread, after what waits was written.
 #[derive(Debug)]
@@ -37,24 +37,43 @@ impl Writer {
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    pub(super) async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
+    /// Queues `work`; the answer comes when it was committed, or was not.
+    fn submit<T, W>(&self, work: W) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError>
     where
         T: Send + 'static,
         W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
         let job = Write { work: Some(work), value: None, answer };
-        let gone = || StoreError::Failed("its writer has ended".to_owned());
         let queue = self.queue.as_ref().ok_or_else(gone)?;
         queue.try_send(Box::new(job)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StoreError::Behind(QUEUE),
             mpsc::error::TrySendError::Closed(_) => gone(),
         })?;
-        match tokio::time::timeout(PATIENCE, answered).await {
-            Ok(answer) => answer.map_err(|_| gone())?,
-            Err(_) => Err(StoreError::Stalled(PATIENCE.as_secs())),
-        }
+        Ok(answered)
     }
+
+    /// Makes a change, and waits until it is known whether it was made.
+    pub(super) async fn write_out<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.submit(work)?.await.map_err(|_| gone())?
+    }
+
+    pub(super) async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
+    {
+        let answered = tokio::time::timeout(PATIENCE, self.write_out(work)).await;
+        answered.unwrap_or(Err(StoreError::Stalled(PATIENCE.as_secs())))
+    }
+}
+
+fn gone() -> StoreError {
+    StoreError::Failed("its writer has ended".to_owned())
 }
 
 impl Drop for Writer {

@@ -152,3 +152,17 @@ async fn z_u7_a_cancel_that_comes_too_late_undoes_nothing_and_says_so() {
     assert_eq!(rig.ended(&put).await.state, JobState::Done);
     assert_eq!(rig.took(), ["add a"]);
 }
+
+#[tokio::test]
+async fn z_e8_what_a_slow_disk_takes_in_the_end_is_accepted_though_its_caller_left() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("a", "")).await;
+    rig.took();
+    rig.disk.set_stall(Duration::from_millis(1_000));
+    let content = thing("a", "size: 2");
+    let put = rig.put("shop", &content);
+    tokio::time::timeout(Duration::from_millis(100), put).await.unwrap_err();
+    rig.until(|state| state.bundles[&shop()].row.applied == Some(2)).await;
+    rig.disk.set_stall(Duration::ZERO);
+    assert_eq!(rig.took(), ["update a"]);
+}
