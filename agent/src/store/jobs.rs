@@ -21,6 +21,10 @@ const OPEN: TableDefinition<'_, u64, ()> = TableDefinition::new("open-jobs");
 /// Steps, by number of the job and of the step.
 const STEPS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("job-records");
 
+/// Jobs that one look for the oldest that has ended goes through: open ones may be older, those that are stuck for good,
+/// but nobody waits long for the next that is accepted.
+const PASSED_OVER: usize = 1_000;
+
 /// Which jobs are asked for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct JobPage {
@@ -102,20 +106,24 @@ fn write(transaction: &WriteTransaction, number: u64, job: &Job) -> Result<(), S
 fn forget(transaction: &WriteTransaction) -> Result<(), StoreError> {
     let mut jobs = transaction.open_table(JOBS)?;
     let open = transaction.open_table(OPEN)?;
+    let surplus = usize::try_from(jobs.len()?.saturating_sub(retention::JOBS)).unwrap_or(usize::MAX);
     // Two for each that is added, so that a store that held too many comes down to what is kept.
-    for _ in 0..2 {
-        let Some((oldest, job)) = jobs.first()?.map(|(number, job)| (number.value(), job.value().to_vec()))
-        else {
-            break;
-        };
-        if jobs.len()? <= retention::JOBS || open.get(oldest)?.is_some() {
+    let mut oldest = Vec::new();
+    for entry in jobs.iter()?.take(PASSED_OVER) {
+        let (number, job) = entry?;
+        if oldest.len() == surplus.min(2) {
             break;
         }
-        jobs.remove(oldest)?;
+        if open.get(number.value())?.is_none() {
+            oldest.push((number.value(), job.value().to_vec()));
+        }
+    }
+    for (number, job) in oldest {
+        jobs.remove(number)?;
         if let Ok(job) = decode::<Job>("a job", &job) {
             transaction.open_table(NUMBERS)?.remove(job.id.to_string().as_str())?;
         }
-        transaction.open_table(STEPS)?.retain_in((oldest, 0)..=(oldest, u64::MAX), |_, _| false)?;
+        transaction.open_table(STEPS)?.retain_in((number, 0)..=(number, u64::MAX), |_, _| false)?;
     }
     Ok(())
 }
@@ -252,6 +260,24 @@ mod tests {
             })
             .unwrap();
         assert_eq!((u128::from(len), oldest, open), (most, None, 1));
+    }
+
+    #[tokio::test]
+    async fn one_that_never_ends_keeps_none_of_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let most = u128::from(retention::JOBS);
+        store
+            .write(move |transaction| {
+                add_job(transaction, &job(0, JobState::Running))?;
+                (1..most + 50).try_for_each(|number| add_job(transaction, &job(number, JobState::Done)))
+            })
+            .await
+            .unwrap();
+        let (len, stuck) = store
+            .read(|transaction| Ok((transaction.open_table(JOBS)?.len()?, job_of(transaction, 0)?)))
+            .unwrap();
+        assert_eq!((u128::from(len), stuck.is_some()), (most, true));
     }
 
     fn job_of(transaction: &ReadTransaction, number: u128) -> Result<Option<Job>, StoreError> {
