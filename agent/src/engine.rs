@@ -149,15 +149,15 @@ impl Engine {
     /// When the store cannot be read or written.
     pub(crate) async fn open(parts: Parts, boot: &str) -> Result<Self, StoreError> {
         let Parts { store, registry, data_dir, calls, owners, is_direct, applied, durations } = parts;
-        let boot = boot.to_owned();
-        let before = store.write(move |transaction| crate::store::note_boot(transaction, &boot)).await?;
-        let rebooted = before.is_some_and(|same| !same);
+        let before = store.read(crate::store::noted_boot)?;
+        let rebooted = before.is_some_and(|before| before != boot);
         let (loaded, jobs) = store
             .read(|transaction| Ok((rows::load(transaction)?, stored_jobs::unfinished(transaction)?)))?;
-        let mut state = State::default();
+        let mut state = State { boot: boot.to_owned(), ..State::default() };
         for (row, workloads) in loaded.bundles {
             if rebooted && row.phase == BundlePhase::Active {
                 state.lanes.submit(&row.name, Item::Reboot);
+                state.to_come_up.insert(row.name.clone());
             }
             state.bundles.insert(row.name.clone(), Bundle::new(row, workloads));
         }
@@ -181,6 +181,14 @@ impl Engine {
             tasks: Tasks::new(),
         };
         let engine = Self { inner: Arc::new(inner) };
+        if engine.state().to_come_up.is_empty() {
+            let boot = boot.to_owned();
+            engine
+                .inner
+                .store
+                .write_out(move |transaction| crate::store::note_boot(transaction, &boot))
+                .await?;
+        }
         engine.claim_again().await;
         engine.find_again(rebooted, loaded.skipped).await?;
         let names: Vec<Name> = engine.state().bundles.keys().cloned().collect();

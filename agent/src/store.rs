@@ -6,7 +6,7 @@
 //!
 //! | table | key → value |
 //! |---|---|
-//! | `meta` | `store`: its id; `schema`: the layout; `boot`: the boot of the host it last ran on |
+//! | `meta` | `store`: its id; `schema`: the layout; `boot`: the boot of the host that all is up since |
 //! | `direct-definitions`, `direct-facts` | resource id → definition verbatim; what we know of it, as JSON |
 //! | `bundles`, `contents` | bundle → its row; bundle and version → documents verbatim |
 //! | `workloads`, `workload-definitions` | bundle and workload → its row; the definition that was carried out |
@@ -388,11 +388,16 @@ pub(crate) fn make(transaction: &WriteTransaction, change: &Change) -> Result<()
     Ok(())
 }
 
-/// Notes the boot of the host; says whether it is the one that was noted last, if one was.
-pub(crate) fn note_boot(transaction: &WriteTransaction, boot: &str) -> Result<Option<bool>, StoreError> {
-    let mut meta = transaction.open_table(schema::META)?;
-    let before = meta.insert("boot", boot)?.map(|before| before.value() == boot);
-    Ok(before)
+/// Notes the boot of the host.
+pub(crate) fn note_boot(transaction: &WriteTransaction, boot: &str) -> Result<(), StoreError> {
+    transaction.open_table(schema::META)?.insert("boot", boot)?;
+    Ok(())
+}
+
+/// The boot of the host that was noted last, if one was.
+pub(crate) fn noted_boot(transaction: &ReadTransaction) -> Result<Option<String>, StoreError> {
+    let boot = transaction.open_table(schema::META)?.get("boot")?;
+    Ok(boot.map(|boot| boot.value().to_owned()))
 }
 
 /// Reads a value that [`wire::encode`] wrote: named fields, so that builds may add some without a new layout.

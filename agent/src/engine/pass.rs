@@ -29,7 +29,7 @@ use super::{
 };
 use crate::failpoints::failpoint;
 use crate::store::{
-    StoreError, jobs, records,
+    StoreError, jobs, note_boot, records,
     rows::{self, Begun, BundleRow},
 };
 
@@ -99,10 +99,21 @@ pub(super) struct Ending;
 impl Engine {
     /// Does one thing of the lane of `bundle`.
     pub(super) async fn run_item(&self, bundle: Name, item: Item) {
-        let Some(mut pass) = self.pass(bundle, item) else { return };
-        // Otherwise the next agent finds it as it is, and begins it again.
-        if pass.run().await.is_err() {
-            tracing::info!(bundle = %pass.bundle, "work is left to the next start");
+        let came_up = (item == Item::Reboot).then(|| bundle.clone());
+        if let Some(mut pass) = self.pass(bundle, item) {
+            // Otherwise the next agent finds it as it is, and begins it again.
+            if pass.run().await.is_err() {
+                tracing::info!(bundle = %pass.bundle, "work is left to the next start");
+                return;
+            }
+        }
+        let boot = came_up.and_then(|bundle| {
+            let mut state = self.state();
+            let last = state.to_come_up.remove(&bundle) && state.to_come_up.is_empty();
+            last.then(|| state.boot.clone())
+        });
+        if let Some(boot) = boot {
+            self.persist(move |transaction| note_boot(transaction, &boot)).await.ok();
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the engine holds in memory: the rows of the store, who works on what, and who waits for it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -72,6 +72,11 @@ pub(super) struct State {
     pub(super) bundles: BTreeMap<Name, Bundle>,
     pub(super) jobs: HashMap<JobId, OpenJob>,
     pub(super) lanes: Lanes,
+    /// The boot of the host.
+    pub(super) boot: String,
+    /// Bundles that are yet to come up after it. The boot is noted after the last: an agent that dies before it begins
+    /// anew with all of them, for what had come up is not hurt by coming up again.
+    pub(super) to_come_up: BTreeSet<Name>,
     /// What is being worked on, since when it has not come on.
     pub(super) at_work: BTreeMap<Name, (String, Moment)>,
 }

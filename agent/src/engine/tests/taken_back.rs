@@ -166,3 +166,20 @@ async fn z_e8_what_a_slow_disk_takes_in_the_end_is_accepted_though_its_caller_le
     rig.disk.set_stall(Duration::ZERO);
     assert_eq!(rig.took(), ["update a"]);
 }
+
+#[tokio::test]
+async fn z_e6_a_reboot_that_was_cut_short_is_begun_again() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("a", "")).await;
+    rig.script.turns.forget_permits(PLENTY);
+    let rig = rig.reopened("another boot").await;
+    rig.until(|state| !state.at_work.is_empty()).await;
+    rig.took();
+    let rig = rig.reopened("another boot").await;
+    rig.script.turns.add_permits(PLENTY);
+    rig.until(|state| state.at_work.is_empty()).await;
+    assert_eq!(rig.took(), ["add a"]);
+    let rig = rig.reopened("another boot").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(rig.took(), Vec::<String>::new());
+}
