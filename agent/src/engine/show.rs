@@ -170,7 +170,11 @@ impl Engine {
             let mut progress = self.state().jobs.get(&id).map(|open| open.progress.subscribe());
             progress.iter_mut().for_each(|progress| drop(progress.borrow_and_update()));
             let records = self.look(move |transaction| jobs::steps(transaction, id, after, WATCHED)).await;
-            let Ok(records) = records else { return };
+            let records = match records {
+                Ok(records) => records,
+                // Whoever watches must not take this for the end of the job.
+                Err(error) => return sink.fail(error).await,
+            };
             let whole = records.len() < WATCHED;
             for record in records {
                 after = record.seq;
