@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use towline_bus::clock;
 use towline_protocol::{
-    CallError, Code, ContentDigest, ResourceId,
+    CallError, Code, ContentDigest, Name, ResourceId,
     bundle::{BundlePhase, Change, ChangeOp, PutBundleRequest, PutBundleResponse, PutOutcome},
     job::JobKind,
 };
@@ -89,9 +89,9 @@ impl Engine {
             Decision::Accept(version) => version,
         };
         self.check_room(name, content.members.iter().map(|member| member.traits.needs))?;
-        self.claim(&request, &content)?;
+        let wanted = self.wanted(&request, &content)?;
         let Some((key, request_id)) = asked else {
-            self.release(name);
+            self.inner.owners.check(name, &wanted).map_err(owned)?;
             return Ok(response(PutOutcome::Planned, version, None));
         };
         let job = self.new_job(JobKind::Put, Some(name), Some(version), Some(request_id), None);
@@ -105,9 +105,13 @@ impl Engine {
             content: Some((request.content, resources)),
             outcome: Some((key, json(&response)?)),
         };
-        let accepted = self.accept(accepting).await;
+        // From before it is stored: nobody else may be promised the same meanwhile.
+        let claimed = self.inner.owners.claim(name, &wanted).map_err(owned)?;
+        if let Err(error) = self.accept(accepting).await {
+            self.inner.owners.restore(name, claimed);
+            return Err(error);
+        }
         self.release(name);
-        accepted?;
         Ok(response)
     }
 
@@ -146,22 +150,23 @@ impl Engine {
         self.look(move |transaction| rows::content(transaction, &bundle, version)).await
     }
 
-    /// Makes the bundle the owner of what it is to have, beside what it has.
-    fn claim(&self, request: &PutBundleRequest, content: &Content) -> Result<(), CallError> {
+    /// What the bundle is to own, beside what it has; the flag says that it shares.
+    fn wanted(
+        &self,
+        request: &PutBundleRequest,
+        content: &Content,
+    ) -> Result<Vec<(ResourceId, bool)>, CallError> {
         let wanted: Vec<(ResourceId, bool)> =
             content.members.iter().map(|member| (member.resource.clone(), member.traits.shared)).collect();
-        if let Some((direct, _)) =
-            wanted.iter().find(|(resource, _)| !request.adopt && (self.inner.is_direct)(resource.as_str()))
+        match wanted.iter().find(|(resource, _)| !request.adopt && (self.inner.is_direct)(resource.as_str()))
         {
-            let text = format!("{direct} was brought here by apply, and belongs to no bundle");
-            return Err(CallError::new(Code::Conflict, text)
-                .with_help("delete it there, or let the bundle take it over (--adopt)"));
+            Some((direct, _)) => {
+                let text = format!("{direct} was brought here by apply, and belongs to no bundle");
+                Err(CallError::new(Code::Conflict, text)
+                    .with_help("delete it there, or let the bundle take it over (--adopt)"))
+            }
+            None => Ok(wanted),
         }
-        self.inner.owners.claim(&request.bundle, &wanted).map_err(|(resource, owner)| {
-            self.release(&request.bundle);
-            CallError::new(Code::Conflict, format!("{resource} is of bundle {owner}"))
-                .with_help("a resource has one owner; choose another name, or remove it there first")
-        })
     }
 
     /// Stores what is answered to a call that stores nothing else.
@@ -174,6 +179,12 @@ impl Engine {
             .write_out(move |transaction| outcomes::remember(transaction, &key, &outcome, now));
         write.await.map_err(|error| error.refusal())
     }
+}
+
+/// What is said of what another bundle has.
+fn owned((resource, owner): (ResourceId, Name)) -> CallError {
+    CallError::new(Code::Conflict, format!("{resource} is of bundle {owner}"))
+        .with_help("a resource has one owner; choose another name, or remove it there first")
 }
 
 /// The row of a bundle whose next version was just accepted. What holds until that is begun stays.
