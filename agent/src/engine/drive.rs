@@ -73,9 +73,14 @@ impl Engine {
                 Ok(()) => return Ok(()),
                 Err(error) => tracing::error!(%error, "work waits until it can be stored"),
             }
-            let stopping = self.inner.tasks.stopping();
-            stopping.run_until_cancelled(tokio::time::sleep(AGAIN)).await.ok_or(Ending)?;
+            self.wait_for_disk().await?;
         }
+    }
+
+    /// Waits before the store is asked again.
+    pub(super) async fn wait_for_disk(&self) -> Result<(), Ending> {
+        let stopping = self.inner.tasks.stopping();
+        stopping.run_until_cancelled(tokio::time::sleep(AGAIN)).await.ok_or(Ending)
     }
 
     /// Sets when what failed of `bundle` is tried again.

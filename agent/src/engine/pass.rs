@@ -25,7 +25,7 @@ use super::{
     model::Verb,
     retention,
     state::Bundle,
-    todos::Todos,
+    todos::{Lost, Todos},
 };
 use crate::failpoints::failpoint;
 use crate::store::{
@@ -232,7 +232,7 @@ impl Pass {
             _ => None,
         };
         let target = target.unwrap_or_else(|| self.read(|bundle| bundle.row.target).unwrap_or(0));
-        let todos = self.todos(target).await.and_then(|todos| self.claim(todos));
+        let todos = self.worked_out(target).await?.and_then(|todos| self.claim(todos));
         failpoint!("pass.worked-out");
         let _gate = self.engine.inner.gates.pass(&self.bundle).await;
         let Some(mut row) = self.read(|bundle| bundle.row.clone()) else { return Ok(Ok(Vec::new())) };
@@ -287,6 +287,21 @@ impl Pass {
         });
         self.publish();
         Ok(todos)
+    }
+
+    /// The work towards the goal. Waits for a store that does not answer, as what is to be stored does: a job that failed
+    /// for that would not be tried again.
+    async fn worked_out(&self, target: u64) -> Result<Result<Todos, CallError>, Ending> {
+        loop {
+            match self.todos(target).await {
+                Ok(todos) => return Ok(Ok(todos)),
+                Err(Lost::Content(error)) => return Ok(Err(error)),
+                Err(Lost::Store(error)) => tracing::error!(%error, "work waits until the store can be read"),
+            }
+            self.engine.wait_for_disk().await?;
+            // The database refuses everything after one failure; only a write has it opened anew.
+            self.persist(|_| Ok(())).await?;
+        }
     }
 
     /// Nothing is begun that another bundle owns.

@@ -22,12 +22,21 @@ use crate::store::{StoreError, rows, rows::WorkloadRow};
 /// Rows to store before anything is done, and what is done then.
 pub(super) type Todos = (Vec<WorkloadRow>, Vec<Todo>);
 
+/// Why it cannot be worked out.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// The store did not answer; it may later.
+    Store(CallError),
+    /// What was accepted is not there, or cannot be read by this agent.
+    Content(CallError),
+}
+
 impl Pass {
     /// The work towards the goal, `target` being the version that is to hold.
     ///
     /// # Errors
     /// When what was stored cannot be read.
-    pub(super) async fn todos(&self, target: u64) -> Result<Todos, CallError> {
+    pub(super) async fn todos(&self, target: u64) -> Result<Todos, Lost> {
         let Some(known) = self.read(Bundle::clone) else { return Ok(Default::default()) };
         let held = self.held(&known).await?;
         let of_row = |verb: Verb, row: &WorkloadRow| {
@@ -67,12 +76,14 @@ impl Pass {
         held: &BTreeMap<WorkloadId, Bytes>,
         again: bool,
         only: &[WorkloadId],
-    ) -> Result<Todos, CallError> {
-        let bytes = self.engine.content_of(&self.bundle, target).await?;
+    ) -> Result<Todos, Lost> {
+        let bytes = self.engine.content_of(&self.bundle, target).await.map_err(Lost::Store)?;
         let lost =
             || CallError::new(Code::Cluster, format!("the content of version {target} is not kept any more"));
-        let bytes = bytes.ok_or_else(lost)?;
-        let content = content::read(self.engine.inner.registry.clone(), self.bundle.clone(), bytes).await?;
+        let bytes = bytes.ok_or_else(lost).map_err(Lost::Content)?;
+        let content = content::read(self.engine.inner.registry.clone(), self.bundle.clone(), bytes)
+            .await
+            .map_err(Lost::Content)?;
         let resumes = self.job.as_ref().is_some_and(|job| job.kind == JobKind::Resume);
         let paused = known.row.phase == BundlePhase::Paused && !resumes;
         let asked = self.job.is_some();
@@ -169,7 +180,7 @@ impl Pass {
     }
 
     /// The definitions that were carried out. Of what never was, the content's own is taken down.
-    async fn held(&self, known: &Bundle) -> Result<BTreeMap<WorkloadId, Bytes>, CallError> {
+    async fn held(&self, known: &Bundle) -> Result<BTreeMap<WorkloadId, Bytes>, Lost> {
         let (bundle, target) = (self.bundle.clone(), known.row.target);
         let ids: Vec<WorkloadId> = known.workloads.keys().cloned().collect();
         let missing = known.workloads.values().any(|row| row.holds.is_none());
@@ -185,11 +196,13 @@ impl Pass {
                 }
                 Ok::<_, StoreError>(held)
             })
-            .await?;
+            .await
+            .map_err(Lost::Store)?;
         if !missing {
             return Ok(held);
         }
-        let Some(bytes) = self.engine.content_of(&bundle, target).await? else { return Ok(held) };
+        let bytes = self.engine.content_of(&bundle, target).await.map_err(Lost::Store)?;
+        let Some(bytes) = bytes else { return Ok(held) };
         if let Ok(content) = content::read(self.engine.inner.registry.clone(), bundle, bytes).await {
             for member in content.members {
                 held.entry(member.id).or_insert(member.bytes);

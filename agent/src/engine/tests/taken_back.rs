@@ -183,3 +183,21 @@ async fn z_e6_a_reboot_that_was_cut_short_is_begun_again() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(rig.took(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn z_e8_work_waits_for_a_store_that_cannot_be_read() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("a", "")).await;
+    // Its lane is taken, so that what is accepted waits.
+    rig.engine.state().lanes.submit(&shop(), Item::Retry);
+    rig.engine.state().lanes.begin().unwrap();
+    let put = rig.put("shop", &thing("a", "size: 2")).await.unwrap();
+    // After a change that was not written the store is opened anew, and cannot be while the disk is full.
+    rig.disk.set_full(true);
+    rig.put("other", &thing("b", "")).await.unwrap_err();
+    rig.engine.state().lanes.end(&shop());
+    rig.engine.kick();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    rig.disk.set_full(false);
+    assert_eq!(rig.ended(&put).await.state, JobState::Done);
+}
