@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// Most bytes of all diffs in one answer: it is remembered, and sent, whole. The changes after that are named without one.
+const DIFFS_BYTES_MAX: usize = 1024 * 1024;
+
 impl Engine {
     /// Accepts a bundle, or says what it would do. Goes on if it is dropped; the same request id is done once.
     ///
@@ -38,7 +41,8 @@ impl Engine {
             return self.put_now(None, request).await;
         }
         let engine = self.clone();
-        let question = crate::calls::question("put_bundle", &request);
+        let (question, request) =
+            aside(move || (crate::calls::question("put_bundle", &request), request)).await?;
         let id = caller.request.clone();
         self.once(caller, question, move |key| async move {
             let response = engine.put_now(Some((key, id)), request).await?;
@@ -60,14 +64,15 @@ impl Engine {
         let registry = self.inner.registry.clone();
         let content = content::read(registry, name.clone(), request.content.clone()).await?;
         let version = version(&request, &content)?;
-        let digest = ContentDigest::of(&request.content);
+        let bytes = request.content.clone();
+        let digest = aside(move || ContentDigest::of(&bytes)).await?;
         let _gate = self.inner.gates.pass(name).await;
         let before = self.state().bundles.get(name).map(|bundle| bundle.row.clone());
         let last = before.as_ref().map(|row| self.last(row));
         let decision = accept::decide(last.as_ref(), Asked { version, digest, force: request.force })
             .map_err(|error| CallError::new(Code::Conflict, error.to_string()))?;
         let old = self.accepted_content(before.as_ref()).await?;
-        let changes = changes(old.as_ref(), &content);
+        let (changes, old, content) = aside(move || (changes(old.as_ref(), &content), old, content)).await?;
         let known = old.as_ref().map(Content::ids).unwrap_or_default();
         let updated: Vec<_> = changes
             .iter()
@@ -181,6 +186,12 @@ impl Engine {
     }
 }
 
+/// Does what goes through a content of up to 64 MiB where it holds up nothing else.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| CallError::new(Code::Cluster, error.to_string()))
+}
+
 /// What is said of what another bundle has.
 fn owned((resource, owner): (ResourceId, Name)) -> CallError {
     CallError::new(Code::Conflict, format!("{resource} is of bundle {owner}"))
@@ -244,12 +255,15 @@ fn changes(old: Option<&Content>, new: &Content) -> Vec<Change> {
         let member = content?.members.iter().find(|member| member.id == *id)?;
         Some((member.bytes.clone(), member.resource.clone()))
     };
+    let mut room = DIFFS_BYTES_MAX;
     let change = |op: super::plan::Op| {
         let (before, after) = (find(old, &op.id), find(Some(new), &op.id));
         let differs = match op.op {
             ChangeOp::Untouched => None,
+            _ if room == 0 => None,
             _ => diff(before.as_ref().map(|(bytes, _)| &**bytes), after.as_ref().map(|(bytes, _)| &**bytes)),
         };
+        room = room.saturating_sub(differs.as_ref().map_or(0, String::len));
         Change {
             resource: after.or(before).map(|(_, resource)| resource),
             workload: op.id,
@@ -268,4 +282,33 @@ pub(super) fn json<T: serde::Serialize>(response: &T) -> Result<String, CallErro
 
 pub(super) fn answered<T: serde::Serialize>(response: &T) -> Answered {
     json(response).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_diffs_of_one_answer_are_bounded_together() {
+        let member = |number: usize| {
+            let name = format!("t{number}");
+            let note = "x".repeat(10_000);
+            let document = format!(
+                "apiVersion: towline/v1\nkind: Thing\nmetadata: {{name: {name}}}\nspec: {{note: {note}}}\n"
+            );
+            content::Member {
+                id: format!("Thing/{name}").parse().unwrap(),
+                resource: format!("default/Thing/{name}").parse().unwrap(),
+                depends_on: Vec::new(),
+                digest: ContentDigest::of(document.as_bytes()),
+                bytes: document.into(),
+                traits: crate::engine::manager::Traits::default(),
+            }
+        };
+        let content = Content { head: Default::default(), members: (0..300).map(member).collect() };
+        let changes = changes(None, &content);
+        let shown: usize = changes.iter().filter_map(|change| change.diff.as_ref()).map(String::len).sum();
+        assert_eq!(changes.len(), 300);
+        assert!((DIFFS_BYTES_MAX..DIFFS_BYTES_MAX + 10_000).contains(&shown), "{shown}");
+    }
 }

@@ -135,7 +135,8 @@ impl Rig {
         let request = GetJobRequest { job: put.job.unwrap(), after: 0, limit: None };
         for _ in 0..1_000 {
             let job = self.engine.job(&request).await.unwrap().job;
-            if job.state.is_terminal() {
+            // In memory, too, which follows the store.
+            if job.state.is_terminal() && !self.engine.state().jobs.contains_key(&job.id) {
                 return job;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
