@@ -206,9 +206,9 @@ type Refusal = (&'static str, CallError);
 impl Inner {
     /// Where the answer to a message goes: only ever to a reply subject of our own instance, whatever the message says.
     fn answer_for(&self, message: &Message, epoch: Option<Epoch>) -> Option<Answer> {
-        let subject = message.reply.as_deref()?;
-        let attempt = self.subjects.reply(subject)?;
-        Some(Answer { subject: subject.to_owned(), attempt, epoch })
+        let subject = message.reply.clone()?;
+        let attempt = self.subjects.reply(&subject)?;
+        Some(Answer { subject, attempt, epoch })
     }
 
     fn check_call(

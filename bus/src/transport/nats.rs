@@ -8,10 +8,10 @@ mod backoff;
 mod config;
 mod credentials;
 mod link;
+mod outbox;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -19,19 +19,21 @@ use async_nats::{Client, ConnectOptions, ServerAddr, StatusCode};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use towline_protocol::limits;
 
 use self::backoff::reconnect_delay;
 use self::config::{addresses, user_of};
 use self::credentials::with_credentials;
 use self::link::{Link, follow, leave_in_time};
+use self::outbox::{Item, Outgoing, hand_over, outbox};
 use super::{LinkState, Message, PublishError, SubscribeError, Subscription, Transport, TransportEvent};
 use crate::task::Tasks;
 
 pub use self::config::{ConnectError, NatsConfig, check};
 
-/// How long a publish may wait for room in the client's queue. Beyond that the connection is stuck, and failing fast is
+/// How long a publish may wait for room in the outbox. Beyond that the connection is stuck, and failing fast is
 /// better than a message that comes too late.
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -57,6 +59,7 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 pub struct NatsTransport {
     client: Client,
     link: Arc<Link>,
+    outbox: mpsc::Sender<Item>,
     /// One subscription at a time, so that the client's numbers are known: it tells of a full queue by number alone.
     subscribing: tokio::sync::Mutex<u64>,
     tasks: Tasks,
@@ -83,21 +86,29 @@ impl NatsTransport {
         let stopping = tasks.stopping();
         tasks.spawn("nats lame duck", leave_in_time(link.clone(), client.clone(), stopping.clone()));
         tasks.spawn("nats link", follow(link.clone(), client.clone(), stopping.clone()));
-        Ok(Arc::new(Self { client, link, subscribing: tokio::sync::Mutex::new(0), tasks }))
+        let (outbox, items) = outbox();
+        tasks.spawn("nats outbox", hand_over(client.clone(), items, stopping.clone()));
+        Ok(Arc::new(Self { client, link, outbox, subscribing: tokio::sync::Mutex::new(0), tasks }))
     }
 }
 
 impl NatsTransport {
-    /// The client's queue is full; should the connection go meanwhile, it stays so.
-    async fn wait_for_room<E>(
-        &self,
-        published: impl Future<Output = Result<(), E>>,
-    ) -> Result<(), PublishError> {
+    /// The outbox is full; should the connection go meanwhile, it stays so.
+    async fn wait_for_room(&self, item: Item) -> Result<(), PublishError> {
         let mut state = self.link();
         tokio::select! {
-            published = published => published.map_err(|_| PublishError::Disconnected),
+            sent = self.outbox.send(item) => sent.map_err(|_| PublishError::Disconnected),
             _ = state.wait_for(|state| *state == LinkState::Disconnected) => Err(PublishError::Disconnected),
             () = tokio::time::sleep(PUBLISH_TIME_MAX) => Err(PublishError::TimedOut),
+        }
+    }
+
+    /// Waits until the client was given all that is published so far.
+    async fn empty(&self) {
+        let (told, emptied) = oneshot::channel();
+        if self.outbox.send(Item::Emptied(told)).await.is_ok() {
+            // An error says that nobody hands over any more.
+            let _ = emptied.await;
         }
     }
 }
@@ -177,18 +188,13 @@ impl Transport for NatsTransport {
         if payload.len() > limit {
             return Err(PublishError::TooLarge { found: payload.len(), limit });
         }
-        let published = async {
-            match reply {
-                Some(reply) => self.client.publish_with_reply(subject, reply, payload).await,
-                None => self.client.publish(subject, payload).await,
-            }
-        };
-        tokio::pin!(published);
-        if let Poll::Ready(published) = futures::poll!(&mut published) {
-            return published.map_err(|_| PublishError::Disconnected);
+        let item = Item::Message(Outgoing { subject, reply, payload });
+        match self.outbox.try_send(item) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(PublishError::Disconnected),
+            // Boxed: it is rare, and every publish would be the larger for it.
+            Err(TrySendError::Full(item)) => Box::pin(self.wait_for_room(item)).await,
         }
-        // Boxed: it is rare, and every publish would be the larger for it.
-        Box::pin(self.wait_for_room(published)).await
     }
 
     async fn subscribe(
@@ -237,6 +243,10 @@ impl Transport for NatsTransport {
     }
 
     async fn close(&self) {
+        let emptied = tokio::time::timeout(CLOSE_TIME_MAX, self.empty()).await;
+        if emptied.is_err() {
+            tracing::warn!("the connection to NATS did not take in time what was to be sent");
+        }
         self.tasks.stop(CLOSE_TIME_MAX).await;
         self.link.unwanted.store(true, Ordering::Relaxed);
         let is_connected = self.client.connection_state() == State::Connected;

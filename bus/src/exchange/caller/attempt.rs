@@ -142,16 +142,21 @@ impl Attempt {
     /// The next frame that carries something: keep-alives and credits are dealt with here.
     pub(super) async fn next(&mut self, cx: &CallContext) -> Result<Frame, CallError> {
         loop {
+            if self.heard > self.deadline {
+                // An agent that says without end that it is at work is not listened to without end.
+                return Err(self.out_of_time());
+            }
             let silence = self.heard + limits::CALL_SILENCE_MAX;
             let arrival = tokio::select! {
+                // An answer that is there needs no timer.
                 biased;
-                arrival = poll_fn(|cx| self.caller.pending.poll(self.id, cx)) => arrival,
                 () = cx.cancelled.cancelled(), if !self.taken_back => {
                     self.taken_back = true;
                     self.deadline = self.deadline.min(Instant::now() + CANCEL_GRACE);
                     self.control(Kind::Cancel, 0).await;
                     continue;
                 }
+                arrival = poll_fn(|cx| self.caller.pending.poll(self.id, cx)) => arrival,
                 () = tokio::time::sleep_until(silence.min(self.deadline)) => {
                     return Err(self.out_of_time());
                 }

@@ -25,7 +25,7 @@ use crate::platform::ItemStream;
 
 /// Where the answer to one call goes.
 pub(super) struct Answer {
-    pub(super) subject: String,
+    pub(super) subject: Arc<str>,
     pub(super) attempt: AttemptId,
     pub(super) epoch: Option<Epoch>,
 }
