@@ -138,6 +138,7 @@ fn options(config: &NatsConfig, servers: &[ServerAddr], link: &Arc<Link>) -> Con
         .retry_on_initial_connect()
         .connection_timeout(HANDSHAKE_TIME_MAX)
         .ping_interval(PING_EVERY)
+        .client_capacity(outbox::MESSAGES_MAX)
         // `publish` and `subscribe` check subjects themselves.
         .skip_subject_validation(true)
         .subscription_capacity(limits::SUBSCRIPTION_MESSAGES_MAX)
@@ -243,10 +244,9 @@ impl Transport for NatsTransport {
     }
 
     async fn close(&self) {
-        let emptied = tokio::time::timeout(CLOSE_TIME_MAX, self.empty()).await;
-        if emptied.is_err() {
-            tracing::warn!("the connection to NATS did not take in time what was to be sent");
-        }
+        let until = tokio::time::Instant::now() + CLOSE_TIME_MAX;
+        // What is not taken in time is lost with the connection, and told below.
+        let _ = tokio::time::timeout_at(until, self.empty()).await;
         self.tasks.stop(CLOSE_TIME_MAX).await;
         self.link.unwanted.store(true, Ordering::Relaxed);
         let is_connected = self.client.connection_state() == State::Connected;
@@ -259,7 +259,7 @@ impl Transport for NatsTransport {
         if !is_connected {
             // Nothing is buffered that could be written; a client that connects just now still takes this.
             let _ = tokio::time::timeout(SETTLED_AFTER, self.client.drain()).await;
-        } else if tokio::time::timeout(CLOSE_TIME_MAX, drained).await.is_err() {
+        } else if tokio::time::timeout_at(until, drained).await.is_err() {
             tracing::warn!("the connection to NATS did not close in time");
         }
         self.link.set(LinkState::Disconnected);

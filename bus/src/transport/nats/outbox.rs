@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Moment};
 
-/// Messages that may wait in the outbox: several turns of the client. Publishers beyond wait for room.
-const MESSAGES_MAX: usize = 1_024;
+/// Messages that may wait in the outbox, and again in the client's own queue: several turns each, and together as many as
+/// the client alone holds by default. Publishers beyond wait for room.
+pub(super) const MESSAGES_MAX: usize = 1_024;
 
 /// Messages handed to the client in one go: what one turn of a task may send without being interrupted.
 const BATCH_MAX: usize = 128;
