@@ -179,6 +179,45 @@ impl std::fmt::Display for Method {
     }
 }
 
+/// The calls that an agent answers. Those of the table take a byte each: a hub keeps a set for each of its agents.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct CallSet {
+    known: Box<[Method]>,
+    /// Calls of a newer table.
+    others: Box<[String]>,
+}
+
+impl CallSet {
+    /// The set of these names, as a claim lists them. A name that is told twice counts once.
+    #[must_use]
+    pub fn from_names(names: &[String]) -> Self {
+        let mut known: Vec<Method> = names.iter().filter_map(|name| Method::from_name(name)).collect();
+        known.sort_unstable();
+        known.dedup();
+        let others = names.iter().filter(|name| Method::from_name(name).is_none()).cloned().collect();
+        Self { known: known.into(), others }
+    }
+
+    /// Whether the agent answers this call.
+    #[must_use]
+    pub fn has(&self, method: Method) -> bool {
+        self.known.contains(&method)
+    }
+
+    /// Whether nothing is known of what it answers.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.others.is_empty()
+    }
+
+    /// The names, in the order of the table, those that this build does not know last.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let known = self.known.iter().map(|method| method.name().to_owned());
+        known.chain(self.others.iter().cloned()).collect()
+    }
+}
+
 /// The body of a call frame: who asks, and what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallBody<R> {
@@ -194,6 +233,15 @@ pub struct CallBody<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_set_keeps_what_a_newer_agent_says() {
+        let names = ["teleport", "ping", "apply", "ping"].map(str::to_owned);
+        let set = CallSet::from_names(&names);
+        assert_eq!(set.names(), ["ping", "apply", "teleport"]);
+        assert!(set.has(Method::Apply) && !set.has(Method::Sync) && !set.is_empty());
+        assert!(CallSet::default().is_empty() && !CallSet::from_names(&["teleport".to_owned()]).is_empty());
+    }
 
     #[test]
     fn the_table_is_sound() {

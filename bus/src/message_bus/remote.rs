@@ -67,7 +67,7 @@ impl Remote {
     fn destination(&self, method: Method) -> Result<Destination, CallError> {
         let instance = self.instance.clone();
         let look = |target: &Target| {
-            let has_it = target.calls.iter().any(|name| name == method.name());
+            let has_it = target.calls.has(method);
             (target.epoch, target.store, has_it)
         };
         let (epoch, store, has_it) = self

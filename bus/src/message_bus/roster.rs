@@ -260,7 +260,7 @@ impl Entry {
             store: last.map(|target| target.store),
             version: last.and_then(|target| told(&target.version)),
             runtime: last.and_then(|target| told(&target.runtime)),
-            calls: last.map(|target| target.calls.clone()).unwrap_or_default(),
+            calls: last.map(|target| target.calls.names()).unwrap_or_default(),
             health: self.health.clone(),
             applied: self.applied.clone(),
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use towline_protocol::call::CallSet;
 use towline_protocol::{BootId, Epoch, limits};
 
 use super::words::Target;
@@ -61,7 +62,7 @@ impl Active {
             store: grant.store,
             version: String::new(),
             runtime: String::new(),
-            calls: Vec::new(),
+            calls: CallSet::default(),
         };
         let lease_ends = now + limits::LEASE_HUB;
         let before = Before { who: None, until: lease_ends, kicked_at: None };

@@ -1,5 +1,6 @@
 //! What the hub says, put together.
 
+use towline_protocol::call::CallSet;
 use towline_protocol::session::{
     Claim, ClaimAnswer, ClaimOutcome, Order, RenewalAnswer, RenewalOutcome, SessionOrder,
 };
@@ -15,7 +16,7 @@ pub(super) fn target_of(epoch: Epoch, claim: &Claim) -> Target {
         store: claim.store,
         version: claim.version.clone(),
         runtime: claim.runtime.clone(),
-        calls: claim.calls.clone(),
+        calls: CallSet::from_names(&claim.calls),
     }
 }
 

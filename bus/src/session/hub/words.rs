@@ -1,5 +1,6 @@
 //! What goes into the hub's machine, and what comes out.
 
+use towline_protocol::call::CallSet;
 use towline_protocol::session::{Claim, ClaimAnswer, Leaving, Ready, Renewal, RenewalAnswer, SessionOrder};
 use towline_protocol::{BootId, Epoch, StoreId};
 
@@ -181,5 +182,5 @@ pub struct Target {
     /// The agent's runtime.
     pub runtime: String,
     /// The calls that it answers.
-    pub calls: Vec<String>,
+    pub calls: CallSet,
 }
