@@ -219,7 +219,7 @@ impl Driver {
                         self.serving.send_if_modified(|serving| serving.replace(epoch) != Some(epoch));
                     }
                     AgentEffect::HubTime { hub_unix_ms, asked_at } => {
-                        self.lease.set_hub_time(hub_unix_ms, asked_at);
+                        self.lease.set_hub_time(hub_unix_ms, asked_at, clock::now());
                     }
                     AgentEffect::StopServing => {
                         self.lease.end();

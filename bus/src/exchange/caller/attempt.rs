@@ -64,8 +64,7 @@ impl Attempt {
         let mut header = Header::new(Kind::Call, Encoding::MessagePack);
         header.epoch = Some(to.epoch);
         header.time_left = Some(time);
-        let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        header.not_after_unix_ms = Some(clock::unix_ms().saturating_add(time_ms));
+        header.not_after_unix_ms = Some(not_after(time));
         let now = Instant::now();
         let attempt = Box::new(Self {
             caller,
@@ -188,6 +187,7 @@ impl Attempt {
     /// Sends what the agent has room for.
     async fn send_chunks(&mut self, limit: u32) -> Result<(), CallError> {
         let subject = self.control_subject();
+        self.header.not_after_unix_ms = Some(not_after(self.deadline - Instant::now()));
         while self.sent < limit.min(self.outgoing.frames()) {
             let payload = self.outgoing.frame(&self.header, self.sent).encode();
             let sent = self.caller.publish(subject.clone(), None, payload).await;
@@ -334,6 +334,13 @@ impl Attempt {
 /// A semaphore hands out at most `u32` permits at a time; a message never needs that many.
 #[expect(clippy::as_conversions, reason = "64 MiB fit in 32 bits")]
 const PERMITS_MAX: u32 = limits::MESSAGE_BYTES_MAX as u32;
+
+/// Until when what is sent now may be begun: who hears nothing for longer has given the call up, and what an agent began
+/// then, nobody would expect any more.
+fn not_after(left: Duration) -> u64 {
+    let wanted = left.min(limits::CALL_SILENCE_MAX).as_millis();
+    clock::unix_ms().saturating_add(u64::try_from(wanted).unwrap_or(u64::MAX))
+}
 
 fn control_frame(epoch: Epoch, kind: Kind, sequence: u32) -> Bytes {
     let mut header = Header::new(kind, Encoding::Empty);

@@ -24,16 +24,28 @@ struct LeaseState {
     awaited: Option<Epoch>,
     epoch: Option<Epoch>,
     until: Moment,
-    /// The hub's clock showed this no earlier than at that moment.
-    hub: Option<(u64, Moment)>,
+    hub: Option<HubTime>,
 }
 
-impl LeaseState {
-    /// The latest that the hub's clock can show now: whoever acts before a moment of hub time is safe with it. The wall
-    /// clock has no part in it.
-    fn hub_unix_ms_at_most(&self, now: Moment) -> Option<u64> {
-        let (hub, asked_at) = self.hub?;
-        Some(hub.saturating_add(u64::try_from(now.since(asked_at).as_millis()).unwrap_or(u64::MAX)))
+/// What is known of the hub's clock (Cristian's algorithm, 1989): it showed this no earlier than at that moment.
+#[derive(Debug, Clone, Copy)]
+struct HubTime {
+    unix_ms: u64,
+    asked_at: Moment,
+}
+
+impl HubTime {
+    /// The latest that it can show now: whoever acts before a moment of hub time is safe with it. The wall clock has no
+    /// part in it.
+    fn at_most(self, now: Moment) -> u64 {
+        self.unix_ms.saturating_add(u64::try_from(now.since(self.asked_at).as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The sharper of what was known and what a new answer tells, which an outage may have held up for seconds. An answer
+    /// that is later than what was known allows says that the clock was set, or that another hub answers.
+    fn sharpened(self, new: Self, now: Moment) -> Self {
+        let known = self.at_most(now);
+        if new.unix_ms <= known && known < new.at_most(now) { self } else { new }
     }
 }
 
@@ -82,8 +94,11 @@ impl Lease {
         }
     }
 
-    pub(crate) fn set_hub_time(&self, hub_unix_ms: u64, asked_at: Moment) {
-        self.lock().hub = Some((hub_unix_ms, asked_at));
+    /// Notes what an answer says of the hub's clock, which it got `now`.
+    pub(crate) fn set_hub_time(&self, unix_ms: u64, asked_at: Moment, now: Moment) {
+        let new = HubTime { unix_ms, asked_at };
+        let mut state = self.lock();
+        state.hub = Some(state.hub.map_or(new, |known| known.sharpened(new, now)));
     }
 
     /// Whether a call of this epoch that is wanted up to `not_after` (Unix milliseconds of hub time) may begin now.
@@ -92,11 +107,60 @@ impl Lease {
         if state.epoch != Some(epoch) || now > state.until {
             return Err(NotNow::LeaseOver);
         }
-        let late = not_after.zip(state.hub_unix_ms_at_most(now));
-        if late.is_some_and(|(not_after, hub)| hub > not_after) { Err(NotNow::TooLate) } else { Ok(()) }
+        let late = not_after.zip(state.hub).is_some_and(|(not_after, hub)| hub.at_most(now) > not_after);
+        if late { Err(NotNow::TooLate) } else { Ok(()) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LeaseState> {
         self.state.lock().expect("no holder of this lock panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Moment {
+        Moment::since_boot(Duration::from_millis(ms))
+    }
+
+    /// A lease of epoch 1 that does not end, with answers of (hub's clock, asked at, heard at).
+    fn lease(answers: &[(u64, u64, u64)]) -> Lease {
+        let lease = Lease::default();
+        lease.extend(Epoch::new(1).expect("one is an epoch"), at(1_000_000));
+        for (hub, asked, heard) in answers {
+            lease.set_hub_time(*hub, at(*asked), at(*heard));
+        }
+        lease
+    }
+
+    /// The latest that the hub's clock is taken to show.
+    fn latest(lease: &Lease, now: u64) -> u64 {
+        lease.lock().hub.expect("an answer has told it").at_most(at(now))
+    }
+
+    #[test]
+    fn a_call_is_too_late_when_the_hubs_clock_may_have_passed_its_moment() {
+        let lease = lease(&[(50_000, 1_000, 1_010)]);
+        let epoch = Epoch::new(1).unwrap();
+        assert_eq!(lease.check(epoch, Some(52_000), at(3_000)), Ok(()));
+        assert_eq!(lease.check(epoch, Some(52_000), at(3_001)), Err(NotNow::TooLate));
+        assert_eq!(lease.check(epoch, None, at(900_000)), Ok(()), "who says no moment waits for ever");
+        assert_eq!(lease.check(epoch, None, at(1_000_001)), Err(NotNow::LeaseOver));
+    }
+
+    #[test]
+    fn an_answer_that_an_outage_held_up_makes_the_hubs_clock_no_later() {
+        // Asked at 3,000, answered eight seconds later: alone, it would put the hub eight seconds ahead.
+        assert_eq!(latest(&lease(&[(50_000, 1_000, 1_010), (60_000, 3_000, 11_010)]), 11_010), 60_010);
+        assert_eq!(latest(&lease(&[(60_000, 3_000, 11_010)]), 11_010), 68_010);
+        // A quicker one sharpens it.
+        assert_eq!(latest(&lease(&[(50_000, 1_000, 1_010), (52_005, 3_010, 3_012)]), 3_012), 52_007);
+    }
+
+    #[test]
+    fn a_hubs_clock_that_was_set_is_followed_both_ways() {
+        assert_eq!(latest(&lease(&[(50_000, 1_000, 1_010), (90_000, 3_000, 3_100)]), 3_100), 90_100);
+        assert_eq!(latest(&lease(&[(50_000, 1_000, 1_010), (10_000, 3_000, 3_100)]), 3_100), 10_100);
     }
 }

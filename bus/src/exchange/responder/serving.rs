@@ -105,8 +105,8 @@ impl Serving {
     }
 
     async fn execute_large(&mut self, method: Method, first: Frame) -> Result<Outcome, CallError> {
-        let Header { not_after_unix_ms: not_after, time_left: time, .. } = first.header;
-        let body = self.reassemble(first).await?;
+        let time = first.header.time_left;
+        let (body, not_after) = self.reassemble(first).await?;
         self.execute(method, not_after, time, &body).await
     }
 
@@ -122,11 +122,12 @@ impl Serving {
         }
     }
 
-    /// The body of a call that spans frames.
-    async fn reassemble(&mut self, first: Frame) -> Result<Bytes, CallError> {
+    /// The body of a call that spans frames, and up to when it is wanted: its caller says so anew with each frame.
+    async fn reassemble(&mut self, first: Frame) -> Result<(Bytes, Option<u64>), CallError> {
+        let mut not_after = first.header.not_after_unix_ms;
         if !self.inner.lease.is_awaited(self.epoch) {
             // For what may not begin, nothing large is brought here.
-            self.check_time(first.header.not_after_unix_ms)?;
+            self.check_time(not_after)?;
         }
         self.listen();
         let announced = u32::try_from(Incoming::announced(&first)).unwrap_or(u32::MAX);
@@ -139,7 +140,7 @@ impl Serving {
         let mut joined = Incoming::begin(first).map_err(invalid)?;
         loop {
             let incoming = match joined {
-                Joined::Whole(bytes) => return Ok(bytes),
+                Joined::Whole(bytes) => return Ok((bytes, not_after)),
                 Joined::Partly(incoming) => incoming,
             };
             let next = incoming.next();
@@ -148,6 +149,7 @@ impl Serving {
                 self.inner.publish(&self.answer.subject, credit).await;
             }
             let frame = self.chunk().await?;
+            not_after = frame.header.not_after_unix_ms.or(not_after);
             joined = incoming.add(&frame).map_err(invalid)?;
         }
     }
