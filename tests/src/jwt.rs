@@ -51,6 +51,16 @@ impl Operator {
     /// What makes a server ask for JWTs of this operator, for its configuration.
     #[must_use]
     pub fn config(&self) -> String {
+        self.config_with(&json!({}))
+    }
+
+    /// The same, with all credentials revoked that were made up to this second.
+    #[must_use]
+    pub fn config_that_revokes(&self) -> String {
+        self.config_with(&json!({ "*": now() }))
+    }
+
+    fn config_with(&self, revocations: &Value) -> String {
         let operator = sign(
             &self.operator,
             &self.operator,
@@ -67,7 +77,7 @@ impl Operator {
             &self.account,
             "account",
             None,
-            &json!({ "type": "account", "version": 2, "limits": limits }),
+            &json!({ "type": "account", "version": 2, "limits": limits, "revocations": revocations }),
         );
         let mut config = String::new();
         let key = self.account.public_key();

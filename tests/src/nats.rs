@@ -51,9 +51,8 @@ impl NatsServer {
     /// When it does not start.
     pub async fn start_at(port: u16, more: &str) -> Self {
         let dir = tempfile::tempdir().expect("a place for the server's files");
-        let config = format!("listen: \"127.0.0.1:{port}\"\n{more}\n");
-        std::fs::write(dir.path().join("nats.conf"), config).expect("the place can be written");
         let server = Self { child: Mutex::new(None), port, dir };
+        server.configure(more);
         server.restart().await;
         server
     }
@@ -133,14 +132,32 @@ impl NatsServer {
         self.signal(Signal::CONT);
     }
 
+    /// Lets it read another configuration while it runs.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn reload(&self, more: &str) {
+        self.configure(more);
+        self.tell("reload");
+    }
+
+    fn configure(&self, more: &str) {
+        let config = format!("listen: \"127.0.0.1:{}\"\n{more}\n", self.port);
+        std::fs::write(self.dir.path().join("nats.conf"), config).expect("the place can be written");
+    }
+
     /// Asks it to leave: it tells its clients, accepts none, and ends some time later.
     ///
     /// # Panics
     /// When it does not run.
     pub fn leave(&self) {
+        self.tell("ldm");
+    }
+
+    fn tell(&self, word: &str) {
         let status = Command::new(server_binary())
             .arg("--signal")
-            .arg(format!("ldm={}", self.pid()))
+            .arg(format!("{word}={}", self.pid()))
             .stdin(Stdio::null())
             .status()
             .expect("the server's binary can be started");

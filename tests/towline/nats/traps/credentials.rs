@@ -71,6 +71,24 @@ async fn n_b9_expired_credentials_make_no_hot_loop() {
     await_link(&link, LinkState::Connected).await;
 }
 
+/// Revoking reaches who is connected, at once; renewed credentials bring him back by themselves.
+#[tokio::test]
+async fn n_b10_revoked_credentials_end_the_connection_and_are_told() {
+    let guarded = Guarded::start().await;
+    guarded.write(&User::default());
+    let link = connect_with(&guarded.config()).await;
+    let mut events = link.events();
+    guarded.server.reload(&guarded.operator.config_that_revokes());
+    await_link(&link, LinkState::Disconnected).await;
+    let ended_at = Instant::now();
+    told(&mut events, is_refusal).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let attempts = guarded.attempts_since(ended_at);
+    assert!((1..=14).contains(&attempts), "{attempts} attempts in four seconds");
+    guarded.write(&User::default());
+    await_link(&link, LinkState::Connected).await;
+}
+
 /// Credentials that are refused may be mended at any time: they are tried for ever, ever more seldom, and it is told.
 #[tokio::test]
 async fn n_b10_refused_credentials_are_told_and_tried_slowly() {
