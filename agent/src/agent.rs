@@ -20,7 +20,11 @@ use crate::{
     link::{Link, ServeError},
     metrics::{self, ListenError},
     platform::AgentPlatform,
-    runtime::process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime, RuntimeError},
+    runtime::{
+        Runtime, RuntimeError, RuntimeKind,
+        docker::{DEFAULT_SOCKET, DockerConfig, DockerRuntime},
+        process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime},
+    },
     store::{OpenStoreError, Store, StoreError},
 };
 
@@ -34,6 +38,10 @@ pub struct AgentConfig {
     pub instance: InstanceId,
     /// Where store and units live; made when absent, for its owner alone.
     pub data_dir: PathBuf,
+    /// What runs apps.
+    pub runtime: RuntimeKind,
+    /// The socket of the docker runtime's engine.
+    pub docker_socket: PathBuf,
     /// The words that start a shim; a unit's directory follows. For example `[/proc/self/exe, "shim"]`.
     pub shim: Vec<OsString>,
     /// `PATH` of units.
@@ -47,11 +55,13 @@ pub struct AgentConfig {
 }
 
 impl AgentConfig {
-    /// With shims started as `<this program> shim`, and defaults for the rest.
+    /// For the process runtime, with shims started as `<this program> shim`, and defaults for the rest.
     pub fn new(instance: InstanceId, data_dir: impl Into<PathBuf>) -> Self {
         Self {
             instance,
             data_dir: data_dir.into(),
+            runtime: RuntimeKind::Process,
+            docker_socket: PathBuf::from(DEFAULT_SOCKET),
             shim: vec!["/proc/self/exe".into(), "shim".into()],
             path: DEFAULT_PATH.to_owned(),
             extra_path: None,
@@ -110,25 +120,18 @@ impl Agent {
     /// # Errors
     /// What cannot be opened, with a remedy.
     pub async fn open(config: AgentConfig, registry: Registry) -> Result<Self, OpenAgentError> {
-        let file = config.boot_id_file;
+        let file = config.boot_id_file.clone();
         let boot =
             std::fs::read_to_string(&file).map_err(|source| OpenAgentError::BootId { file, source })?;
         let store = Arc::new(Store::open(&config.data_dir)?);
-        let data_dir = config.data_dir.clone();
-        let runtime = ProcessRuntime::open(ProcessConfig {
-            data_dir: config.data_dir,
-            instance: config.instance.to_string(),
-            shim: config.shim,
-            path: config.path,
-            extra_path: config.extra_path,
-        })
-        .await?;
+        let runtime = open_runtime(&config).await?;
         let tasks = Tasks::new();
         let (serving, epochs) = watch::channel(None);
         let (connected, connected_since) = watch::channel(None);
         tasks.spawn("connection-clock", time_connections(epochs, connected, tasks.stopping().clone()));
-        let direct = Direct::open(Arc::clone(&store), runtime.clone(), metrics::drift(&registry)?)?;
-        let parts = Parts::of_agent(Arc::clone(&store), &data_dir, &direct, metrics::durations(&registry)?);
+        let direct = Direct::open(Arc::clone(&store), Arc::clone(&runtime), metrics::drift(&registry)?)?;
+        let parts =
+            Parts::of_agent(Arc::clone(&store), &config.data_dir, &direct, metrics::durations(&registry)?);
         let engine = Engine::open(parts, boot.trim()).await?;
         let load = Box::new(engine.load_watch());
         metrics::Observer::register(&registry, runtime, connected_since.clone(), load)?;
@@ -139,6 +142,7 @@ impl Agent {
         let link = Link {
             root: config.root,
             instance: config.instance,
+            runtime: config.runtime,
             boot: BootId::new(uuid::Uuid::new_v4()),
             store: Arc::clone(&store),
             vitals: direct.vitals(),
@@ -225,6 +229,22 @@ impl Agent {
             tracing::warn!("some tasks of the agent did not end in time");
         }
     }
+}
+
+async fn open_runtime(config: &AgentConfig) -> Result<Arc<dyn Runtime>, RuntimeError> {
+    let config = config.clone();
+    let instance = config.instance.to_string();
+    Ok(match config.runtime {
+        RuntimeKind::Process => {
+            let AgentConfig { data_dir, shim, path, extra_path, .. } = config;
+            Arc::new(
+                ProcessRuntime::open(ProcessConfig { data_dir, instance, shim, path, extra_path }).await?,
+            )
+        }
+        RuntimeKind::Docker => {
+            Arc::new(DockerRuntime::open(DockerConfig { instance, socket: config.docker_socket }).await)
+        }
+    })
 }
 
 /// Notes when service began; a change of epoch begins it anew.

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use towline_agent::shim::ShimArgs;
+use towline_agent::{
+    runtime::{RuntimeKind, docker::DEFAULT_SOCKET},
+    shim::ShimArgs,
+};
 use towline_protocol::InstanceId;
 
 /// Runs workloads on this host on behalf of a Towline hub.
@@ -44,8 +47,11 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "TOWLINE_NATS_CA", value_name = "FILE")]
     pub(crate) nats_ca: Option<PathBuf>,
     /// What runs workloads.
-    #[arg(long, env = "TOWLINE_RUNTIME", default_value = "process", value_parser = ["process"])]
-    pub(crate) runtime: String,
+    #[arg(long, env = "TOWLINE_RUNTIME", value_name = "R", default_value_t = RuntimeKind::Process)]
+    pub(crate) runtime: RuntimeKind,
+    /// The socket of the docker runtime's engine.
+    #[arg(long, env = "TOWLINE_DOCKER_SOCKET", value_name = "FILE", default_value = DEFAULT_SOCKET)]
+    pub(crate) docker_socket: PathBuf,
     /// Where store and units live.
     #[arg(long, env = "TOWLINE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/towline-agent")]
     pub(crate) data_dir: PathBuf,

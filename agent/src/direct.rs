@@ -50,7 +50,7 @@ pub use crate::calls::Caller;
 use crate::{
     calls::{self, Calls},
     owners::Owners,
-    runtime::process::ProcessRuntime,
+    runtime::Runtime,
     store::{Store, StoreError},
 };
 
@@ -60,7 +60,7 @@ const AT_ONCE: usize = 16;
 /// How long work under way may take to be undone or finished when the agent ends.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Direct resources over the process runtime. Cheap to clone; all clones are one.
+/// Direct resources over a runtime. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Direct {
     inner: Arc<Inner>,
@@ -73,7 +73,7 @@ impl fmt::Debug for Direct {
 }
 
 struct Inner {
-    runtime: ProcessRuntime,
+    runtime: Arc<dyn Runtime>,
     store: Arc<Store>,
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
     /// One lock per resource that is being worked on.
@@ -103,12 +103,13 @@ impl Direct {
     /// When the store cannot be read.
     pub fn open(
         store: Arc<Store>,
-        runtime: ProcessRuntime,
+        runtime: Arc<dyn Runtime>,
         drift: IntCounterVec,
     ) -> Result<Self, StoreError> {
         let resources = store.resources()?;
+        let kind = runtime.kind();
         let entries: BTreeMap<String, Arc<Entry>> =
-            resources.into_iter().map(|(id, resource)| (id, Arc::new(Entry::read(resource)))).collect();
+            resources.into_iter().map(|(id, resource)| (id, Arc::new(Entry::read(kind, resource)))).collect();
         let mut applied = [0; 32];
         entries.iter().for_each(|(id, entry)| combine(&mut applied, share(id, entry)));
         let (vitals, _) = watch::channel(vitals(applied));
@@ -211,7 +212,7 @@ impl Direct {
     }
 
     /// The runtime underneath.
-    pub fn runtime(&self) -> &ProcessRuntime {
+    pub fn runtime(&self) -> &Arc<dyn Runtime> {
         &self.inner.runtime
     }
 

@@ -20,7 +20,7 @@ use towline_bus::{
 };
 use towline_protocol::{BootId, CallError, Epoch, InstanceId, Method, session::ClaimMode, subject::Root};
 
-use crate::store::Store;
+use crate::{runtime::RuntimeKind, store::Store};
 
 /// Waits after a refusal: the first, and the longest.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -44,6 +44,7 @@ pub enum ServeError {
 pub(crate) struct Link {
     pub(crate) root: Root,
     pub(crate) instance: InstanceId,
+    pub(crate) runtime: RuntimeKind,
     pub(crate) boot: BootId,
     pub(crate) store: Arc<Store>,
     pub(crate) vitals: watch::Receiver<Vitals>,
@@ -112,7 +113,7 @@ impl Link {
                 store: store.id(),
                 last_epoch: store.last_epoch(),
                 version: crate::VERSION.to_owned(),
-                runtime: "process".to_owned(),
+                runtime: self.runtime.name().to_owned(),
                 calls: Method::names(),
             },
             mode,

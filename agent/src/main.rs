@@ -95,6 +95,8 @@ async fn serve(args: &RunArgs) -> Outcome {
     let instance = instance(args)?;
     let transport: Arc<dyn Transport> = NatsTransport::connect(&bus(args, &instance)).await?;
     let mut config = AgentConfig::new(instance.clone(), &args.data_dir);
+    config.runtime = args.runtime;
+    config.docker_socket.clone_from(&args.docker_socket);
     config.boot_id_file.clone_from(&args.boot_id_file);
     let agent = Agent::open(config, prometheus::Registry::new()).await?;
     let metrics = agent.listen_metrics(args.metrics_listen).await?;

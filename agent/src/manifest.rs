@@ -14,6 +14,7 @@
 
 mod app;
 mod bundle;
+mod container;
 mod error;
 mod fields;
 mod leaves;
@@ -37,6 +38,7 @@ pub use self::app::{
 };
 pub(crate) use self::app::{drift_field, file_fields, mode_field, path_field};
 pub(crate) use self::bundle::{BundleHead, Member, read_bundle};
+pub use self::container::{ContainerSpec, HealthSpec, MountSpec, Propagation, PullPolicy, Resources};
 pub(crate) use self::error::Complaint;
 pub use self::error::{ManifestError, ManifestErrors};
 pub(crate) use self::fields::Fields;
@@ -45,6 +47,7 @@ pub(crate) use self::leaves::leaves;
 pub use self::quantity::{ByteSize, ParseQuantityError, Span};
 pub(crate) use self::rules::port_variable;
 pub use self::split::{Document, split};
+use crate::runtime::RuntimeKind;
 
 /// The `apiVersion` that this version of Towline reads.
 pub const API_VERSION: &str = "towline/v1";
@@ -96,17 +99,17 @@ pub fn identify(source: &str, bytes: &[u8]) -> Result<Vec<(String, Bytes)>, Mani
     errors.into_result(found)
 }
 
-/// Reads and checks every document of `bytes` as an `App` for the process runtime, in order of appearance.
+/// Reads and checks every document of `bytes` as an `App` for `runtime`, in order of appearance.
 ///
 /// # Errors
 /// Every complaint about every document: at least one for each whose shape is wrong, and all that break a rule. A
 /// field that this runtime cannot honour is refused as unsupported, never ignored.
-pub fn parse(source: &str, bytes: &[u8]) -> Result<Vec<Manifest>, ManifestErrors> {
+pub fn parse(runtime: RuntimeKind, source: &str, bytes: &[u8]) -> Result<Vec<Manifest>, ManifestErrors> {
     let mut found = Vec::new();
     let mut errors = ManifestErrors::new(source);
     let mut ids = Ids::default();
     for document in documents(source, bytes)? {
-        match read(&document) {
+        match read_app(document.bytes, runtime, document.number, false) {
             Ok(manifest) if ids.is_new(&manifest.id, document.number, &mut errors) => found.push(manifest),
             Ok(_) => {}
             Err(complaints) => errors.extend(document.number, complaints),
@@ -130,21 +133,22 @@ fn documents<'a>(source: &str, bytes: &'a [u8]) -> Result<Vec<Document<'a>>, Man
     Ok(split(bytes))
 }
 
-fn read(document: &Document<'_>) -> Result<Manifest, Vec<Complaint>> {
-    read_app(document.bytes, document.number, false)
-}
-
 /// Reads one `App` of a bundle, where it may depend on others.
 ///
 /// # Errors
 /// Every complaint about it.
-pub(crate) fn read_app_of_bundle(document: &[u8]) -> Result<Manifest, Vec<Complaint>> {
-    read_app(document, 1, true)
+pub(crate) fn read_app_of_bundle(runtime: RuntimeKind, document: &[u8]) -> Result<Manifest, Vec<Complaint>> {
+    read_app(document, runtime, 1, true)
 }
 
-fn read_app(bytes: &[u8], document: usize, in_bundle: bool) -> Result<Manifest, Vec<Complaint>> {
+fn read_app(
+    bytes: &[u8],
+    runtime: RuntimeKind,
+    document: usize,
+    in_bundle: bool,
+) -> Result<Manifest, Vec<Complaint>> {
     let (named, spec) = read_named(bytes, "App", |spec, complaints| {
-        let app = app::read(spec, in_bundle);
+        let app = app::read(spec, runtime, in_bundle);
         rules::check(&app, complaints);
         Some(app)
     })?;
@@ -243,7 +247,7 @@ impl Head<'_> {
             ));
         }
         let kind = self.kind.as_ref().filter(|kind| *kind != wanted)?;
-        Some(Complaint::new("kind", format!("found {kind:?}, allowed on the process runtime is {wanted}")))
+        Some(Complaint::new("kind", format!("found {kind:?}, allowed is {wanted}")))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The agent's own metrics, and the listener that shows all of them.
 
-use std::{collections::BTreeMap, io, net::SocketAddr};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse as _, routing::get};
 use prometheus::{
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use towline_bus::{clock, clock::Moment};
 use towline_protocol::job::JobState;
 
-use crate::{runtime::process::ProcessRuntime, shim::Status};
+use crate::{runtime::Runtime, shim::Status};
 
 const STATES: [Status; 6] =
     [Status::Building, Status::Starting, Status::Started, Status::Error, Status::Stopped, Status::Unknown];
@@ -52,7 +52,7 @@ pub(crate) type Load = Box<dyn Fn() -> (usize, BTreeMap<JobState, i64>) + Send +
 
 /// Looks at units, jobs and link when it is asked, so that nothing goes stale.
 pub(crate) struct Observer {
-    runtime: ProcessRuntime,
+    runtime: Arc<dyn Runtime>,
     load: Load,
     jobs: IntGaugeVec,
     depth: IntGauge,
@@ -69,7 +69,7 @@ impl Observer {
     /// When the registry has one of these names already.
     pub(crate) fn register(
         registry: &Registry,
-        runtime: ProcessRuntime,
+        runtime: Arc<dyn Runtime>,
         connected_since: watch::Receiver<Option<Moment>>,
         load: Load,
     ) -> Result<(), prometheus::Error> {

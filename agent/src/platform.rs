@@ -28,7 +28,7 @@ use towline_protocol::{
 use crate::{
     direct::{Caller, Direct, on_the_wire},
     engine::Engine,
-    runtime::process::UnitLogLine,
+    runtime::UnitLogLine,
 };
 
 /// Answers for bundles and for direct resources on the process runtime.

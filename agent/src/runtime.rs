@@ -1,4 +1,144 @@
-//! Runtimes: what runs things locally. One so far, so there is no trait yet; [`process::ProcessRuntime`] has the shape
-//! that the trait will have (create and start, stop, delete, status, logs).
+//! Runtimes: what runs units locally, behind one trait.
+//!
+//! | implementation | a unit is | whose it is, is told by |
+//! |---|---|---|
+//! | [`process`] | a process of this host under a shim of its own | its directory's `unit.json`, and a mark in its environment |
+//! | [`docker`] | a container of an engine | its labels |
+//!
+//! What does not bear our label is never touched. A runtime that does not answer makes nothing `gone`: its units are
+//! [`Status::Unknown`](crate::shim::Status::Unknown), keep their ids, and nobody plans anything from that.
 
+pub mod battery;
+pub mod docker;
 pub mod process;
+
+use async_trait::async_trait;
+use std::{fmt, str::FromStr, time::Duration};
+use tokio::sync::mpsc;
+
+pub use self::process::{LogQuery, PortBinding, RuntimeError, UnitLogLine, UnitSpec, UnitStatus};
+
+/// The runtimes that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RuntimeKind {
+    /// Programs of this host.
+    Process,
+    /// Containers of a Docker engine.
+    Docker,
+}
+
+impl RuntimeKind {
+    /// Their names, as options and agents spell them.
+    pub const NAMES: [&'static str; 2] = ["process", "docker"];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Docker => "docker",
+        }
+    }
+}
+
+impl fmt::Display for RuntimeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No runtime has this name.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no runtime {found:?}; there are process and docker")]
+pub struct ParseRuntimeError {
+    found: String,
+}
+
+impl FromStr for RuntimeKind {
+    type Err = ParseRuntimeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "process" => Ok(Self::Process),
+            "docker" => Ok(Self::Docker),
+            _ => Err(ParseRuntimeError { found: text.to_owned() }),
+        }
+    }
+}
+
+/// Runs units. All of it may be called at the same time; work on one unit is serial within the implementation.
+///
+/// No method is cancel safe unless it says so: what was begun when its future was dropped is found by the next look.
+#[async_trait]
+pub trait Runtime: fmt::Debug + Send + Sync + 'static {
+    /// Which one it is: manifests are read for it.
+    fn kind(&self) -> RuntimeKind;
+
+    /// Makes a new unit and starts it; returns when its command was executed.
+    ///
+    /// # Errors
+    /// Why it does not run. Nothing is left of it then, unless that, too, was impossible: it is listed then.
+    async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError>;
+
+    /// Starts a unit again that has ended, with its ports and files; one that runs stays as it is.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`], or that there is no such unit. The unit stays, as it was.
+    async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError>;
+
+    /// Ends a unit: its stop signal, its grace period, then SIGKILL. Returns when nothing of it runs. One that has ended
+    /// already stays as it is.
+    ///
+    /// # Errors
+    /// That there is no such unit, or that something of it cannot be ended.
+    async fn stop(&self, unit: &str) -> Result<(), RuntimeError>;
+
+    /// Stops a unit and removes it with all that was made for it.
+    ///
+    /// # Errors
+    /// As [`Runtime::stop`], or what cannot be removed; the unit stays listed then.
+    async fn delete(&self, unit: &str) -> Result<(), RuntimeError>;
+
+    /// All units as they were last seen, by id.
+    fn list(&self) -> Vec<UnitStatus>;
+
+    /// The units of one app as they were last seen, by id.
+    fn units_of(&self, app: &str) -> Vec<UnitStatus>;
+
+    /// Looks at the units of one app now. Whoever plans from it may rely on it: what is not in it, is not there.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unknown`] when the runtime did not answer for all of them.
+    async fn observe(&self, app: &str) -> Result<Vec<UnitStatus>, RuntimeError>;
+
+    /// Why what is listed may not be so, while the runtime does not answer; none while it does.
+    fn trouble(&self) -> Option<String>;
+
+    /// Writes the files again that `spec` declares for units that stay.
+    ///
+    /// # Errors
+    /// Which could not be written.
+    async fn restore_files(&self, spec: &UnitSpec) -> Result<(), RuntimeError>;
+
+    /// Waits at most `patience` for a unit to leave `started`; says whether it did. Cancel safe.
+    async fn falls_within(&self, unit: &str, patience: Duration) -> bool;
+
+    /// The log lines of an app's units, ordered by time within each unit, through a bounded queue. The stream ends after
+    /// the last line or, when following, with the receiver or the runtime. A unit that starts meanwhile joins in.
+    fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine>;
+
+    /// Stops every unit, many at a time. Returns when all are gone.
+    ///
+    /// # Errors
+    /// The first that could not be stopped; the others are, none the less.
+    async fn stop_all(&self) -> Result<(), RuntimeError>;
+
+    /// Deletes every unit with all that was made for it. For the end of a trial run.
+    ///
+    /// # Errors
+    /// The first that could not be deleted; the others are, none the less.
+    async fn delete_all(&self) -> Result<(), RuntimeError>;
+
+    /// Lets go of all units, which run on, and ends the runtime's tasks. For the end of an agent.
+    async fn close(&self);
+}

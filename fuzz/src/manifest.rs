@@ -1,4 +1,5 @@
 use towline_agent::manifest::{Document, identify, parse, split};
+use towline_agent::runtime::RuntimeKind;
 
 use crate::unreadable;
 
@@ -10,13 +11,13 @@ pub fn manifest(data: &[u8]) {
     if let Err(errors) = &identified {
         assert!(errors.iter().all(|error| (1..=data.len() + 1).contains(&error.document)), "{errors}");
     }
-    let Ok(manifests) = parse("fuzz", data) else { return };
+    let Ok(manifests) = parse(RuntimeKind::Process, "fuzz", data) else { return };
     let identified = identified.unwrap_or_else(|errors| unreadable(&manifests, &errors));
     let ids = || manifests.iter().map(|manifest| (manifest.id.clone(), manifest.bytes.clone()));
     assert_eq!(identified, ids().collect::<Vec<_>>(), "identify and parse disagree");
     for manifest in &manifests {
         // The agent keeps the document, and reads it again when it starts.
-        match parse("fuzz", &manifest.bytes).as_deref() {
+        match parse(RuntimeKind::Process, "fuzz", &manifest.bytes).as_deref() {
             Ok([again]) => assert_eq!((&again.id, &again.spec), (&manifest.id, &manifest.spec)),
             Ok(others) => unreadable(manifest, &format!("{} documents", others.len())),
             Err(errors) => unreadable(manifest, errors),

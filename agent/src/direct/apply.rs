@@ -115,7 +115,7 @@ impl Direct {
         journal: &Mutex<Journal>,
         cancelled: &CancellationToken,
     ) -> Result<(), Failure> {
-        let manifest = read_one(definition).await.map_err(invalid)?;
+        let manifest = read_one(self.inner.runtime.kind(), definition).await.map_err(invalid)?;
         if manifest.id != id {
             return Err(mismatch(id, &manifest.id).into());
         }

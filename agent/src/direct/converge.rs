@@ -12,7 +12,7 @@ use super::{
     plan::{Observed, Phase, Step, Wanted, plan},
 };
 use crate::{
-    runtime::process::{LogQuery, RuntimeError, UnitSpec, UnitStatus},
+    runtime::{LogQuery, RuntimeError, UnitSpec, UnitStatus},
     shim::{Ended, Status},
 };
 
@@ -55,7 +55,8 @@ impl Direct {
         let mut update = false;
         let mut started = false;
         for _ in 0..ROUNDS {
-            let observed = observed(self.inner.runtime.units_of(id), revive);
+            let units = self.inner.runtime.observe(id).await.map_err(|error| refused(&error))?;
+            let observed = observed(units, revive);
             update |= observed.iter().any(|unit| unit.generation != wanted.generation);
             let steps = plan(&wanted, &observed);
             if steps.is_empty() {
@@ -198,6 +199,9 @@ pub(super) fn wanted(spec: &UnitSpec) -> Wanted {
 
 fn phase(status: &UnitStatus, revive: Revive) -> Phase {
     let state = &status.state;
+    if state.status == Status::Unknown {
+        return Phase::Unknown;
+    }
     if !state.final_state {
         return if state.status == Status::Started { Phase::Up } else { Phase::Trying };
     }

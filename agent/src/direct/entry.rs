@@ -7,7 +7,7 @@ use towline_protocol::Name;
 
 use crate::{
     manifest::{self, Drift, Manifest, Strategy, StrategyType},
-    runtime::process::UnitSpec,
+    runtime::{RuntimeKind, UnitSpec},
     store::{Facts, Resource},
 };
 
@@ -27,8 +27,8 @@ pub(super) struct Entry {
 
 impl Entry {
     /// From the store.
-    pub(super) fn read(resource: Arc<Resource>) -> Self {
-        let manifest = one(&resource.definition).map(Arc::new);
+    pub(super) fn read(runtime: RuntimeKind, resource: Arc<Resource>) -> Self {
+        let manifest = one(runtime, &resource.definition).map(Arc::new);
         Self { resource, manifest, owner: None, paused: false }
     }
 
@@ -91,15 +91,16 @@ impl Entry {
 }
 
 /// As [`one`], on a thread for work that takes long: a definition may be large.
-pub(super) async fn read_one(definition: &Bytes) -> Result<Manifest, String> {
+pub(super) async fn read_one(runtime: RuntimeKind, definition: &Bytes) -> Result<Manifest, String> {
     let definition = definition.clone();
-    let read = tokio::task::spawn_blocking(move || one(&definition)).await;
+    let read = tokio::task::spawn_blocking(move || one(runtime, &definition)).await;
     read.unwrap_or_else(|_| Err("reading it failed".to_owned()))
 }
 
 /// The one `App` that `definition` holds, or everything that is wrong with it.
-pub(super) fn one(definition: &Bytes) -> Result<Manifest, String> {
-    let mut found = manifest::parse("definition", definition).map_err(|errors| errors.to_string())?;
+pub(super) fn one(runtime: RuntimeKind, definition: &Bytes) -> Result<Manifest, String> {
+    let mut found =
+        manifest::parse(runtime, "definition", definition).map_err(|errors| errors.to_string())?;
     match (found.pop(), found.len()) {
         // The bytes as they came, not the slice that holds the document: that is what was submitted.
         (Some(manifest), 0) => Ok(Manifest { bytes: definition.clone(), ..manifest }),

@@ -9,12 +9,12 @@ use towline_protocol::{
 
 use super::Direct;
 use crate::{
-    runtime::process::{LogQuery, UnitLogLine},
+    runtime::{LogQuery, UnitLogLine},
     shim::LogStream,
 };
 
 impl Direct {
-    /// The log lines that `request` asks for; see [`crate::runtime::process::ProcessRuntime::logs`].
+    /// The log lines that `request` asks for; see [`crate::runtime::Runtime::logs`].
     ///
     /// # Errors
     /// [`Code::NotFound`] when there is no such app or unit.

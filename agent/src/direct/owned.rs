@@ -11,6 +11,7 @@ use towline_protocol::{Code, ItemError, Name};
 use super::{Direct, converge::Revive, entry::Entry};
 use crate::{
     manifest::{self, Manifest},
+    runtime::RuntimeKind,
     store::Change,
 };
 
@@ -34,7 +35,7 @@ impl Direct {
         app: &Owned,
         cancelled: &CancellationToken,
     ) -> Result<Value, ItemError> {
-        let manifest = read(app)?;
+        let manifest = read(self.inner.runtime.kind(), app)?;
         let _lock = self.lock(&app.id).await;
         let before = self.entry(&app.id);
         let direct = before.as_ref().is_some_and(|before| before.owner.is_none());
@@ -97,7 +98,7 @@ impl Direct {
 
     /// Knows `app` again, as an earlier agent carried it out.
     pub(crate) fn find_again(&self, app: &Owned, paused: bool) {
-        match read(app) {
+        match read(self.inner.runtime.kind(), app) {
             Ok(manifest) => {
                 let generation = app.generation.clone();
                 let entry = Entry::of_bundle(manifest, None, &app.bundle, generation, clock::unix_ms());
@@ -125,8 +126,8 @@ impl Direct {
     }
 }
 
-fn read(app: &Owned) -> Result<Manifest, ItemError> {
-    manifest::read_app_of_bundle(&app.definition).map_err(|complaints| {
+fn read(runtime: RuntimeKind, app: &Owned) -> Result<Manifest, ItemError> {
+    manifest::read_app_of_bundle(runtime, &app.definition).map_err(|complaints| {
         let text = complaints.iter().map(|complaint| format!("{}: {}", complaint.path, complaint.text));
         ItemError::new(Code::Invalid, text.collect::<Vec<_>>().join("; "))
     })

@@ -28,6 +28,8 @@ pub(super) enum Phase {
     Done,
     /// It ended and should not have: start it again.
     Ended,
+    /// The runtime did not tell: no plan is made from it.
+    Unknown,
 }
 
 /// A unit that is there. Ordered oldest first by the caller.
@@ -49,8 +51,11 @@ pub(super) enum Step {
     Remove(String),
 }
 
-/// The steps to do now; none when `observed` is as `wanted`.
+/// The steps to do now; none when `observed` is as `wanted`, or not known.
 pub(super) fn plan(wanted: &Wanted, observed: &[Observed]) -> Vec<Step> {
+    if observed.iter().any(|unit| unit.phase == Phase::Unknown) {
+        return Vec::new();
+    }
     let (current, old): (Vec<&Observed>, Vec<&Observed>) =
         observed.iter().partition(|unit| unit.generation == wanted.generation);
     let (kept, surplus) = keep(current, wanted.units);
@@ -97,7 +102,7 @@ fn keep(mut current: Vec<&Observed>, most: usize) -> (Vec<&Observed>, Vec<&Obser
         Phase::Up => 0,
         Phase::Trying => 1,
         Phase::Done => 2,
-        Phase::Ended => 3,
+        Phase::Ended | Phase::Unknown => 3,
     });
     let surplus = current.split_off(most.min(current.len()));
     (current, surplus)
@@ -125,7 +130,8 @@ mod tests {
         }
     }
 
-    /// `n`/`o` is a new or old unit that serves; `t` a new one trying, `d` done, `e` ended; `x` an old one ended.
+    /// `n`/`o` is a new or old unit that serves; `t` a new one trying, `d` done, `e` ended, `u` unknown; `x` an old one
+    /// ended.
     fn observed(picture: &str) -> Vec<Observed> {
         let unit = |(index, letter)| {
             let (generation, phase) = match letter {
@@ -133,6 +139,7 @@ mod tests {
                 't' => ("new", Phase::Trying),
                 'd' => ("new", Phase::Done),
                 'e' => ("new", Phase::Ended),
+                'u' => ("new", Phase::Unknown),
                 'o' => ("old", Phase::Up),
                 _ => ("old", Phase::Ended),
             };
@@ -155,7 +162,7 @@ mod tests {
         let rolling = wanted(2, 0, 1);
         let recreate = Wanted { kind: StrategyType::Recreate, ..wanted(2, 0, 1) };
         let exclusive = Wanted { exclusive: true, ..wanted(1, 0, 1) };
-        let table: [(&Wanted, &str, &str); 20] = [
+        let table: [(&Wanted, &str, &str); 23] = [
             (&rolling, "", "+ +"),
             (&rolling, "n", "+"),
             (&rolling, "nn", ""),
@@ -176,6 +183,9 @@ mod tests {
             (&recreate, "oon", "-o0 -o1"),
             (&recreate, "n", "+"),
             (&exclusive, "o", "-o0"),
+            (&rolling, "u", ""),
+            (&rolling, "ooue", ""),
+            (&wanted(0, 0, 1), "unn", ""),
         ];
         for (wanted, picture, expected) in table {
             assert_eq!(show(&plan(wanted, &observed(picture))), expected, "{picture} {wanted:?}");

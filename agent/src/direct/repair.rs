@@ -17,7 +17,7 @@ use super::{
     entry::Entry,
     plan::plan,
 };
-use crate::{manifest::Drift, runtime::process::UnitStatus, shim::Ended};
+use crate::{manifest::Drift, runtime::UnitStatus, shim::Ended};
 
 /// Between two looks for units that are not as they should be.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
@@ -80,6 +80,10 @@ impl Waits {
 /// Apps to be repaired whose units are not as their definition says, and that nobody is working on; and in which way, if
 /// that is drift at all: what was accepted and not carried out yet has not drifted.
 fn astray(direct: &Direct) -> BTreeMap<String, Option<&'static str>> {
+    if direct.inner.runtime.trouble().is_some() {
+        // What is missing may well be there.
+        return BTreeMap::new();
+    }
     let mut units: BTreeMap<String, Vec<UnitStatus>> = BTreeMap::new();
     for unit in direct.inner.runtime.list() {
         units.entry(unit.app.clone()).or_default().push(unit);

@@ -10,7 +10,7 @@ use towline_protocol::{
 };
 
 use super::{Direct, entry::Entry};
-use crate::{runtime::process::UnitStatus, shim::Status};
+use crate::{runtime::UnitStatus, shim::Status};
 
 impl Direct {
     /// All services, of `namespace` or of all namespaces, without those `ignored`, by id.

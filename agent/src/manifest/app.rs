@@ -10,15 +10,17 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use towline_protocol::Name;
 
 use super::{
+    container::{self, ContainerSpec},
     fields::{Field, Fields},
     quantity::{ByteSize, Span},
     rules, unsupported,
 };
+use crate::runtime::RuntimeKind;
 
-/// An app as the process runtime carries it out. Fields that it cannot honour are not here: they were refused.
+/// An app as a runtime carries it out. Fields that it cannot honour are not here: they were refused.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct AppSpec {
-    /// Program and first arguments; at least one.
+    /// Program and first arguments; at least one for a process, and in a container instead of the image's entry point.
     pub command: Vec<String>,
     /// Further arguments.
     pub args: Vec<String>,
@@ -46,6 +48,9 @@ pub struct AppSpec {
     pub strategy: Strategy,
     /// What is done about a unit that was lost behind our back.
     pub drift: Drift,
+    /// A unit is a container, if this is there; else a process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerSpec>,
 }
 
 /// When a unit that ended is started again.
@@ -208,24 +213,31 @@ const SIGNALS: [(&str, StopSignal); 8] = [
 ];
 
 /// Reads `spec`. What cannot be read is complained about and replaced by its default, so that reading goes on.
-pub(super) fn read(spec: &Field<'_>, in_bundle: bool) -> AppSpec {
+pub(super) fn read(spec: &Field<'_>, runtime: RuntimeKind, in_bundle: bool) -> AppSpec {
     let mut fields = spec.clone().required().fields();
-    unsupported::check(&mut fields, in_bundle);
+    let container = match runtime {
+        RuntimeKind::Process => {
+            unsupported::check(&mut fields, in_bundle);
+            None
+        }
+        RuntimeKind::Docker => Some(container::read(&mut fields, in_bundle)),
+    };
     let app = AppSpec {
-        command: command(&fields.get("command")),
+        command: command(&fields.get("command"), container.is_none()),
         args: fields.get("args").texts(),
         env: fields.get("env").text_map(),
         working_dir: fields.get("workingDir").text().map(PathBuf::from),
         user: fields.get("user").text(),
         umask: octal(&fields.get("umask"), 0o777).unwrap_or(0o022),
         units: fields.get("units").number(0..=1000_u32).unwrap_or(1),
-        restart: restart(fields.get("restart").fields()),
+        restart: restart(fields.get("restart").fields(), container.is_some()),
         stop: stop(fields.get("stop").fields()),
         ports: fields.get("ports").items().into_iter().filter_map(port).collect(),
         files: fields.get("files").items().into_iter().filter_map(file).collect(),
         logs: logs(fields.get("logs").fields()),
         strategy: strategy(fields.get("strategy").fields()),
         drift: drift_field(&fields.get("drift")),
+        container,
     };
     fields.finish();
     app
@@ -251,10 +263,10 @@ pub(crate) fn path_field(field: &Field<'_>) -> Option<PathBuf> {
     None
 }
 
-fn command(field: &Field<'_>) -> Vec<String> {
+fn command(field: &Field<'_>, required: bool) -> Vec<String> {
     let command = field.texts();
     let given = field.value().is_some() && !field.items().is_empty();
-    if !given || command.first().is_some_and(String::is_empty) {
+    if required && !given || command.first().is_some_and(String::is_empty) {
         field.refuse(
             "found no program, but the process runtime needs one: a list such as [/bin/sleep, \"10\"]",
         );
@@ -276,13 +288,20 @@ fn octal(field: &Field<'_>, most: u32) -> Option<u32> {
 /// Shortest wait before a restart.
 const LEAST_DELAY: std::time::Duration = std::time::Duration::from_millis(10);
 
-fn restart(mut fields: Fields<'_>) -> Restart {
+/// `by_engine`: its own delays hold, and cannot be told.
+fn restart(mut fields: Fields<'_>, by_engine: bool) -> Restart {
     let conditions =
         [("always", Condition::Always), ("on-failure", Condition::OnFailure), ("never", Condition::Never)];
     let condition = fields.get("condition").choice(&conditions).unwrap_or(Condition::Always);
     let first = fields.get("delay");
     let delay = first.parsed().unwrap_or_else(|| Span::from_secs(1));
     let most = fields.get("maxDelay");
+    for field in [&first, &most].into_iter().filter(|field| by_engine && field.value().is_some()) {
+        unsupported::refuse(
+            field,
+            "is unsupported by the docker runtime, whose engine has delays of its own",
+        );
+    }
     let max_delay = most.parsed().unwrap_or_else(|| Span::from_secs(60).max(delay));
     if delay.get() < LEAST_DELAY {
         first.refuse(format!("found {delay}, allowed is at least 10ms: a crash loop must not eat the host"));

@@ -9,11 +9,15 @@ fn app(spec: &str) -> String {
 }
 
 fn complaints(yaml: &str) -> Vec<String> {
-    parse("a.yaml", yaml.as_bytes()).unwrap_err().iter().map(ToString::to_string).collect()
+    parse(RuntimeKind::Process, "a.yaml", yaml.as_bytes())
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 fn one(yaml: &str) -> Manifest {
-    parse("a.yaml", yaml.as_bytes()).unwrap_or_else(|error| panic!("{error}")).remove(0)
+    parse(RuntimeKind::Process, "a.yaml", yaml.as_bytes()).unwrap_or_else(|error| panic!("{error}")).remove(0)
 }
 
 #[test]
@@ -196,9 +200,9 @@ fn an_alias_bomb_is_refused() {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
         bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
     }
-    assert!(parse("a.yaml", bomb.as_bytes()).is_err());
+    assert!(parse(RuntimeKind::Process, "a.yaml", bomb.as_bytes()).is_err());
     let deep = "[".repeat(100_000);
-    assert!(parse("a.yaml", deep.as_bytes()).is_err());
+    assert!(parse(RuntimeKind::Process, "a.yaml", deep.as_bytes()).is_err());
 }
 
 #[test]
@@ -206,7 +210,7 @@ fn hostile_bytes_are_refused() {
     for bytes in
         [&b"\xff\xfe\x00"[..], b"\0", b"- a\n- b\n", b"just text", b"apiVersion: {}\nkind: []\n", b"5"]
     {
-        assert!(parse("a.yaml", bytes).is_err(), "{bytes:?}");
+        assert!(parse(RuntimeKind::Process, "a.yaml", bytes).is_err(), "{bytes:?}");
         assert!(identify("a.yaml", bytes).is_err(), "{bytes:?}");
     }
 }
@@ -282,7 +286,7 @@ proptest! {
     #[test]
     fn anything_at_all_is_split_and_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         split(&bytes);
-        let _ = parse("x", &bytes);
+        let _ = parse(RuntimeKind::Process, "x", &bytes);
         let _ = identify("x", &bytes);
     }
 

@@ -7,7 +7,7 @@ use super::{
 };
 
 const NO_IMAGES: &str = "is unsupported by the process runtime, which runs programs of this host";
-const NOT_YET: &str = "is unsupported by this version of the process runtime";
+const NOT_YET: &str = "is unsupported by this version of the agent";
 const DOCKER_ONLY: &str = "is unsupported by the process runtime: it concerns docker alone";
 
 /// Asks for every such field and complains where one is set.
@@ -19,12 +19,7 @@ pub(super) fn check(fields: &mut Fields<'_>, in_bundle: bool) {
         &fields.get("mounts"),
         "is unsupported by the process runtime, which shares the host's file system",
     );
-    let depends_on = fields.get("dependsOn");
-    if in_bundle {
-        depends_on.texts();
-    } else {
-        empty_list(&depends_on, "is unsupported outside a bundle: it names resources of the same bundle");
-    }
+    depends_on(fields, in_bundle);
     hooks(fields.get("hooks").fields());
     resources(fields.get("resources").fields());
     docker(fields.get("docker").fields());
@@ -34,7 +29,17 @@ pub(super) fn check(fields: &mut Fields<'_>, in_bundle: bool) {
     }
 }
 
-fn refuse(field: &Field<'_>, why: &str) {
+/// What it names is checked with the whole bundle.
+pub(super) fn depends_on(fields: &mut Fields<'_>, in_bundle: bool) {
+    let depends_on = fields.get("dependsOn");
+    if in_bundle {
+        depends_on.texts();
+    } else {
+        empty_list(&depends_on, "is unsupported outside a bundle: it names resources of the same bundle");
+    }
+}
+
+pub(super) fn refuse(field: &Field<'_>, why: &str) {
     field.refuse(format!("found a value, but this field {why}; remove it"));
 }
 
@@ -50,7 +55,7 @@ fn empty_list(field: &Field<'_>, why: &str) {
     }
 }
 
-fn hooks(mut fields: Fields<'_>) {
+pub(super) fn hooks(mut fields: Fields<'_>) {
     for hook in ["preStart", "postStart", "preStop", "postStop"] {
         empty_list(&fields.get(hook), NOT_YET);
     }

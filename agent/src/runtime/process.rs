@@ -11,6 +11,7 @@
 //! ours and never touched. A shim that died takes its unit along: what it left is killed by mark, and the unit is
 //! shown as an error.
 
+mod as_runtime;
 mod error;
 mod files;
 mod launch;

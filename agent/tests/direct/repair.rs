@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
+use towline_agent::runtime::RuntimeKind;
 use towline_bus::CallContext;
 use towline_protocol::platform::{Definition, Service, ServiceStatus};
 
@@ -53,7 +54,10 @@ async fn units_without_a_definition_are_shown_and_can_be_taken_over_or_deleted()
     let runtime = bench.agent.direct().runtime();
     for name in ["one", "two"] {
         // As a call leaves them that was cut short before it stored what it did.
-        let manifest = towline_agent::manifest::parse("test", &yaml(name, &sleeper(""))).unwrap().remove(0);
+        let manifest =
+            towline_agent::manifest::parse(RuntimeKind::Process, "test", &yaml(name, &sleeper("")))
+                .unwrap()
+                .remove(0);
         let spec = towline_agent::runtime::process::UnitSpec {
             manifest: Arc::new(manifest),
             generation: "g".to_owned(),

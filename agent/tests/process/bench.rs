@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
 use towline_agent::{
     manifest::{self, Manifest},
+    runtime::RuntimeKind,
     runtime::process::{
         DEFAULT_PATH, LogQuery, ProcessConfig, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec,
         UnitStatus,
@@ -87,7 +88,11 @@ pub(crate) fn config(dir: &Path) -> ProcessConfig {
 
 pub(crate) fn app(spec: &str) -> Arc<Manifest> {
     let yaml = format!("apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n{spec}");
-    Arc::new(manifest::parse("test", yaml.as_bytes()).unwrap_or_else(|error| panic!("{error}")).remove(0))
+    Arc::new(
+        manifest::parse(RuntimeKind::Process, "test", yaml.as_bytes())
+            .unwrap_or_else(|error| panic!("{error}"))
+            .remove(0),
+    )
 }
 
 pub(crate) fn unit(spec: &str) -> UnitSpec {

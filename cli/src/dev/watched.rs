@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use towline_agent::manifest;
+use towline_agent::{manifest, runtime::RuntimeKind};
 
 use crate::failure::Failure;
 use crate::input::{Input, ReadInputError, Resource, Source, read_sources, resources};
@@ -76,7 +76,9 @@ fn load(path: Option<&Path>) -> Result<Vec<Resource>, Failure> {
         None => vec![Source { name: EXAMPLE_NAME.to_owned(), bytes: Bytes::from_static(EXAMPLE.as_bytes()) }],
     };
     let found = resources(&sources)?;
-    let refused = sources.iter().filter_map(|source| manifest::parse(&source.name, &source.bytes).err());
+    let refused = sources
+        .iter()
+        .filter_map(|source| manifest::parse(RuntimeKind::Process, &source.name, &source.bytes).err());
     let complaints: Vec<String> = refused.map(|errors| errors.to_string()).collect();
     if !complaints.is_empty() {
         return Err(ReadInputError::Malformed { complaints: complaints.join("\n") }.into());

@@ -43,7 +43,7 @@ impl Manager for Apps {
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        read_app_of_bundle(document).map(|_| Traits::default())
+        read_app_of_bundle(self.direct.runtime().kind(), document).map(|_| Traits::default())
     }
 
     fn provision(&self, work: Work) -> Vec<Step> {

@@ -59,6 +59,22 @@ pub enum RuntimeError {
         /// Why.
         reason: String,
     },
+    /// The runtime did not answer: what holds is not known, and nothing was done.
+    #[error("{runtime} does not answer: {reason}")]
+    Unknown {
+        /// What was asked.
+        runtime: String,
+        /// What came instead of an answer.
+        reason: String,
+    },
+    /// An engine refused.
+    #[error("{what}: {reason}")]
+    Engine {
+        /// What was tried.
+        what: String,
+        /// What it said.
+        reason: String,
+    },
     /// The system refused.
     #[error("{what}: {source}")]
     Io {

@@ -1,0 +1,235 @@
+//! What an `App` says that only a container engine can honour.
+
+use std::path::PathBuf;
+
+use super::{
+    fields::{Field, Fields},
+    quantity::{ByteSize, Span},
+    rules,
+};
+
+/// How units of an app are containers.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ContainerSpec {
+    /// The image, with a tag or digest; `:latest` was added where there was neither.
+    pub image: String,
+    /// The host to run on, by name or by selector; any when absent.
+    pub host: Option<String>,
+    /// What of the host is seen in the container.
+    pub mounts: Vec<MountSpec>,
+    /// How much a unit may use.
+    pub resources: Resources,
+    /// How the engine finds out whether a unit works.
+    pub health: Option<HealthSpec>,
+    /// When the image is fetched.
+    pub pull_policy: PullPolicy,
+    /// `bridge`, `host`, `none`, `container:<name>`, or a network of the engine.
+    pub network_mode: String,
+    /// All rights of the host.
+    pub privileged: bool,
+    /// `host` or `container:<name>`.
+    pub pid_mode: Option<String>,
+    /// `none`, `private`, `shareable`, `host` or `container:<name>`.
+    pub ipc_mode: Option<String>,
+}
+
+/// A part of the host that is seen in a container.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct MountSpec {
+    /// Absolute path on the host, or the name of a volume. One that ends in `/` is made when it is absent.
+    pub source: String,
+    /// Absolute path in the container.
+    pub target: PathBuf,
+    /// It cannot be written to from within.
+    pub read_only: bool,
+    /// What is mounted below it later is seen on the other side.
+    pub propagation: Propagation,
+}
+
+/// Whether later mounts are seen on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the words of mount(8)")]
+pub enum Propagation {
+    Private,
+    Rprivate,
+    Shared,
+    Rshared,
+    Slave,
+    Rslave,
+}
+
+/// How much a unit may use; nothing is limited where it does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Resources {
+    /// In thousandths of a processor.
+    pub cpu_milli: Option<u32>,
+    /// Memory.
+    pub memory: Option<ByteSize>,
+    /// Swap besides that memory.
+    pub swap: Option<ByteSize>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+/// A command that is run in a unit to find out whether it works.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct HealthSpec {
+    /// Its words; it works if the command ends with 0.
+    pub command: Vec<String>,
+    /// Between two looks.
+    pub interval: Span,
+    /// A look that takes longer has failed.
+    pub timeout: Span,
+    /// So many failures in a row, and it does not work.
+    pub retries: u32,
+    /// Failures in this time after a start do not count.
+    pub start_period: Span,
+}
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub enum PullPolicy {
+    /// Before each new unit.
+    Always,
+    /// When the engine does not have it.
+    IfNotPresent,
+    /// Never: it must be there.
+    Never,
+}
+
+const NOT_YET: &str = "is unsupported by this version of the docker runtime";
+
+/// Reads these fields, and complains about what the engine cannot honour.
+pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
+    let image = fields.get("image").required();
+    let refuse_set = |field: Field<'_>, why: &str| {
+        if field.value().is_some() {
+            super::unsupported::refuse(&field, why);
+        }
+    };
+    refuse_set(fields.get("umask"), "is unsupported by the docker runtime, whose engine knows none");
+    super::unsupported::depends_on(fields, in_bundle);
+    super::unsupported::hooks(fields.get("hooks").fields());
+    refuse_set(fields.get("host"), NOT_YET);
+    let mut docker = fields.get("docker").fields();
+    let policies = [
+        ("Always", PullPolicy::Always),
+        ("IfNotPresent", PullPolicy::IfNotPresent),
+        ("Never", PullPolicy::Never),
+    ];
+    let spec = ContainerSpec {
+        image: image.text().map_or_else(String::new, |text| tagged(&image, &text)),
+        host: None,
+        mounts: fields.get("mounts").items().into_iter().filter_map(mount).collect(),
+        resources: resources(fields.get("resources").fields()),
+        health: health(&fields.get("health")),
+        pull_policy: docker.get("pullPolicy").choice(&policies).unwrap_or(PullPolicy::IfNotPresent),
+        network_mode: docker.get("networkMode").text().unwrap_or_else(|| "bridge".to_owned()),
+        privileged: docker.get("privileged").boolean().unwrap_or(false),
+        pid_mode: docker.get("pidMode").text(),
+        ipc_mode: docker.get("ipcMode").text(),
+    };
+    docker.finish();
+    spec
+}
+
+/// With a tag: an engine asked for a name alone fetches every tag that there is.
+fn tagged(field: &Field<'_>, text: &str) -> String {
+    if text.is_empty() || text.chars().any(char::is_whitespace) {
+        field.refuse(format!("found {text:?}, allowed is an image such as busybox:1.35"));
+        return String::new();
+    }
+    let name = text.rsplit('/').next().unwrap_or(text);
+    if name.contains(':') || name.contains('@') { text.to_owned() } else { format!("{text}:latest") }
+}
+
+fn mount(field: Field<'_>) -> Option<MountSpec> {
+    let mut fields = field.required().fields();
+    let source = fields.get("source").required();
+    let target = super::path_field(&fields.get("target"));
+    let read_only = fields.get("readOnly").boolean().unwrap_or(false);
+    let words = [
+        ("private", Propagation::Private),
+        ("rprivate", Propagation::Rprivate),
+        ("shared", Propagation::Shared),
+        ("rshared", Propagation::Rshared),
+        ("slave", Propagation::Slave),
+        ("rslave", Propagation::Rslave),
+    ];
+    let propagation = fields.get("propagation").choice(&words).unwrap_or(Propagation::Rprivate);
+    fields.finish();
+    let text = source.text()?;
+    let path = text.trim_end_matches('/');
+    let is_path = path.starts_with('/') && rules::is_plain(path.as_ref());
+    let is_volume = !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    if !is_path && !is_volume {
+        source.refuse(format!(
+            "found {text:?}, allowed is an absolute path without . and .., or a volume's name"
+        ));
+        return None;
+    }
+    Some(MountSpec { source: text, target: target?, read_only, propagation })
+}
+
+fn resources(mut fields: Fields<'_>) -> Resources {
+    // An engine refuses less.
+    const LEAST: u64 = 6 << 20;
+    let memory = fields.get("memory");
+    let bytes: Option<ByteSize> = memory.parsed();
+    if let Some(found) = bytes.filter(|bytes| bytes.get() < LEAST) {
+        memory.refuse(format!("found {found}, allowed is at least {}", ByteSize::new(LEAST)));
+    }
+    let swap = fields.get("swap");
+    let swapped = swap.parsed();
+    if swapped.is_some() && bytes.is_none() {
+        swap.refuse("found a value without memory, allowed is swap besides memory");
+    }
+    let resources = Resources {
+        cpu_milli: cpu(&fields.get("cpu")),
+        memory: bytes,
+        swap: swapped,
+        pids: fields.get("pids").number(1..=4_194_304_u32),
+    };
+    fields.finish();
+    resources
+}
+
+/// Processors, as 2, 0.5 or "500m".
+fn cpu(field: &Field<'_>) -> Option<u32> {
+    let milli = field.decimal_milli()?;
+    let allowed = (10..=1_024_000).contains(&milli);
+    if !allowed {
+        field.refuse("found a number out of range, allowed are processors from 0.01 to 1024");
+    }
+    u32::try_from(milli).ok().filter(|_| allowed)
+}
+
+fn health(field: &Field<'_>) -> Option<HealthSpec> {
+    field.value()?;
+    let mut fields = field.fields();
+    for probe in ["tcp", "http"] {
+        let probe = fields.get(probe);
+        if probe.value().is_some() {
+            super::unsupported::refuse(&probe, NOT_YET);
+        }
+    }
+    let mut exec = fields.get("exec").required().fields();
+    let command = exec.get("command");
+    let words = command.texts();
+    if words.is_empty() {
+        command.refuse("found no program, allowed is a list such as [/bin/true]");
+    }
+    exec.finish();
+    let span = |field: Field<'_>, otherwise| field.parsed().unwrap_or_else(|| Span::from_secs(otherwise));
+    let spec = HealthSpec {
+        command: words,
+        interval: span(fields.get("interval"), 10),
+        timeout: span(fields.get("timeout"), 5),
+        retries: fields.get("retries").number(1..=1_000_u32).unwrap_or(3),
+        start_period: span(fields.get("startPeriod"), 0),
+    };
+    fields.finish();
+    Some(spec)
+}

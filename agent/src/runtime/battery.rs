@@ -1,0 +1,373 @@
+//! The battery: what every runtime does alike. For anyone who writes one.
+//!
+//! A case panics with what differs. Cases may run at the same time, each on a runtime of its own with a [`Place`] of its
+//! own; they leave no unit behind.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::{LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus};
+use crate::{
+    manifest,
+    shim::{Ended, LogStream, Status},
+};
+
+/// How long anything may take. No healthy machine gets there.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Where a runtime keeps its units: opened again, it finds them.
+pub trait Place: Send + Sync {
+    /// Opens the runtime, as an agent that starts does.
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>>;
+
+    /// Lines of `spec` that every app needs here: an image, where units are containers.
+    fn lines(&self) -> String;
+}
+
+/// A place, and the runtime that is open there.
+pub struct Stand<'a> {
+    place: &'a dyn Place,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl fmt::Debug for Stand<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stand").field("runtime", &self.runtime).finish_non_exhaustive()
+    }
+}
+
+type Run = for<'a> fn(&'a mut Stand<'_>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// One case.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    run: Run,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Case {
+    /// Runs the case, and removes what is left.
+    ///
+    /// # Panics
+    /// When the runtime does otherwise than all do.
+    pub async fn run(&self, place: &dyn Place) {
+        let mut stand = Stand { place, runtime: place.open().await };
+        (self.run)(&mut stand).await;
+        stand.runtime.delete_all().await.expect("what is left can be removed");
+        assert_eq!(stand.runtime.list(), Vec::new(), "{}: nothing is left", self.name);
+        stand.runtime.close().await;
+    }
+}
+
+macro_rules! cases {
+    ($($name:ident),+ $(,)?) => {
+        /// Every case.
+        pub const BATTERY: &[Case] = &[$(Case { name: stringify!($name), run: |stand| Box::pin($name(stand)) }),+];
+    };
+}
+
+cases! {
+    a_unit_starts_stops_starts_again_and_goes,
+    what_is_done_already_is_done_again,
+    what_there_is_not_is_not_found,
+    how_it_ended_is_told,
+    what_ends_is_started_again,
+    what_ignores_its_signal_is_killed,
+    what_cannot_start_leaves_nothing,
+    the_environment_is_as_declared,
+    files_are_there_before_it_starts,
+    ports_are_given_and_told,
+    lines_come_in_order,
+    a_tail_is_the_last_lines,
+    following_goes_on_and_joins_who_comes,
+    units_belong_to_their_app,
+    units_are_found_again,
+    what_falls_is_noticed,
+}
+
+impl Stand<'_> {
+    fn spec(&self, name: &str, script: &str, more: &str) -> UnitSpec {
+        let script = serde_json::to_string(script).expect("a text is JSON");
+        // The first process of a container ignores signals that it does not handle.
+        let stop = if more.contains("  stop:") { "" } else { "  stop: {gracePeriod: 1s}\n" };
+        let yaml = format!(
+            "apiVersion: towline/v1\nkind: App\nmetadata: {{name: {name}}}\nspec:\n{}  command: [/bin/sh, -c, {script}]\n{stop}{more}",
+            self.place.lines()
+        );
+        let read = manifest::parse(self.runtime.kind(), "battery", yaml.as_bytes());
+        let manifest = read.expect("the battery's own apps are in order").remove(0);
+        UnitSpec { manifest: Arc::new(manifest), generation: "g1".to_owned() }
+    }
+
+    async fn start(&self, script: &str, more: &str) -> UnitStatus {
+        self.runtime.start(&self.spec("web", script, more)).await.expect("it starts")
+    }
+
+    async fn look(&self, unit: &str) -> Option<UnitStatus> {
+        let units = self.runtime.observe("default/App/web").await.expect("the runtime answers");
+        units.into_iter().find(|status| status.unit == unit)
+    }
+
+    async fn until(&self, unit: &str, what: &str, holds: impl Fn(&UnitStatus) -> bool) -> UnitStatus {
+        let begun = Instant::now();
+        loop {
+            let seen = self.look(unit).await;
+            match seen {
+                Some(status) if holds(&status) => return status,
+                seen => assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}: {seen:?}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn query() -> LogQuery {
+        LogQuery { app: "default/App/web".to_owned(), ..LogQuery::default() }
+    }
+
+    /// The whole log, once it has so many lines.
+    async fn log(&self, count: usize) -> Vec<UnitLogLine> {
+        let begun = Instant::now();
+        loop {
+            let lines = all(self.runtime.logs(Self::query())).await;
+            if lines.len() >= count {
+                return lines;
+            }
+            assert!(begun.elapsed() < PATIENCE, "only {lines:?} was written");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn texts(&self, count: usize) -> Vec<String> {
+        self.log(count).await.into_iter().map(|line| line.line.text).collect()
+    }
+}
+
+async fn all(mut lines: tokio::sync::mpsc::Receiver<UnitLogLine>) -> Vec<UnitLogLine> {
+    let mut found = Vec::new();
+    let read = async {
+        while let Some(line) = lines.recv().await {
+            found.push(line);
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("the log ends");
+    found
+}
+
+async fn a_unit_starts_stops_starts_again_and_goes(stand: &mut Stand<'_>) {
+    let started = stand.start("exec sleep 1000", "").await;
+    assert_eq!(started.state.status, Status::Started, "{started:?}");
+    assert!(started.state.pid.is_some_and(|pid| pid > 0), "{started:?}");
+    assert_eq!(stand.look(&started.unit).await.map(|seen| seen.state.pid), Some(started.state.pid));
+    stand.runtime.stop(&started.unit).await.expect("it stops");
+    let stopped = stand.look(&started.unit).await.expect("a stopped unit is still there");
+    assert_eq!((stopped.state.status, stopped.state.pid), (Status::Stopped, None));
+    let again = stand.runtime.start_again(&started.unit).await.expect("it starts again");
+    assert_eq!((again.state.status, &again.unit), (Status::Started, &started.unit));
+    assert_ne!(again.state.pid, started.state.pid);
+    stand.runtime.delete(&started.unit).await.expect("it goes");
+    assert_eq!(stand.look(&started.unit).await, None);
+}
+
+async fn what_is_done_already_is_done_again(stand: &mut Stand<'_>) {
+    let started = stand.start("exec sleep 1000", "").await;
+    let same = stand.runtime.start_again(&started.unit).await.expect("what runs may be started");
+    assert_eq!(same.state.pid, started.state.pid, "and stays as it is");
+    for _ in 0..2 {
+        stand.runtime.stop(&started.unit).await.expect("what has stopped may be stopped");
+    }
+}
+
+async fn what_there_is_not_is_not_found(stand: &mut Stand<'_>) {
+    let runtime = &stand.runtime;
+    let is_missing =
+        |error: &RuntimeError| matches!(error, RuntimeError::NotFound { unit } if unit == "web-0");
+    assert!(runtime.start_again("web-0").await.is_err_and(|error| is_missing(&error)));
+    assert!(runtime.stop("web-0").await.is_err_and(|error| is_missing(&error)));
+    assert!(runtime.delete("web-0").await.is_err_and(|error| is_missing(&error)));
+    let started = stand.start("exec sleep 1000", "").await;
+    stand.runtime.delete(&started.unit).await.expect("it goes");
+    let again = stand.runtime.delete(&started.unit).await;
+    assert!(matches!(again, Err(RuntimeError::NotFound { .. })), "{again:?}");
+    assert!(
+        stand.runtime.falls_within("web-0", Duration::from_secs(1)).await,
+        "what is not there has fallen"
+    );
+}
+
+async fn how_it_ended_is_told(stand: &mut Stand<'_>) {
+    let failed = stand.start("exit 3", "  restart: {condition: never}\n").await;
+    let ended = stand.until(&failed.unit, "its end", |status| status.state.final_state).await;
+    assert_eq!((ended.state.status, ended.state.last_end), (Status::Error, Some(Ended::Exited(3))));
+    assert_eq!(ended.state.reason.as_deref(), Some("exited with status 3"));
+    let done = stand.start("exit 0", "  restart: {condition: on-failure}\n").await;
+    let ended = stand.until(&done.unit, "its end", |status| status.state.final_state).await;
+    assert_eq!((ended.state.status, ended.state.last_end), (Status::Stopped, Some(Ended::Exited(0))));
+    assert_eq!(ended.state.reason.as_deref(), Some("exited with status 0"));
+}
+
+async fn what_ends_is_started_again(stand: &mut Stand<'_>) {
+    let looping = stand.start("sleep 0.1; exit 4", "").await;
+    let crash = |status: &UnitStatus| {
+        status.state.restarts >= 2
+            && status.state.reason.as_deref().is_some_and(|reason| reason.contains("exited with status 4"))
+    };
+    let seen = stand.until(&looping.unit, "a restart that says why", crash).await;
+    assert_eq!(seen.state.status, Status::Error);
+    assert!(!seen.state.final_state, "it goes on: {seen:?}");
+    stand.runtime.stop(&looping.unit).await.expect("what loops can be stopped");
+    let stopped = stand.look(&looping.unit).await.expect("a stopped unit is still there");
+    assert_eq!(stopped.state.status, Status::Stopped, "{stopped:?}");
+}
+
+async fn what_ignores_its_signal_is_killed(stand: &mut Stand<'_>) {
+    let script = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    let deaf = stand.start(script, "  stop: {gracePeriod: 1s}\n").await;
+    stand.log(1).await;
+    stand.runtime.stop(&deaf.unit).await.expect("it is killed");
+    assert_eq!(stand.look(&deaf.unit).await.map(|seen| seen.state.pid), Some(None));
+    let script = "trap 'echo told; exit 0' USR1; echo ready; while :; do sleep 0.1; done";
+    let polite = stand.start(script, "  stop: {signal: SIGUSR1, gracePeriod: 50s}\n").await;
+    stand.log(2).await;
+    stand.runtime.stop(&polite.unit).await.expect("it goes when it is told");
+    assert!(stand.texts(3).await.contains(&"told".to_owned()));
+}
+
+async fn what_cannot_start_leaves_nothing(stand: &mut Stand<'_>) {
+    let mut spec = stand.spec("web", "", "");
+    let mut manifest = (*spec.manifest).clone();
+    manifest.spec.command = vec!["/no/such/program".to_owned()];
+    spec.manifest = Arc::new(manifest);
+    let error = stand.runtime.start(&spec).await.expect_err("there is no such program");
+    assert!(error.to_string().contains("/no/such/program"), "{error}");
+    assert_eq!(stand.runtime.observe("default/App/web").await.expect("the runtime answers"), Vec::new());
+}
+
+async fn the_environment_is_as_declared(stand: &mut Stand<'_>) {
+    let script =
+        "echo $GREETING; echo $TOWLINE_UNIT; echo $TOWLINE_APP; echo $PORT_HTTP; pwd; exec sleep 1000";
+    let more = "  env: {GREETING: h\u{e4}llo}\n  workingDir: /tmp\n  ports: [{name: http, port: 8080}]\n";
+    let unit = stand.start(script, more).await;
+    let [greeting, name, app, port, dir] = <[String; 5]>::try_from(stand.texts(5).await).expect("five lines");
+    assert_eq!((greeting.as_str(), dir.as_str()), ("h\u{e4}llo", "/tmp"));
+    assert_eq!((&name, app.as_str()), (&unit.unit, "default/App/web"));
+    let told: u16 = port.parse().expect("a port is a number");
+    let given = unit.ports.first().expect("it has a port");
+    let expected = if stand.runtime.kind() == RuntimeKind::Process { given.host_port } else { 8080 };
+    assert_eq!(told, expected, "where it is to listen");
+}
+
+async fn files_are_there_before_it_starts(stand: &mut Stand<'_>) {
+    let script =
+        "cat conf/a.txt; echo; stat -c %a conf/a.txt conf/b.bin; wc -c < conf/b.bin; exec sleep 1000";
+    let more =
+        "  files: [{path: conf/a.txt, content: one}, {path: conf/b.bin, base64: AAEC/w==, mode: \"0640\"}]\n";
+    stand.start(script, more).await;
+    assert_eq!(stand.texts(4).await, ["one", "600", "640", "4"]);
+}
+
+async fn ports_are_given_and_told(stand: &mut Stand<'_>) {
+    let more = "  ports: [{name: http, port: 8080}, {name: admin, port: 8081}]\n";
+    let (first, second) =
+        (stand.start("exec sleep 1000", more).await, stand.start("exec sleep 1000", more).await);
+    let mut taken: Vec<u16> = first.ports.iter().chain(&second.ports).map(|port| port.host_port).collect();
+    assert_eq!(taken.len(), 4, "{first:?} {second:?}");
+    taken.sort_unstable();
+    taken.dedup();
+    assert_eq!(taken.len(), 4, "each has ports of its own: {first:?} {second:?}");
+    let port = taken.first().copied().expect("four ports");
+    let fixed = format!("  ports: [{{name: http, port: 8080, hostPort: {port}}}]\n");
+    stand.runtime.delete_all().await.expect("they go");
+    let unit = stand.start("exec sleep 1000", &fixed).await;
+    assert_eq!(unit.ports.first().map(|found| (found.host_port, found.fixed)), Some((port, true)));
+    let refused = stand.runtime.start(&stand.spec("other", "exec sleep 1000", &fixed)).await;
+    let error = refused.expect_err("the port is taken").to_string();
+    assert!(error.contains(&port.to_string()), "{error}");
+    assert_eq!(stand.runtime.units_of("default/App/other"), Vec::new(), "nothing is left of it");
+}
+
+async fn lines_come_in_order(stand: &mut Stand<'_>) {
+    let script =
+        "for i in 1 2 3 4 5 6 7 8 9; do echo line $i; sleep 0.02; done; echo bad >&2; exec sleep 1000";
+    stand.start(script, "").await;
+    let log = stand.log(10).await;
+    let out: Vec<&str> = log
+        .iter()
+        .filter(|line| line.line.stream == LogStream::Stdout)
+        .map(|line| line.line.text.as_str())
+        .collect();
+    let expected: Vec<String> = (1..10).map(|number| format!("line {number}")).collect();
+    assert_eq!(out, expected);
+    assert!(log.iter().any(|line| line.line.stream == LogStream::Stderr && line.line.text == "bad"));
+    assert!(log.is_sorted_by_key(|line| line.line.time), "{log:?}");
+    let since = log.get(4).map(|line| line.line.time);
+    let later = all(stand.runtime.logs(LogQuery { since, ..Stand::query() })).await;
+    assert!(later.iter().all(|line| Some(line.line.time) >= since) && later.len() < log.len(), "{later:?}");
+}
+
+async fn a_tail_is_the_last_lines(stand: &mut Stand<'_>) {
+    stand.start("for i in 1 2 3 4 5 6 7 8 9; do echo line $i; done; exec sleep 1000", "").await;
+    stand.log(9).await;
+    for (tail, expected) in [(0, &[][..]), (2, &["line 8", "line 9"][..])] {
+        let lines = all(stand.runtime.logs(LogQuery { tail: Some(tail), ..Stand::query() })).await;
+        let texts: Vec<&str> = lines.iter().map(|line| line.line.text.as_str()).collect();
+        assert_eq!(texts, expected);
+    }
+}
+
+async fn following_goes_on_and_joins_who_comes(stand: &mut Stand<'_>) {
+    let first = stand.start("echo one; exec sleep 1000", "").await;
+    let mut lines = stand.runtime.logs(LogQuery { follow: true, ..Stand::query() });
+    let mut next = async || {
+        let line = tokio::time::timeout(PATIENCE, lines.recv()).await.expect("a line comes");
+        line.map(|line| (line.unit, line.line.text)).expect("the log goes on")
+    };
+    assert_eq!(next().await, (first.unit, "one".to_owned()));
+    let second = stand.start("echo two; exec sleep 1000", "").await;
+    assert_eq!(next().await, (second.unit, "two".to_owned()));
+}
+
+async fn units_belong_to_their_app(stand: &mut Stand<'_>) {
+    let web = stand.start("exec sleep 1000", "").await;
+    let other = stand.runtime.start(&stand.spec("other", "exec sleep 1000", "")).await.expect("it starts");
+    let ids = |units: Vec<UnitStatus>| units.into_iter().map(|unit| unit.unit).collect::<Vec<_>>();
+    assert_eq!(ids(stand.runtime.units_of("default/App/web")), [web.unit.clone()]);
+    let observed = stand.runtime.observe("default/App/other").await.expect("the runtime answers");
+    assert_eq!(ids(observed), [other.unit.clone()]);
+    let mut both = [web.unit, other.unit];
+    both.sort();
+    assert_eq!(ids(stand.runtime.list()), both);
+}
+
+async fn units_are_found_again(stand: &mut Stand<'_>) {
+    let running = stand.start("echo before; exec sleep 1000", "").await;
+    let ended = stand.start("exit 5", "  restart: {condition: never}\n").await;
+    stand.until(&ended.unit, "its end", |status| status.state.final_state).await;
+    stand.log(1).await;
+    stand.runtime.close().await;
+    stand.runtime = stand.place.open().await;
+    let found = stand.look(&running.unit).await.expect("it is found again");
+    assert_eq!((found.state.pid, &found.generation), (running.state.pid, &running.generation));
+    assert_eq!(found.created, running.created);
+    let found = stand.look(&ended.unit).await.expect("what has ended is found again");
+    assert_eq!(found.state.last_end, Some(Ended::Exited(5)), "and how it ended");
+    assert_eq!(stand.texts(1).await, ["before"], "and its log");
+}
+
+async fn what_falls_is_noticed(stand: &mut Stand<'_>) {
+    let lasting = stand.start("exec sleep 1000", "").await;
+    assert!(!stand.runtime.falls_within(&lasting.unit, Duration::from_millis(200)).await);
+    let brief = stand.start("sleep 1; exit 1", "  restart: {condition: never}\n").await;
+    assert!(stand.runtime.falls_within(&brief.unit, PATIENCE).await);
+}

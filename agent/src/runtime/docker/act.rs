@@ -1,0 +1,170 @@
+//! Making, starting, stopping and removing containers.
+
+use std::time::Duration;
+
+use bollard::{
+    Docker,
+    errors::Error,
+    query_parameters::{
+        CreateContainerOptions, CreateImageOptions, RemoveContainerOptions, StartContainerOptions,
+        StopContainerOptions,
+    },
+};
+use futures::TryStreamExt as _;
+use jiff::Timestamp;
+
+use super::{
+    DockerRuntime,
+    engine::{PULL, QUICK, Refusal},
+    labels::Label,
+    request,
+};
+use crate::{
+    manifest::{ContainerSpec, PullPolicy},
+    runtime::{RuntimeError, UnitSpec, UnitStatus},
+};
+
+/// How long the engine may take beyond the grace period to kill what is left.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// Between two looks whether a container that is being removed has gone.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Names that are tried: another container may have one of eight random digits, but not several.
+const NAMES: usize = 3;
+
+impl DockerRuntime {
+    /// Makes a container with its files, and starts it.
+    ///
+    /// # Errors
+    /// Why it does not run. Nothing is left of it then, if the engine lets it be removed.
+    pub(super) async fn create_and_start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
+        let container = spec.manifest.spec.container.as_ref().ok_or_else(|| RuntimeError::NotStarted {
+            reason: "its definition was read for another runtime".to_owned(),
+        })?;
+        self.provide_image(container).await?;
+        let id = self.create(spec, container).await?;
+        let started = async {
+            self.write_files(spec, &id).await?;
+            self.start_container(&id).await?;
+            let status = self.inspect(&id).await?;
+            status.ok_or_else(|| RuntimeError::NotStarted {
+                reason: "it was removed as soon as it had been made".to_owned(),
+            })
+        };
+        match started.await {
+            Ok(status) => Ok(status),
+            Err(error) => {
+                // The first error is the one worth telling; what cannot be removed is found by its labels.
+                if let Err(second) = self.remove_container(&id).await {
+                    tracing::warn!(container = id, error = %second, "a container that did not start cannot be removed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn create(&self, spec: &UnitSpec, container: &ContainerSpec) -> Result<String, RuntimeError> {
+        let mut last = None;
+        for _ in 0..NAMES {
+            let random = uuid::Uuid::new_v4().simple().to_string();
+            let unit = format!("{}-{}", spec.manifest.name, random.get(..8).unwrap_or(&random));
+            let label = Label::new(unit.clone(), spec, Timestamp::now());
+            let body = request::container(&spec.manifest.spec, container, &label, &self.inner.instance);
+            let options = CreateContainerOptions { name: Some(unit), ..CreateContainerOptions::default() };
+            let question = async |client: Docker| client.create_container(Some(options), body).await;
+            match self.inner.engine.ask(QUICK, question).await {
+                Ok(created) => return Ok(created.id),
+                Err(Refusal::Said { status: 409, message }) => last = Some(message),
+                Err(refusal) => return Err(refusal.of("cannot create a container")),
+            }
+        }
+        let reason = last.unwrap_or_default();
+        Err(RuntimeError::Engine { what: "cannot create a container".to_owned(), reason })
+    }
+
+    /// Starts a container that exists; one that runs stays as it is.
+    pub(super) async fn start_container(&self, container: &str) -> Result<(), RuntimeError> {
+        let question =
+            async |client: Docker| client.start_container(container, None::<StartContainerOptions>).await;
+        match self.inner.engine.ask(QUICK, question).await {
+            Ok(()) | Err(Refusal::Said { status: 304, .. }) => Ok(()),
+            Err(Refusal::Said { message: reason, .. } | Refusal::NotFound(reason)) => {
+                Err(RuntimeError::NotStarted { reason })
+            }
+            Err(refusal) => Err(refusal.of("cannot start a container")),
+        }
+    }
+
+    /// Stops a container, by its own signal and within its own time; what has ended or gone stays so.
+    pub(super) async fn stop_container(&self, container: &str) -> Result<(), RuntimeError> {
+        let grace = self.grace(container).await?;
+        let question =
+            async |client: Docker| client.stop_container(container, None::<StopContainerOptions>).await;
+        match self.inner.engine.ask(grace + SLACK, question).await {
+            Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => Ok(()),
+            Err(refusal) => Err(refusal.of("cannot stop a container")),
+        }
+    }
+
+    /// How long it may take to end.
+    async fn grace(&self, container: &str) -> Result<Duration, RuntimeError> {
+        let question = async |client: Docker| client.inspect_container(container, None).await;
+        match self.inner.engine.ask(QUICK, question).await {
+            Ok(found) => {
+                let seconds = found.config.and_then(|config| config.stop_timeout).unwrap_or(10);
+                Ok(Duration::from_secs(seconds.try_into().unwrap_or(0)))
+            }
+            Err(Refusal::NotFound(_)) => Ok(Duration::ZERO),
+            Err(refusal) => Err(refusal.of("cannot look at a container")),
+        }
+    }
+
+    /// Removes a container with its unnamed volumes, and waits until it has gone.
+    pub(super) async fn remove_container(&self, container: &str) -> Result<(), RuntimeError> {
+        let options = RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() };
+        let question = async |client: Docker| client.remove_container(container, Some(options)).await;
+        match self.inner.engine.ask(QUICK, question).await {
+            // 409: somebody removes it already.
+            Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => {}
+            Err(refusal) => return Err(refusal.of("cannot remove a container")),
+        }
+        let gone = async {
+            while self.inspect(container).await?.is_some() {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(QUICK, gone).await.unwrap_or_else(|_| {
+            Err(RuntimeError::NotStopped {
+                unit: container.to_owned(),
+                reason: "the engine does not come to an end with removing it".to_owned(),
+            })
+        })
+    }
+
+    /// Sees to it that the engine has the image.
+    async fn provide_image(&self, container: &ContainerSpec) -> Result<(), RuntimeError> {
+        let image = container.image.as_str();
+        if container.pull_policy != PullPolicy::Always {
+            match self.inner.engine.ask(QUICK, async |client| client.inspect_image(image).await).await {
+                Ok(_) => return Ok(()),
+                Err(Refusal::NotFound(_)) if container.pull_policy == PullPolicy::IfNotPresent => {}
+                Err(refusal) => return Err(refusal.of(format!("image {image}"))),
+            }
+        }
+        let options =
+            CreateImageOptions { from_image: Some(image.to_owned()), ..CreateImageOptions::default() };
+        let pull = async |client: Docker| {
+            let mut progress = client.create_image(Some(options), None, None);
+            while let Some(step) = progress.try_next().await? {
+                if let Some(error) = step.error_detail.and_then(|detail| detail.message) {
+                    return Err(Error::DockerStreamError { error });
+                }
+            }
+            Ok(())
+        };
+        let pulled = self.inner.engine.ask(PULL, pull).await;
+        pulled.map_err(|refusal| refusal.of(format!("cannot pull image {image}")))
+    }
+}

@@ -1,0 +1,122 @@
+//! What makes a container ours, and says what it is. Pure.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{manifest::Protocol, runtime::UnitSpec};
+
+/// The instance.
+pub(super) const INSTANCE: &str = "dev.towline.instance";
+/// The app: `namespace/App/name`.
+pub(super) const APP: &str = "dev.towline.app";
+/// The unit; also the container's name.
+pub(super) const UNIT: &str = "dev.towline.unit";
+/// Digest of the definition that it was made from.
+pub(super) const GENERATION: &str = "dev.towline.generation";
+/// When it was made.
+const CREATED: &str = "dev.towline.created";
+/// Its declared ports, as JSON.
+const PORTS: &str = "dev.towline.ports";
+
+/// A port as declared; which port of the host it got, the engine tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Port {
+    pub(super) name: String,
+    pub(super) port: u16,
+    pub(super) protocol: Protocol,
+    pub(super) fixed: bool,
+}
+
+/// What the labels say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Label {
+    pub(super) unit: String,
+    pub(super) app: String,
+    pub(super) generation: String,
+    pub(super) created: Timestamp,
+    pub(super) ports: Vec<Port>,
+}
+
+impl Label {
+    /// Of a new unit.
+    pub(super) fn new(unit: String, spec: &UnitSpec, created: Timestamp) -> Self {
+        let ports = spec.manifest.spec.ports.iter().map(|port| Port {
+            name: port.name.to_string(),
+            port: port.port,
+            protocol: port.protocol,
+            fixed: port.host_port != 0,
+        });
+        Self {
+            unit,
+            app: spec.manifest.id.clone(),
+            generation: spec.generation.clone(),
+            created,
+            ports: ports.collect(),
+        }
+    }
+
+    /// As the engine keeps it.
+    pub(super) fn write(&self, instance: &str) -> HashMap<String, String> {
+        let ports = serde_json::to_string(&self.ports).expect("names and numbers are JSON");
+        HashMap::from(
+            [
+                (INSTANCE, instance),
+                (APP, &self.app),
+                (UNIT, &self.unit),
+                (GENERATION, &self.generation),
+                (CREATED, &self.created.to_string()),
+                (PORTS, &ports),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        )
+    }
+
+    /// Reads it back; none of what is not ours, or was not made by us.
+    pub(super) fn read(labels: &HashMap<String, String>, instance: &str) -> Option<Self> {
+        let text = |name| labels.get(name).cloned();
+        if labels.get(INSTANCE).map(String::as_str) != Some(instance) {
+            return None;
+        }
+        Some(Self {
+            unit: text(UNIT)?,
+            app: text(APP)?,
+            generation: text(GENERATION)?,
+            created: labels.get(CREATED)?.parse().ok()?,
+            ports: serde_json::from_str(labels.get(PORTS)?).ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn label() -> Label {
+        let port = Port { name: "http".to_owned(), port: 80, protocol: Protocol::Tcp, fixed: true };
+        Label {
+            unit: "web-1a2b3c4d".to_owned(),
+            app: "default/App/web".to_owned(),
+            generation: "0123456789abcdef".to_owned(),
+            created: Timestamp::UNIX_EPOCH,
+            ports: vec![port],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        assert_eq!(Label::read(&label().write("default/shop-7"), "default/shop-7"), Some(label()));
+    }
+
+    #[test]
+    fn of_another_instance_or_with_a_part_missing_it_is_not_ours() {
+        let written = label().write("default/shop-7");
+        assert_eq!(Label::read(&written, "default/shop-8"), None);
+        for missing in written.keys() {
+            let mut labels = written.clone();
+            labels.remove(missing);
+            assert_eq!(Label::read(&labels, "default/shop-7"), None, "without {missing}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The log of an app: its containers' logs, in order within each.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use bollard::{container::LogOutput, query_parameters::LogsOptions};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::DockerRuntime;
+use crate::{
+    runtime::{LogQuery, UnitLogLine},
+    shim::{LogLine, LogStream},
+};
+
+/// Lines that wait for a slow reader.
+pub(super) const QUEUE: usize = 256;
+
+/// Most lines that `tail` may ask for: they are held in memory.
+const TAIL_MAX: usize = 10_000;
+
+/// Between two looks for units that have joined.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Sends the lines of `query` until there are no more, nobody listens, or `stopping` says so.
+pub(super) async fn run(
+    runtime: DockerRuntime,
+    query: LogQuery,
+    sender: mpsc::Sender<UnitLogLine>,
+    stopping: CancellationToken,
+) {
+    let listening = sender.clone();
+    tokio::select! {
+        () = async {
+            if query.follow { follow(runtime, query, sender).await } else { all(runtime, query, sender).await }
+        } => {}
+        () = listening.closed() => {}
+        () = stopping.cancelled() => {}
+    }
+}
+
+/// What is there, merged by time.
+async fn all(runtime: DockerRuntime, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
+    let mut heads = Vec::new();
+    for (unit, container) in containers(&runtime, &query) {
+        let (lines, receiver) = mpsc::channel(QUEUE);
+        let (runtime, query) = (runtime.clone(), query.clone());
+        heads.push(Head { next: None, receiver });
+        runtime.inner.tasks.clone().spawn("docker-log", async move {
+            read(&runtime, &query, &unit, &container, &lines).await;
+        });
+    }
+    let mut last = query.tail.map(|most| (VecDeque::new(), most.min(TAIL_MAX)));
+    while let Some(line) = earliest(&mut heads).await {
+        match &mut last {
+            Some((lines, most)) => {
+                lines.push_back(line);
+                if lines.len() > *most {
+                    lines.pop_front();
+                }
+            }
+            None if sender.send(line).await.is_err() => return,
+            None => {}
+        }
+    }
+    for line in last.into_iter().flat_map(|(lines, _)| lines) {
+        if sender.send(line).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One unit's lines, and the next of them.
+struct Head {
+    next: Option<UnitLogLine>,
+    receiver: mpsc::Receiver<UnitLogLine>,
+}
+
+/// The earliest line of all that come next.
+async fn earliest(heads: &mut Vec<Head>) -> Option<UnitLogLine> {
+    for head in heads.iter_mut().filter(|head| head.next.is_none()) {
+        head.next = head.receiver.recv().await;
+    }
+    heads.retain(|head| head.next.is_some());
+    let first = heads.iter_mut().min_by_key(|head| head.next.as_ref().map(|line| line.line.time))?;
+    first.next.take()
+}
+
+/// What is there and what comes, as it comes; units that join later, too.
+async fn follow(runtime: DockerRuntime, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
+    let mut readers = JoinSet::new();
+    let mut read_already = BTreeSet::new();
+    loop {
+        for (unit, container) in containers(&runtime, &query) {
+            if read_already.insert(container.clone()) {
+                let (runtime, query, sender) = (runtime.clone(), query.clone(), sender.clone());
+                readers.spawn(async move { read(&runtime, &query, &unit, &container, &sender).await });
+            }
+        }
+        tokio::time::sleep(POLL).await;
+        while readers.try_join_next().is_some() {}
+    }
+}
+
+fn containers(runtime: &DockerRuntime, query: &LogQuery) -> Vec<(String, String)> {
+    let wanted = |unit: &String| query.unit.as_ref().is_none_or(|only| only == unit);
+    let known = runtime.known();
+    known
+        .units
+        .iter()
+        .filter(|(unit, seen)| seen.status.app == query.app && wanted(unit))
+        .map(|(unit, seen)| (unit.clone(), seen.container.clone()))
+        .collect()
+}
+
+async fn read(
+    runtime: &DockerRuntime,
+    query: &LogQuery,
+    unit: &str,
+    container: &str,
+    lines: &mpsc::Sender<UnitLogLine>,
+) {
+    let Ok(client) = runtime.inner.engine.client().await else { return };
+    // The engine takes whole seconds; the rest is left out here.
+    let since = query.since.map_or(0, |since| i32::try_from(since.as_second()).unwrap_or(i32::MAX));
+    let options = LogsOptions {
+        follow: query.follow,
+        stdout: true,
+        stderr: true,
+        since,
+        timestamps: true,
+        tail: query.tail.map_or_else(|| "all".to_owned(), |tail| tail.min(TAIL_MAX).to_string()),
+        ..LogsOptions::default()
+    };
+    let mut outputs = client.logs(container, Some(options));
+    while let Some(Ok(output)) = outputs.next().await {
+        let Some(line) = line(output).filter(|line| query.since.is_none_or(|since| line.time >= since))
+        else {
+            continue;
+        };
+        if lines.send(UnitLogLine { unit: unit.to_owned(), line }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A line, from a time, a space, and what was written.
+fn line(output: LogOutput) -> Option<LogLine> {
+    let (stream, bytes): (LogStream, Bytes) = match output {
+        LogOutput::StdErr { message } => (LogStream::Stderr, message),
+        LogOutput::StdOut { message } | LogOutput::Console { message } => (LogStream::Stdout, message),
+        LogOutput::StdIn { .. } => return None,
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let (time, text) = text.split_once(' ')?;
+    let time: Timestamp = time.parse().ok()?;
+    let whole = text.strip_suffix('\n');
+    Some(LogLine { time, stream, text: whole.unwrap_or(text).to_owned(), partial: whole.is_none() })
+}

@@ -1,0 +1,159 @@
+//! Finding out how things stand, and hearing when they change.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use bollard::{
+    models::ContainerSummary,
+    query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions},
+};
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DockerRuntime, Seen,
+    engine::{QUICK, Refusal},
+    labels, view,
+};
+use crate::runtime::{RuntimeError, UnitStatus};
+
+/// Between two looks although no event came: for what was missed.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Between two tries to hear an engine that does not answer.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Closer looks at the same time.
+const AT_ONCE: usize = 8;
+
+/// Looks at each event, and every now and then, until the agent ends.
+pub(super) async fn watch(runtime: DockerRuntime, stopping: CancellationToken) {
+    while !stopping.is_cancelled() {
+        let listened = stopping.run_until_cancelled(listen(&runtime)).await;
+        if let Some(Err(refusal)) = listened {
+            runtime.note_trouble(&refusal.of("listening to the engine"));
+        }
+        stopping.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
+    }
+}
+
+async fn listen(runtime: &DockerRuntime) -> Result<(), Refusal> {
+    let client = runtime.inner.engine.client().await?;
+    let filters = HashMap::from([
+        ("type".to_owned(), vec!["container".to_owned()]),
+        ("label".to_owned(), vec![runtime.label_filter()]),
+    ]);
+    let mut events =
+        client.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() }));
+    loop {
+        // What happened before we listened, and what goes without an event.
+        if runtime.look(None).await.is_err() {
+            return Ok(());
+        }
+        loop {
+            match tokio::time::timeout(EVERY, events.next()).await {
+                Err(_) => break,
+                Ok(None) => return Err(Refusal::Silent("it ended its events".to_owned())),
+                Ok(Some(event)) => {
+                    let actor = event.map_err(Refusal::from)?.actor.unwrap_or_default();
+                    let id = actor.id.unwrap_or_default();
+                    if runtime.inspect(&id).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl DockerRuntime {
+    fn label_filter(&self) -> String {
+        format!("{}={}", labels::INSTANCE, self.inner.instance)
+    }
+
+    /// Looks at all units, or at those of one app: one call, and one for each that changed.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unknown`] when the engine does not answer for all.
+    pub(super) async fn look(&self, app: Option<&str>) -> Result<(), RuntimeError> {
+        let _looking = self.inner.looking.lock().await;
+        let looked = self.look_now(app).await;
+        match &looked {
+            Ok(()) => self.learn(|known| known.trouble = None),
+            Err(error) => self.note_trouble(error),
+        }
+        looked
+    }
+
+    async fn look_now(&self, app: Option<&str>) -> Result<(), RuntimeError> {
+        let mut wanted = vec![self.label_filter()];
+        wanted.extend(app.map(|app| format!("{}={app}", labels::APP)));
+        let filters = Some(HashMap::from([("label".to_owned(), wanted)]));
+        let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
+        let listed = self.inner.engine.ask(QUICK, async |client| client.list_containers(Some(options)).await);
+        let listed = listed.await.map_err(|refusal| refusal.of("cannot list containers"))?;
+        let marks: BTreeMap<String, String> = listed.iter().filter_map(marked).collect();
+        let changed: Vec<(String, String)> = {
+            let known = self.known();
+            let same: HashMap<&str, &str> =
+                known.units.values().map(|seen| (seen.container.as_str(), seen.mark.as_str())).collect();
+            let is_new = |(id, mark): &(&String, &String)| same.get(id.as_str()) != Some(&mark.as_str());
+            marks.iter().filter(is_new).map(|(id, mark)| (id.clone(), mark.clone())).collect()
+        };
+        let looks = changed.into_iter().map(|(id, mark)| async move { self.look_closer(&id, mark).await });
+        let results: Vec<Result<Option<UnitStatus>, RuntimeError>> =
+            stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+        self.learn(|known| {
+            known.units.retain(|_, seen| {
+                marks.contains_key(&seen.container) || app.is_some_and(|app| seen.status.app != app)
+            });
+        });
+        results.into_iter().try_for_each(|result| result.map(drop))
+    }
+
+    /// Looks at one container now; none if it is gone, or not ours.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unknown`] when the engine does not answer.
+    pub(super) async fn inspect(&self, container: &str) -> Result<Option<UnitStatus>, RuntimeError> {
+        // Without a mark, the next list has it looked at once more: it may have changed in between.
+        self.look_closer(container, String::new()).await
+    }
+
+    async fn look_closer(&self, container: &str, mark: String) -> Result<Option<UnitStatus>, RuntimeError> {
+        let question = async |client: bollard::Docker| {
+            client.inspect_container(container, None::<InspectContainerOptions>).await
+        };
+        let seen = match self.inner.engine.ask(QUICK, question).await {
+            Ok(found) => view::unit(&found, mark, &self.inner.instance, Timestamp::now()),
+            Err(Refusal::NotFound(_)) => None,
+            Err(refusal) => {
+                let error = refusal.of("cannot look at a container");
+                self.note_trouble(&error);
+                return Err(error);
+            }
+        };
+        let status = seen.as_ref().map(|seen| seen.status.clone());
+        self.learn(|known| match seen {
+            Some(seen) => drop(known.units.insert(seen.status.unit.clone(), seen)),
+            None => known.units.retain(|_, seen: &mut Seen| seen.container != container),
+        });
+        Ok(status)
+    }
+
+    /// What is known may not be so any more.
+    fn note_trouble(&self, error: &RuntimeError) {
+        let reason = error.to_string();
+        let is_new = self.learn(|known| known.trouble.replace(reason.clone()).is_none());
+        if is_new {
+            tracing::warn!(%error, "units are shown as unknown until it answers");
+        }
+    }
+}
+
+fn marked(summary: &ContainerSummary) -> Option<(String, String)> {
+    Some((summary.id.clone()?, view::mark(summary)))
+}

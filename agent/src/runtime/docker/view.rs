@@ -1,0 +1,152 @@
+//! How a container stands, from what the engine tells. Pure.
+
+use bollard::models::{
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Word, ContainerSummary,
+    HealthStatusEnum, PortMap, RestartPolicyNameEnum,
+};
+use jiff::Timestamp;
+
+use super::{
+    Seen,
+    labels::{Label, Port},
+    request::port_key,
+};
+use crate::{
+    runtime::{PortBinding, UnitStatus},
+    shim::{Ended, Status, UnitState},
+};
+
+/// What the list says of a container, without what changes by the clock alone: `Up 3 minutes` and `Up 4 minutes` are the
+/// same, `Up 3 minutes (unhealthy)` is not.
+pub(super) fn mark(summary: &ContainerSummary) -> String {
+    let text = summary.status.as_deref().unwrap_or_default();
+    let in_brackets = text.split('(').skip(1).filter_map(|rest| rest.split(')').next());
+    // Started again meanwhile, it is up for a shorter time, and may have other ports.
+    let ports: Vec<String> = summary
+        .ports
+        .iter()
+        .flatten()
+        .map(|port| format!("{}:{}", port.private_port, port.public_port.unwrap_or_default()))
+        .collect();
+    let state = summary.state.as_ref().map(ToString::to_string).unwrap_or_default();
+    format!("{state} {:?} {}", in_brackets.collect::<Vec<_>>(), ports.join(" "))
+}
+
+/// A container that is ours, as a unit; none of what is not.
+pub(super) fn unit(
+    found: &ContainerInspectResponse,
+    mark: String,
+    instance: &str,
+    now: Timestamp,
+) -> Option<Seen> {
+    let labels = found.config.as_ref()?.labels.as_ref()?;
+    let label = Label::read(labels, instance)?;
+    let policy = found
+        .host_config
+        .as_ref()
+        .and_then(|host| host.restart_policy.as_ref())
+        .and_then(|policy| policy.name)
+        .unwrap_or(RestartPolicyNameEnum::NO);
+    let state = state(found.state.as_ref()?, policy, found.restart_count.unwrap_or(0), now);
+    let bound = found.network_settings.as_ref().and_then(|network| network.ports.as_ref());
+    let status = UnitStatus {
+        unit: label.unit,
+        app: label.app,
+        generation: label.generation,
+        created: label.created,
+        ports: bound.map_or_else(Vec::new, |bound| ports(&label.ports, bound)),
+        state,
+    };
+    Some(Seen { container: found.id.clone()?, mark, status })
+}
+
+/// The ports of the host that it has.
+fn ports(declared: &[Port], bound: &PortMap) -> Vec<PortBinding> {
+    let binding = |port: &Port| {
+        let bindings = bound.get(&port_key(port.port, port.protocol.word()))?.as_ref()?;
+        let first = bindings.first()?;
+        Some(PortBinding {
+            name: port.name.clone(),
+            port: port.port,
+            host_port: first.host_port.as_ref()?.parse().ok()?,
+            protocol: port.protocol,
+            address: first.host_ip.as_ref()?.parse().ok()?,
+            fixed: port.fixed,
+        })
+    };
+    declared.iter().filter_map(binding).collect()
+}
+
+fn state(found: &ContainerState, policy: RestartPolicyNameEnum, restarts: i64, now: Timestamp) -> UnitState {
+    let time = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
+    let ended = Ended::Exited(found.exit_code.and_then(|code| code.try_into().ok()).unwrap_or(-1));
+    let (status, reason, last_end, final_state) = match found.status {
+        Some(Word::RUNNING) => {
+            let (status, reason) = health(found);
+            (status, reason, None, false)
+        }
+        Some(Word::RESTARTING) => (
+            Status::Error,
+            Some(format!("crash-looping: {ended}; the engine starts it again")),
+            Some(ended),
+            false,
+        ),
+        // Never started: an agent died before it could.
+        Some(Word::CREATED) if found.error.as_deref().unwrap_or_default().is_empty() => {
+            (Status::Stopped, None, None, true)
+        }
+        Some(Word::CREATED) => {
+            let why = found.error.clone().unwrap_or_default();
+            (Status::Error, Some(why.clone()), Some(Ended::NotStarted(why)), true)
+        }
+        Some(Word::EXITED) => {
+            let (status, reason) = exited(&ended, policy);
+            (status, reason, Some(ended), true)
+        }
+        Some(Word::PAUSED) => {
+            (Status::Error, Some("paused by somebody else: `docker unpause` it".to_owned()), None, false)
+        }
+        Some(other) => (Status::Error, Some(format!("the engine says {other}")), Some(ended), true),
+        None => (Status::Unknown, Some("the engine does not say how it stands".to_owned()), None, false),
+    };
+    let since = if found.running == Some(true) { time(&found.started_at) } else { time(&found.finished_at) };
+    UnitState {
+        status,
+        reason,
+        since: since.filter(|since| *since > Timestamp::UNIX_EPOCH).unwrap_or(now),
+        pid: found.pid.filter(|pid| *pid > 0).and_then(|pid| pid.try_into().ok()),
+        start_time: None,
+        restarts: restarts.try_into().unwrap_or(0),
+        last_end,
+        final_state,
+        shim: None,
+    }
+}
+
+fn health(found: &ContainerState) -> (Status, Option<String>) {
+    let health = found.health.as_ref();
+    match health.and_then(|health| health.status) {
+        Some(HealthStatusEnum::STARTING) => {
+            (Status::Starting, Some("its health is not known yet".to_owned()))
+        }
+        Some(HealthStatusEnum::UNHEALTHY) => {
+            let last =
+                health.and_then(|health| health.log.as_ref()?.last()?.output.clone()).unwrap_or_default();
+            let said: String = last.trim().chars().take(200).collect();
+            (Status::Error, Some(format!("unhealthy: {said}")))
+        }
+        _ => (Status::Started, None),
+    }
+}
+
+/// Of what the engine does not start again by itself.
+fn exited(ended: &Ended, policy: RestartPolicyNameEnum) -> (Status, Option<String>) {
+    let sound = *ended == Ended::Exited(0);
+    match policy {
+        // Only somebody who stops it ends it; or the engine's own end.
+        RestartPolicyNameEnum::ALWAYS | RestartPolicyNameEnum::UNLESS_STOPPED => (Status::Stopped, None),
+        RestartPolicyNameEnum::ON_FAILURE if !sound => (Status::Error, Some(format!("gave up: {ended}"))),
+        _ if sound => (Status::Stopped, Some(ended.to_string())),
+        _ => (Status::Error, Some(ended.to_string())),
+    }
+}

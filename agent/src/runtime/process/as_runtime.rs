@@ -1,0 +1,73 @@
+//! The process runtime behind the trait that all runtimes share.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitStatus};
+use crate::runtime::{Runtime, RuntimeKind};
+
+#[async_trait]
+impl Runtime for ProcessRuntime {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Process
+    }
+
+    async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
+        Self::start(self, spec).await
+    }
+
+    async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
+        Self::start_again(self, unit).await
+    }
+
+    async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
+        Self::stop(self, unit).await
+    }
+
+    async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
+        Self::delete(self, unit).await
+    }
+
+    fn list(&self) -> Vec<UnitStatus> {
+        Self::list(self)
+    }
+
+    fn units_of(&self, app: &str) -> Vec<UnitStatus> {
+        Self::units_of(self, app)
+    }
+
+    async fn observe(&self, app: &str) -> Result<Vec<UnitStatus>, RuntimeError> {
+        // Shims tell each change at once, so what is known is what is.
+        Ok(Self::units_of(self, app))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    async fn restore_files(&self, spec: &UnitSpec) -> Result<(), RuntimeError> {
+        Self::restore_files(self, spec).await
+    }
+
+    async fn falls_within(&self, unit: &str, patience: Duration) -> bool {
+        Self::falls_within(self, unit, patience).await
+    }
+
+    fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine> {
+        Self::logs(self, query)
+    }
+
+    async fn stop_all(&self) -> Result<(), RuntimeError> {
+        Self::stop_all(self).await
+    }
+
+    async fn delete_all(&self) -> Result<(), RuntimeError> {
+        Self::delete_all(self).await
+    }
+
+    async fn close(&self) {
+        Self::close(self).await;
+    }
+}

@@ -1,0 +1,251 @@
+//! The battery over containers of a real engine, and an agent that works with it.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tempfile::TempDir;
+use tokio::{
+    sync::{RwLock, RwLockReadGuard},
+    time::Instant,
+};
+use towline_agent::{
+    Agent, AgentConfig,
+    runtime::{
+        Runtime, RuntimeKind,
+        battery::{BATTERY, Place},
+        docker::{DockerConfig, DockerRuntime},
+    },
+};
+use towline_bus::{CallContext, Platform};
+use towline_protocol::{
+    CallError, Code,
+    platform::{Definition, Service, ServiceStatus, UnitStatus},
+};
+
+use crate::engine::{Engine, IMAGE};
+
+struct Containers {
+    engine: Arc<Engine>,
+    instance: String,
+}
+
+impl Place for Containers {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
+        let config = DockerConfig { instance: self.instance.clone(), socket: self.engine.socket.clone() };
+        Box::pin(async { Arc::new(DockerRuntime::open(config).await) as Arc<dyn Runtime> })
+    }
+
+    fn lines(&self) -> String {
+        format!("  image: {IMAGE}\n")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_battery_holds_on_docker() {
+    let _among_others = GATE.read().await;
+    let engine = Engine::shared();
+    for case in BATTERY {
+        println!("{case:?}");
+        let instance = format!("test/{}", case.name);
+        case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone() }).await;
+        let left = engine.containers(&format!("dev.towline.instance={instance}"));
+        assert_eq!(left, Vec::<String>::new(), "no container is left");
+    }
+}
+
+/// Held to read by those who use the engine, and to write by the one who freezes it.
+static GATE: RwLock<()> = RwLock::const_new(());
+
+/// An agent on the engine.
+struct Bench {
+    engine: Arc<Engine>,
+    agent: Agent,
+    platform: Arc<dyn Platform>,
+    instance: String,
+    #[expect(dead_code, reason = "dropped to remove it")]
+    dir: TempDir,
+    #[expect(dead_code, reason = "held while the engine is used")]
+    among_others: Option<RwLockReadGuard<'static, ()>>,
+}
+
+impl Bench {
+    /// Each test has an instance of its own, and so containers of its own.
+    async fn new(name: &str) -> Self {
+        let among_others = GATE.read().await;
+        Self { among_others: Some(among_others), ..Self::on_engine(name).await }
+    }
+
+    async fn on_engine(name: &str) -> Self {
+        let (engine, dir) = (Engine::shared(), tempfile::tempdir().unwrap());
+        let instance = format!("test/{name}");
+        let config = AgentConfig {
+            runtime: RuntimeKind::Docker,
+            docker_socket: engine.socket.clone(),
+            ..AgentConfig::new(instance.parse().unwrap(), dir.path())
+        };
+        let agent = Agent::open(config, prometheus::Registry::new()).await.unwrap();
+        let platform = agent.platform();
+        Self { engine, agent, platform, instance, dir, among_others: None }
+    }
+
+    async fn apply(&self, spec: &str) -> Result<(), CallError> {
+        let yaml = format!("apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n{spec}");
+        let definition =
+            Definition { id: "default/App/web".parse().unwrap(), definition: yaml.into(), is_async: false };
+        self.platform.apply(&CallContext::new(), &[definition]).await
+    }
+
+    async fn service(&self) -> Service {
+        let services = self.platform.all_services(&CallContext::new(), None, &BTreeSet::new()).await.unwrap();
+        services.into_iter().next().expect("one service")
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Service) -> bool) -> Service {
+        let begun = Instant::now();
+        loop {
+            let service = self.service().await;
+            if holds(&service) {
+                return service;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(90), "waited in vain for {what}: {service:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Ids of the containers that are ours.
+    fn containers(&self) -> Vec<String> {
+        self.engine.containers(&format!("dev.towline.instance={}", self.instance))
+    }
+
+    async fn end(self) {
+        self.agent.remove_units().await.unwrap();
+        assert_eq!(self.containers(), Vec::<String>::new());
+        self.agent.close().await;
+    }
+}
+
+fn sleeper(more: &str) -> String {
+    format!("  image: {IMAGE}\n  command: [sleep, \"1000\"]\n  stop: {{gracePeriod: 0s}}\n{more}")
+}
+
+fn is_ready(service: &Service) -> bool {
+    service.status == ServiceStatus::Ready
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_d2_f_d5_f_d8_what_differs_is_replaced_and_what_does_not_is_not_touched() {
+    let bench = Bench::new("differs").await;
+    bench.apply(&sleeper("  units: 2\n")).await.unwrap();
+    bench.until("readiness", is_ready).await;
+    let first = bench.containers();
+    assert_eq!(first.len(), 2);
+    bench.apply(&sleeper("  units: 2\n")).await.unwrap();
+    assert_eq!(bench.containers(), first, "nothing changed");
+    bench.apply(&sleeper("  units: 2\n  env: {A: b}\n")).await.unwrap();
+    bench.until("readiness", is_ready).await;
+    let second = bench.containers();
+    assert_eq!(second.len(), 2);
+    assert!(second.iter().all(|id| !first.contains(id)), "{first:?} {second:?}");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_d6_f_d7_what_was_stopped_or_removed_behind_our_back_comes_back() {
+    let bench = Bench::new("back").await;
+    bench.apply(&sleeper("")).await.unwrap();
+    let first = bench.containers().remove(0);
+    bench.engine.docker(&["stop", "--time", "0", &first]);
+    bench.until("it to be started again", |_| bench.engine.is_running(&first)).await;
+    assert_eq!(bench.containers(), [first.clone()]);
+    bench.engine.docker(&["rm", "--force", &first]);
+    let came = |_: &Service| bench.containers().first().is_some_and(|id| *id != first);
+    bench.until("another in its stead", came).await;
+    bench.until("readiness", is_ready).await;
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_d3_f_r1_what_cannot_be_made_says_why_and_leaves_nothing() {
+    let bench = Bench::new("refused").await;
+    let message = async |spec: &str| {
+        let error = bench.apply(spec).await.unwrap_err();
+        let of_app = error.errors.values().next().map(|item| item.message.clone());
+        of_app.unwrap_or(error.message)
+    };
+    let absent = message("  image: towline-test\n  docker: {pullPolicy: Never}\n").await;
+    assert!(absent.contains("towline-test:latest"), "a tag is added: {absent}");
+    let pulled = message("  image: 127.0.0.1:1/nobody/absent\n").await;
+    assert!(pulled.contains("cannot pull image 127.0.0.1:1/nobody/absent:latest"), "{pulled}");
+    let user = message(&sleeper("  files: [{path: /a, content: b, owner: stranger}]\n")).await;
+    assert!(user.contains("spec.files[0].owner") && user.contains("stranger"), "{user}");
+    let bad = message(&sleeper("  umask: \"077\"\n")).await;
+    assert!(bad.contains("spec.umask"), "{bad}");
+    assert_eq!(bench.containers(), Vec::<String>::new());
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_r1_limits_mounts_user_and_health_reach_the_engine() {
+    let bench = Bench::new("limits").await;
+    let source = tempfile::tempdir().unwrap();
+    let spec = sleeper(&format!(
+        "  user: web:web\n  resources: {{cpu: 0.5, memory: 64Mi, pids: 50}}\n  mounts: [{{source: {}, target: /data, \
+         readOnly: true}}]\n  health: {{exec: {{command: [/bin/true]}}, interval: 1s}}\n  files: [{{path: /etc/a.conf, \
+         content: secret, owner: web, group: web}}]\n",
+        source.path().display()
+    ));
+    bench.apply(&spec).await.unwrap();
+    bench.until("health", is_ready).await;
+    let id = bench.containers().remove(0);
+    let format = "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.Config.User}} \
+                  {{(index .Mounts 0).RW}} {{.State.Health.Status}}";
+    let shown = bench.engine.docker(&["inspect", "--format", format, &id]);
+    assert_eq!(shown, "500000000 67108864 50 web:web false healthy");
+    let file = bench.engine.docker(&[
+        "exec",
+        &id,
+        "sh",
+        "-c",
+        "id -u; stat -c '%a %u %g' /etc/a.conf; cat /etc/a.conf",
+    ]);
+    assert_eq!(file, "33\n600 33 33\nsecret");
+    bench.end().await;
+}
+
+/// An engine that falls silent makes nothing gone: what is there keeps its id, and nothing is made in its stead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_c1_f_c2_a_silent_engine_is_unknown_and_a_missing_container_is_gone() {
+    let _alone = GATE.write().await;
+    let bench = Bench::on_engine("silent").await;
+    bench.apply(&sleeper("")).await.unwrap();
+    let before = bench.containers();
+    bench.engine.tell("freeze");
+    let unknown =
+        |service: &Service| service.units.first().is_some_and(|unit| unit.status == UnitStatus::Unknown);
+    let service = bench.until("the unit to be unknown", unknown).await;
+    assert!(
+        service.units.iter().all(|unit| unit.reason.as_deref().is_some_and(|why| why.contains("docker")))
+    );
+    let error = bench.apply(&sleeper("  units: 2\n")).await.unwrap_err();
+    assert_eq!(error.code, Code::Cluster, "{error:?}");
+    bench.engine.tell("thaw");
+    bench.until("readiness", is_ready).await;
+    assert_eq!(bench.containers(), before, "nothing was made, and nothing removed");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_bear_our_label_is_never_touched() {
+    let bench = Bench::new("foreign").await;
+    let stranger = bench.engine.docker(&["run", "--detach", "--rm", IMAGE, "sleep", "1000"]);
+    let label = "dev.towline.instance=test/another";
+    let other = bench.engine.docker(&["run", "--detach", "--rm", "--label", label, IMAGE, "sleep", "1000"]);
+    bench.apply(&sleeper("")).await.unwrap();
+    assert_eq!(bench.service().await.units.len(), 1);
+    let engine = Arc::clone(&bench.engine);
+    bench.end().await;
+    for id in [&stranger, &other] {
+        assert!(engine.is_running(id));
+        engine.docker(&["rm", "--force", id]);
+    }
+}

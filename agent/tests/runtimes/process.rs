@@ -1,0 +1,42 @@
+//! The battery over processes.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tempfile::TempDir;
+use towline_agent::runtime::{
+    Runtime,
+    battery::{BATTERY, Place},
+    process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime},
+};
+
+struct Processes(TempDir);
+
+impl Place for Processes {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
+        let dir = self.0.path();
+        let config = ProcessConfig {
+            data_dir: dir.to_owned(),
+            instance: dir.display().to_string(),
+            shim: vec![env!("CARGO_BIN_EXE_towline-agent").into(), "shim".into()],
+            path: DEFAULT_PATH.to_owned(),
+            extra_path: None,
+        };
+        Box::pin(async {
+            let runtime = ProcessRuntime::open(config).await.expect("a directory of our own can be used");
+            Arc::new(runtime) as Arc<dyn Runtime>
+        })
+    }
+
+    fn lines(&self) -> String {
+        String::new()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_battery_holds_on_processes() {
+    for case in BATTERY {
+        println!("{case:?}");
+        case.run(&Processes(tempfile::tempdir().unwrap())).await;
+    }
+}
