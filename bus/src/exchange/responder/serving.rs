@@ -183,8 +183,9 @@ impl Serving {
         // At the last moment: until here it may have travelled, or the process been frozen.
         self.check_time(not_after)?;
         // In one expression: a future that is moved is kept twice.
+        let refusals = &self.inner.metrics.refusals;
         let mut work = pin!(
-            AssertUnwindSafe(dispatch(&*self.inner.platform, method, time, body, &self.cancelled))
+            AssertUnwindSafe(dispatch(&*self.inner.platform, method, time, body, &self.cancelled, refusals))
                 .catch_unwind()
         );
         let result = match futures::poll!(&mut work) {
