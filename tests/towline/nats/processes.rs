@@ -4,6 +4,7 @@ mod agents;
 mod cli;
 mod namespaces;
 mod outages;
+mod servers;
 mod takeover;
 
 use std::path::PathBuf;
