@@ -4,7 +4,7 @@ CARGO ?= cargo
 # An unexpected warning is a failure here, and only here: while you work it is a hint.
 STRICT = -D warnings
 
-.PHONY: help bench fuzz test nats-server build lint fmt doc clean
+.PHONY: help bench fuzz test soak nats-server netns-tools build lint fmt doc clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
