@@ -18,6 +18,7 @@ mod callbacks;
 mod capacity;
 mod content;
 mod diff;
+pub(crate) mod doors;
 mod drive;
 mod ending;
 mod jobs;

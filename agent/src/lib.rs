@@ -30,5 +30,12 @@ pub use engine::{BundleChange, BundleEvent};
 pub use link::ServeError;
 pub use metrics::ListenError;
 
+/// Private matters whose input comes from outside. Hidden: they are the fuzzer's doors.
+#[doc(hidden)]
+pub mod doors {
+    pub use crate::engine::doors::{Member, bundle, label};
+    pub use crate::shim::reread_command as shim_command;
+}
+
 /// The agent's version, as `--version` prints it and `version` answers.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

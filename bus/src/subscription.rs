@@ -15,7 +15,7 @@ use towline_protocol::subject::{Pattern, Root, Subject, Verb};
 use towline_protocol::{CallError, Epoch, InstanceId, wire};
 
 use crate::clock;
-use crate::exchange::{Lease, Responder};
+use crate::exchange::{Responder, SharedLease};
 use crate::metrics::BusMetrics;
 use crate::platform::Platform;
 use crate::session::{AgentEffect, AgentEvent, AgentSession, Ask, EndReason, Identity};
@@ -128,7 +128,7 @@ pub async fn subscribe(
     let (serving, is_serving) = watch::channel(None);
     let (reason, ended) = watch::channel(None);
     let leave = CancellationToken::new();
-    let lease = Arc::new(Lease::default());
+    let lease = Arc::new(SharedLease::default());
     let (fatal, failed) = mpsc::channel(1);
     let responder = Responder::new(transport.clone(), &config, platform, lease.clone(), tasks.clone(), fatal);
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
@@ -155,7 +155,7 @@ struct Driver {
     transport: Arc<dyn Transport>,
     config: SubscribeConfig,
     session: AgentSession,
-    lease: Arc<Lease>,
+    lease: Arc<SharedLease>,
     responder: Responder,
     serving: watch::Sender<Option<Epoch>>,
     orders: mpsc::Sender<SessionOrder>,

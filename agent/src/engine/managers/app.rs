@@ -13,6 +13,8 @@ use crate::{
     manifest::{Complaint, read_app_of_bundle},
 };
 
+pub(super) const KIND: &str = "App";
+
 /// Carries out `App`.
 #[derive(Debug)]
 pub(super) struct Apps {
@@ -23,6 +25,10 @@ impl Apps {
     pub(super) fn new(direct: Direct) -> Self {
         Self { direct }
     }
+}
+
+pub(super) fn read_traits(document: &[u8]) -> Result<Traits, Vec<Complaint>> {
+    read_app_of_bundle(document).map(|_| Traits::default())
 }
 
 fn owned(work: &Work) -> Owned {
@@ -39,11 +45,11 @@ fn owned(work: &Work) -> Owned {
 #[async_trait]
 impl Manager for Apps {
     fn kind(&self) -> &'static str {
-        "App"
+        KIND
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        read_app_of_bundle(document).map(|_| Traits::default())
+        read_traits(document)
     }
 
     fn provision(&self, work: Work) -> Vec<Step> {

@@ -25,7 +25,7 @@ use crate::{
     runtime::process::{blocking, write_file},
 };
 
-const KIND: &str = "File";
+pub(super) const KIND: &str = "File";
 
 /// Carries out `File`.
 #[derive(Debug)]
@@ -47,6 +47,12 @@ fn read(document: &[u8]) -> Result<Spec, Vec<Complaint>> {
         path.and(file).map(|file| Spec { file, drift })
     });
     spec.map(|(_, spec)| spec)
+}
+
+pub(super) fn read_traits(document: &[u8]) -> Result<Traits, Vec<Complaint>> {
+    let size = read(document)?.file.content.len();
+    let disk = u64::try_from(size).unwrap_or(u64::MAX);
+    Ok(Traits { shared: false, needs: Room { disk, ..Room::default() } })
 }
 
 fn spec_of(work: &Work) -> Result<Spec, ItemError> {
@@ -98,9 +104,7 @@ impl Manager for Files {
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        let size = read(document)?.file.content.len();
-        let disk = u64::try_from(size).unwrap_or(u64::MAX);
-        Ok(Traits { shared: false, needs: Room { disk, ..Room::default() } })
+        read_traits(document)
     }
 
     async fn initialise(&self) -> Result<(), ItemError> {

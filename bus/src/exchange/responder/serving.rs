@@ -16,12 +16,12 @@ use towline_protocol::{AttemptId, CallError, Code, Epoch, Method, limits, wire};
 
 use super::batch::{Batch, next_batch};
 use super::dispatch::{Outcome, dispatch};
-use super::lease::NotNow;
 use super::{CONTROL_FRAMES_MAX, Inner};
 use crate::clock;
 use crate::exchange::transfer::{Incoming, JoinError, Joined, Outgoing};
 use crate::exchange::{OPENED, WORKING, compress};
 use crate::platform::ItemStream;
+use crate::session::NotNow;
 
 /// Where the answer to one call goes.
 pub(super) struct Answer {
