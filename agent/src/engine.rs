@@ -26,6 +26,7 @@ mod lanes;
 mod manager;
 mod managers;
 mod model;
+mod observe;
 mod order;
 mod pass;
 mod pipeline;

@@ -97,10 +97,11 @@ async fn serve(args: &RunArgs) -> Outcome {
     let mut config = AgentConfig::new(instance.clone(), &args.data_dir);
     config.boot_id_file.clone_from(&args.boot_id_file);
     let agent = Agent::open(config, prometheus::Registry::new()).await?;
+    // Before anybody can see that it is open, and ask it to end.
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let metrics = agent.listen_metrics(args.metrics_listen).await?;
     let data_dir = args.data_dir.display();
     tracing::info!(%instance, %metrics, %data_dir, "the agent serves as soon as a hub hears it");
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut signalled = async || {
         tokio::select! {
             _ = term.recv() => {}

@@ -6,14 +6,15 @@ use redb::WriteTransaction;
 use tokio::time::{MissedTickBehavior, interval};
 use towline_bus::{clock, clock::Moment};
 use towline_protocol::{
-    ItemError, Name, WorkloadId,
+    CallError, ItemError, Name, WorkloadId,
     bundle::{BundlePhase, ResultState},
 };
 
 use super::{
     Engine, backoff,
     lanes::Item,
-    manager::{Seen, Work},
+    manager::Seen,
+    observe::{self, work},
     pass::Ending,
     state::Bundle,
 };
@@ -141,7 +142,7 @@ impl Engine {
     }
 
     /// Compares one bundle with what is there, unless it is being worked on: then it is not expected to fit.
-    async fn look_at(&self, name: &Name) -> Result<(), StoreError> {
+    async fn look_at(&self, name: &Name) -> Result<(), CallError> {
         let rows: Vec<WorkloadRow> = {
             let state = self.state();
             let Some(bundle) = state.bundles.get(name).filter(|_| state.lanes.is_idle(name)) else {
@@ -153,30 +154,26 @@ impl Engine {
             let sound = |row: &&WorkloadRow| row.result.state == ResultState::Ok && row.holds.is_some();
             bundle.workloads.values().filter(sound).cloned().collect()
         };
-        for row in rows {
-            let Some(seen) = self.observe(name, &row).await? else { continue };
+        for rows in rows.chunks(observe::TOGETHER) {
+            let looks = self.observe(name, rows).await?;
             let mut state = self.state();
             let idle = state.lanes.is_idle(name);
             let Some(bundle) = state.bundles.get_mut(name).filter(|_| idle) else { return Ok(()) };
-            note(bundle, &row.id, &seen, clock::unix_ms());
-            if seen.drift.is_some() && seen.repair {
-                tracing::info!(bundle = %name, workload = %row.id, drift = seen.drift, "mending what drifted");
-                state.lanes.submit(name, Item::Repair { workload: row.id });
+            let mut astray = Vec::new();
+            for (row, seen) in rows.iter().zip(looks).filter_map(|(row, seen)| Some((row, seen?))) {
+                // Worked on meanwhile: it was another one that was looked at.
+                if bundle.workloads.get(&row.id) != Some(row) {
+                    continue;
+                }
+                note(bundle, &row.id, &seen, clock::unix_ms());
+                if seen.drift.is_some() && seen.repair {
+                    tracing::info!(bundle = %name, workload = %row.id, drift = seen.drift, "mending what drifted");
+                    astray.push(row.id.clone());
+                }
             }
+            astray.into_iter().for_each(|workload| state.lanes.submit(name, Item::Repair { workload }));
         }
         Ok(())
-    }
-
-    /// What is seen of a workload now; none of what was never carried out, or of an unknown kind.
-    pub(super) async fn observe(&self, bundle: &Name, row: &WorkloadRow) -> Result<Option<Seen>, StoreError> {
-        let Ok(manager) = self.inner.registry.find(row.id.kind()) else { return Ok(None) };
-        let (name, id, store) = (bundle.clone(), row.id.clone(), self.inner.store.clone());
-        let read = move || store.read(|transaction| rows::carried_out(transaction, &name, &id));
-        let definition = tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| StoreError::Failed(error.to_string()))??;
-        let Some(definition) = definition.filter(|_| row.holds.is_some()) else { return Ok(None) };
-        Ok(Some(manager.observe(work(bundle, row, definition)).await))
     }
 
     /// Makes the managers ready, has them know again what was carried out, and removes what nobody knows of; nothing if
@@ -198,18 +195,22 @@ impl Engine {
             all.flat_map(|(name, bundle)| bundle.workloads.values().map(|row| (name.clone(), row.clone())))
                 .collect()
         };
-        for (name, row) in rows.iter().filter(|(_, row)| row.holds.is_some()) {
-            let paused = row.result.state == ResultState::Paused;
-            // After a reboot each comes up in its turn; until then nobody brings it back on its own.
-            if row.given_up || (rebooted && !paused) {
-                continue;
+        self.inner.store.read(|transaction| {
+            let held = rows::Held::open(transaction)?;
+            for (name, row) in rows.iter().filter(|(_, row)| row.holds.is_some()) {
+                let paused = row.result.state == ResultState::Paused;
+                // After a reboot each comes up in its turn; until then nobody brings it back on its own.
+                if row.given_up || (rebooted && !paused) {
+                    continue;
+                }
+                let definition = held.definition(name, &row.id)?;
+                if let (Some(definition), Ok(manager)) = (definition, self.inner.registry.find(row.id.kind()))
+                {
+                    manager.adopt(&work(name, row, definition), paused);
+                }
             }
-            let definition =
-                self.inner.store.read(|transaction| rows::carried_out(transaction, name, &row.id))?;
-            if let (Some(definition), Ok(manager)) = (definition, self.inner.registry.find(row.id.kind())) {
-                manager.adopt(&work(name, row, definition), paused);
-            }
-        }
+            Ok(())
+        })?;
         if skipped {
             tracing::warn!("leftovers stay: not all that the store knows could be read");
             return Ok(());
@@ -221,17 +222,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-}
-
-fn work(bundle: &Name, row: &WorkloadRow, definition: bytes::Bytes) -> Work {
-    Work {
-        bundle: bundle.clone(),
-        id: row.id.clone(),
-        resource: row.resource.clone(),
-        definition,
-        data: row.data.clone(),
-        adopt: false,
     }
 }
 

@@ -18,6 +18,7 @@ mod logs;
 mod ports;
 mod tail;
 mod unit;
+mod units;
 mod users;
 
 use std::{
@@ -43,6 +44,7 @@ pub use self::unit::{PortBinding, UnitStatus};
 use self::{
     ports::Ports,
     unit::{Unit, UnitRecord},
+    units::Units,
 };
 use crate::{manifest::Manifest, shim::Status};
 
@@ -92,7 +94,7 @@ pub struct ProcessRuntime {
 struct Inner {
     config: ProcessConfig,
     units_dir: PathBuf,
-    units: Mutex<BTreeMap<String, Arc<Unit>>>,
+    units: Mutex<Units>,
     ports: Mutex<Ports>,
     /// Held while a unit is made.
     creating: Arc<tokio::sync::Mutex<()>>,
@@ -215,7 +217,7 @@ impl ProcessRuntime {
 
     /// The units of one app, by id.
     pub fn units_of(&self, app: &str) -> Vec<UnitStatus> {
-        self.units().values().filter(|unit| unit.record.app == app).map(|unit| unit.status()).collect()
+        self.units().of_app(app).map(|unit| unit.status()).collect()
     }
 
     /// Deletes every unit, many at a time, with all that was written for them. For the end of a trial run.
@@ -223,7 +225,7 @@ impl ProcessRuntime {
     /// # Errors
     /// The first that could not be deleted; the others are, none the less.
     pub async fn delete_all(&self) -> Result<(), RuntimeError> {
-        let units: Vec<String> = self.units().keys().cloned().collect();
+        let units: Vec<String> = self.units().values().map(|unit| unit.id().to_owned()).collect();
         let deletes = stream::iter(units).map(|unit| async move { self.delete(&unit).await });
         let results: Vec<Result<(), RuntimeError>> = deletes.buffer_unordered(STOPS_AT_ONCE).collect().await;
         results.into_iter().collect()
@@ -282,7 +284,7 @@ impl ProcessRuntime {
         self.units().get(unit).cloned().ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
     }
 
-    fn units(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Unit>>> {
+    fn units(&self) -> MutexGuard<'_, Units> {
         self.inner.units.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -304,9 +306,9 @@ impl Inner {
     /// Log directories of the units of `app`, by unit id.
     fn log_dirs(&self, app: &str, only: Option<&str>) -> Vec<(String, PathBuf)> {
         let units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = |unit: &&Arc<Unit>| unit.record.app == app && only.is_none_or(|only| only == unit.id());
+        let wanted = |unit: &&Arc<Unit>| only.is_none_or(|only| only == unit.id());
         units
-            .values()
+            .of_app(app)
             .filter(wanted)
             .map(|unit| (unit.id().to_owned(), unit.dir.join(crate::shim::LOG_DIR)))
             .collect()

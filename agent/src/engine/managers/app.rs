@@ -89,8 +89,9 @@ impl Manager for Apps {
     }
 
     async fn observe(&self, work: Work) -> Seen {
-        let service = self.direct.some_services(&[work.resource]).pop();
-        let Some(service) = service else { return super::unknown("nothing is known of it".to_owned()) };
+        let Some(service) = self.direct.service(&work.resource) else {
+            return super::unknown("nothing is known of it".to_owned());
+        };
         // Mended by the same watch as what `apply` brought here.
         let drift = (service.status == ServiceStatus::Degraded).then(|| {
             service.excuse.clone().unwrap_or_else(|| "its units are not as its definition says".to_owned())
