@@ -196,6 +196,7 @@ impl Engine {
         let names: Vec<Name> = engine.state().bundles.keys().cloned().collect();
         for name in &names {
             engine.wait_for_retry(name);
+            engine.settle_later(name);
             engine.told(name);
         }
         engine.inner.tasks.spawn("retry", engine.clone().retry());

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where this build can be made to fail.
+/// Where this build can be made to fail: a point a line, and what can happen there.
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]
 fn list_failpoints() -> ExitCode {
     if !cfg!(feature = "failpoints") {
@@ -46,7 +46,9 @@ fn list_failpoints() -> ExitCode {
             "this build has no failpoints; build with --features failpoints",
         ));
     }
-    failpoints::NAMES.iter().for_each(|name| println!("{name}"));
+    for point in failpoints::ALL {
+        println!("{:<20} {}", point.name, if point.can_fail { "kill stall error" } else { "kill stall" });
+    }
     ExitCode::SUCCESS
 }
 
@@ -71,6 +73,7 @@ fn bus(args: &RunArgs, instance: &InstanceId) -> NatsConfig {
 
 /// Everything that can be known before the bus is reached.
 fn check(args: &RunArgs) -> Outcome {
+    failpoints::arm()?;
     nats::check(&bus(args, &instance(args)?))?;
     match Store::open(&args.data_dir) {
         // It serves already; nothing is wrong with the options.
@@ -80,6 +83,7 @@ fn check(args: &RunArgs) -> Outcome {
 }
 
 fn run(args: &RunArgs) -> Outcome {
+    failpoints::arm()?;
     let filter =
         EnvFilter::try_from_env("TOWLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
     let colours = std::io::stderr().is_terminal();

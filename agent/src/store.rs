@@ -13,12 +13,14 @@
 //! | `records` | owner and number → one result; appended, never changed |
 //! | `jobs`, `job-numbers`, `open-jobs` | number → job; id → number; numbers of those that have not ended |
 //! | `job-records` | number of job and of record → one step |
+//! | `last-changes` | bundle → mark of the last change of its lane, so that none is made twice |
 //! | `outcomes`, … | request id → what was answered |
 
 mod file;
 mod identity;
 pub(crate) mod jobs;
 mod lock;
+pub(crate) mod once;
 pub(crate) mod outcomes;
 pub(crate) mod records;
 pub(crate) mod rows;

@@ -28,9 +28,10 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Between two looks for drift.
 const WATCH: Duration = Duration::from_secs(10);
 /// Between two attempts to store what must be stored before work goes on.
-const AGAIN: Duration = Duration::from_secs(1);
-/// How long one operation may take before its lane is said to stall: the longest grace period that makes sense, twice.
-pub(super) const STALLED: Duration = Duration::from_secs(120);
+const AGAIN: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1_000 });
+/// How long one operation may take before its lane is said to stall: the longest grace period that makes sense, twice. Where
+/// a test can have it stall, as long as such a test can wait.
+pub(super) const STALLED: Duration = Duration::from_secs(if cfg!(feature = "failpoints") { 5 } else { 120 });
 
 impl Engine {
     /// Begins whatever can be begun.
@@ -98,6 +99,15 @@ impl Engine {
         bundle.due = soonest.map(|attempts| now + backoff::wait(attempts.max(1)));
     }
 
+    /// Has a bundle brought to what it is to be, after what waits for it, unless it is tried again anyway.
+    pub(super) fn settle_later(&self, name: &Name) {
+        let mut state = self.state();
+        let unsettled = |bundle: &Bundle| bundle.due.is_none() && bundle.is_unsettled();
+        if state.bundles.get(name).is_some_and(unsettled) {
+            state.lanes.submit(name, Item::Retry);
+        }
+    }
+
     /// Tries again what failed, whenever its wait is over, until the agent ends.
     pub(super) async fn retry(self) {
         let stopping = self.inner.tasks.stopping().clone();
@@ -142,7 +152,7 @@ impl Engine {
     }
 
     /// Compares one bundle with what is there, unless it is being worked on: then it is not expected to fit.
-    async fn look_at(&self, name: &Name) -> Result<(), CallError> {
+    pub(super) async fn look_at(&self, name: &Name) -> Result<(), CallError> {
         let rows: Vec<WorkloadRow> = {
             let state = self.state();
             let Some(bundle) = state.bundles.get(name).filter(|_| state.lanes.is_idle(name)) else {

@@ -168,8 +168,11 @@ async fn undo(
     let mut undone = true;
     for (name, value, backward) in done.into_iter().rev() {
         let Some(backward) = backward else { continue };
-        failpoint!("pipeline.undo");
-        let back = guarded(async { backward(value).await.map_err(Stop::from).map(|()| Value::Null) }).await;
+        let back = guarded(async {
+            failpoint!("pipeline.undo", failed("a test says so"));
+            backward(value).await.map_err(Stop::from).map(|()| Value::Null)
+        });
+        let back = back.await;
         let error = back.err().map(|second| second.error.message);
         if let Some(second) = &error {
             undone = false;

@@ -37,7 +37,7 @@ use tokio::sync::mpsc;
 use towline_bus::task::Tasks;
 
 pub use self::error::RuntimeError;
-pub(crate) use self::files::{owner_of, write_file};
+pub(crate) use self::files::{owner_of, remove_file, write_file};
 pub(crate) use self::launch::blocking;
 pub use self::logs::{LogQuery, UnitLogLine};
 pub use self::unit::{PortBinding, UnitStatus};

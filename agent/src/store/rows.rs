@@ -162,6 +162,7 @@ pub(crate) fn drop_contents(
 pub(crate) fn forget(transaction: &WriteTransaction, bundle: &Name) -> Result<(), StoreError> {
     drop_contents(transaction, bundle, None)?;
     transaction.open_table(BUNDLES)?.remove(bundle.as_str())?;
+    super::once::forget(transaction, bundle.as_str())?;
     super::records::forget(transaction, bundle.as_str())
 }
 

@@ -22,7 +22,7 @@ use crate::{
         pipeline::{Step, Stop},
     },
     manifest::{Complaint, Drift, FileSpec, drift_field, file_fields, path_field, read_kind},
-    runtime::process::{blocking, write_file},
+    runtime::process::{blocking, remove_file, write_file},
 };
 
 pub(super) const KIND: &str = "File";
@@ -69,7 +69,7 @@ fn write(spec: &Spec) -> Result<Value, ItemError> {
 
 fn take_down(labels: &Labels, work: &Work) -> Result<(), ItemError> {
     let path = spec_of(work)?.file.path;
-    labels.leave(&path, &work.resource, &work.bundle, |path| fs::remove_file(path))
+    labels.leave(&path, &work.resource, &work.bundle, remove_file)
 }
 
 impl Files {
@@ -170,6 +170,6 @@ impl Manager for Files {
     }
 
     async fn clean_up(&self, known: BTreeSet<ResourceId>) -> Vec<String> {
-        super::clean_up(self.labels.clone(), KIND, known, |path| fs::remove_file(path)).await
+        super::clean_up(self.labels.clone(), KIND, known, remove_file).await
     }
 }
