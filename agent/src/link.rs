@@ -123,6 +123,7 @@ impl Link {
                     tracing::error!(%error, %epoch, "the epoch cannot be noted");
                 }
             }),
+            begin: Box::new(|_, _| {}),
             metrics: self.metrics.clone(),
         }
     }

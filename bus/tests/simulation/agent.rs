@@ -13,7 +13,9 @@ use uuid::Uuid;
 pub(crate) struct Agent {
     pub(crate) instance: usize,
     pub(crate) boot: BootId,
-    store: StoreId,
+    pub(crate) store: StoreId,
+    /// The last epoch that it was told to begin under; its store keeps it, too.
+    pub(crate) begun: Option<Epoch>,
     /// Recorded in its store before anything is done under it.
     last_epoch: Option<Epoch>,
     /// None while the process is dead, or has left.
@@ -34,6 +36,7 @@ impl Agent {
             instance,
             boot: boot(0),
             store: StoreId::new(Uuid::from_u128(number as u128 + 1)),
+            begun: None,
             last_epoch: None,
             session: None,
             lease: None,

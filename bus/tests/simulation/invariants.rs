@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use towline_bus::clock::Moment;
 use towline_bus::presence::Presence;
-use towline_protocol::{BootId, Epoch};
+use towline_protocol::{BootId, Epoch, StoreId};
 
 use super::authority::Record;
 use super::world::World;
@@ -13,6 +13,8 @@ use super::world::World;
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     served: BTreeMap<(usize, Epoch), BootId>,
+    /// Which store was told to begin, by epoch.
+    stores: BTreeMap<(usize, Epoch), StoreId>,
     begun: BTreeSet<u64>,
     last_begun: BTreeMap<usize, Moment>,
     kicked: BTreeSet<(u64, usize, Epoch)>,
@@ -28,6 +30,27 @@ impl Ledger {
     pub(crate) fn note_served(&mut self, instance: usize, epoch: Epoch, boot: BootId) -> Result<(), String> {
         let first = *self.served.entry((instance, epoch)).or_insert(boot);
         demand(first == boot, || format!("epoch {epoch} is served by {first} and {boot}"))
+    }
+
+    /// A store that is told to begin again is told if another began in between, also where it missed its own turns since.
+    pub(crate) fn note_begin(
+        &mut self,
+        instance: usize,
+        store: StoreId,
+        before: Option<Epoch>,
+        epoch: Epoch,
+        since: Option<Epoch>,
+    ) -> Result<(), String> {
+        self.stores.insert((instance, epoch), store);
+        let Some(before) = before else { return Ok(()) };
+        let between = self.stores.range((instance, before)..(instance, epoch));
+        let passed_over = between.into_iter().any(|(_, other)| *other != store);
+        let told = since.is_some_and(|since| since > before);
+        demand(told || !passed_over, || {
+            format!(
+                "{store} begins {epoch} after {before}, since {since:?}, and another store began in between"
+            )
+        })
     }
 
     /// A session is told to stand down once by each process of a hub, and that is counted once.

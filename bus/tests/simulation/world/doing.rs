@@ -58,6 +58,13 @@ impl World {
                         let noted = self.ledger.note_served(instance, epoch, boot);
                         self.demand(noted);
                     }
+                    AgentEffect::Begin { epoch, since } => {
+                        let place = &mut self.agents[agent];
+                        let (instance, store) = (place.instance, place.store);
+                        let before = place.begun.replace(epoch);
+                        let noted = self.ledger.note_begin(instance, store, before, epoch, since);
+                        self.demand(noted);
+                    }
                     AgentEffect::StopServing => self.agents[agent].lease = None,
                     AgentEffect::HubTime { .. } => {}
                     AgentEffect::End(reason) => {
