@@ -46,6 +46,10 @@ impl Manager for Apps {
         read_app_of_bundle(document).map(|_| Traits::default())
     }
 
+    fn takes_turns(&self) -> bool {
+        true
+    }
+
     fn provision(&self, work: Work) -> Vec<Step> {
         let direct = self.direct.clone();
         // What it does halfway it undoes itself: it alone knows which units it started.

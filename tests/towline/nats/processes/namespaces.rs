@@ -94,6 +94,8 @@ impl Machines {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&path))).unwrap();
         command.arg("-euc").arg(text).env("PATH", path);
+        // Places are hosts, so each has marks of its own.
+        command.env("TOWLINE_MARK_DIR", self.dir.path().join(place).join("marks"));
         command
     }
 
