@@ -6,17 +6,22 @@
 //! | [`manifest`] | what a user writes, read strictly |
 //! | `engine` | bundles: accepted, then carried out, whatever happens in between |
 //! | [`direct`] | apply, sync, export, services, logs, repair |
+//! | [`mark`] | the right to act on this host, which at most one epoch has |
 //! | [`runtime`] | what runs units: processes, so far |
 //! | [`shim`] | the supervisor above each unit, a process of its own |
 //! | [`store`] | what survives: bundles, jobs, the record, direct resources, outcomes, identity |
 
+mod acting;
 pub mod agent;
 mod calls;
 pub mod direct;
 mod engine;
 pub mod failpoints;
+mod holder;
 mod link;
+mod lock_file;
 pub mod manifest;
+pub mod mark;
 mod metrics;
 mod owners;
 mod platform;

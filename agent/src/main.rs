@@ -2,13 +2,15 @@
 
 mod args;
 
-use std::{error::Error, io::IsTerminal as _, process::ExitCode, sync::Arc};
+use std::{error::Error, io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use towline_agent::{
-    Agent, AgentConfig, failpoints, shim,
+    Agent, AgentConfig, failpoints,
+    mark::Mark,
+    shim,
     store::{OpenStoreError, Store},
 };
 use towline_bus::{
@@ -71,10 +73,26 @@ fn bus(args: &RunArgs, instance: &InstanceId) -> NatsConfig {
     }
 }
 
+/// Where marks are: named, or where this user keeps such things.
+fn mark_dir(args: &RunArgs) -> Result<PathBuf, &'static str> {
+    if let Some(named) = &args.mark_dir {
+        return Ok(named.clone());
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/towline/marks"));
+    }
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let nowhere = "there is no home directory to keep marks in: name a place with --mark-dir";
+    state.map(|state| state.join("towline/marks")).ok_or(nowhere)
+}
+
 /// Everything that can be known before the bus is reached.
 fn check(args: &RunArgs) -> Outcome {
     failpoints::arm()?;
-    nats::check(&bus(args, &instance(args)?))?;
+    let instance = instance(args)?;
+    nats::check(&bus(args, &instance))?;
+    Mark::check(&mark_dir(args)?, &instance)?;
     match Store::open(&args.data_dir) {
         // It serves already; nothing is wrong with the options.
         Ok(_) | Err(OpenStoreError::Locked { .. }) => Ok(()),
@@ -100,6 +118,7 @@ async fn serve(args: &RunArgs) -> Outcome {
     let transport: Arc<dyn Transport> = NatsTransport::connect(&bus(args, &instance)).await?;
     let mut config = AgentConfig::new(instance.clone(), &args.data_dir);
     config.boot_id_file.clone_from(&args.boot_id_file);
+    config.mark_dir = mark_dir(args)?;
     let agent = Agent::open(config, prometheus::Registry::new()).await?;
     // Before anybody can see that it is open, and ask it to end.
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

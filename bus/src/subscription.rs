@@ -57,6 +57,9 @@ pub struct SubscribeConfig {
     pub vitals: watch::Receiver<Vitals>,
     /// Called with each epoch before anything is done under it, so that it can be made durable.
     pub record_epoch: Box<dyn Fn(Epoch) + Send + Sync>,
+    /// Called when the hub says go for a new epoch, before any call of it is begun. With it comes
+    /// [`SessionOrder::since`]: whoever served last under an older epoch was passed over by another store. Must not block.
+    pub begin: Box<dyn Fn(Epoch, Option<Epoch>) + Send + Sync>,
     /// What is counted.
     pub metrics: BusMetrics,
 }
@@ -214,6 +217,7 @@ impl Driver {
                     AgentEffect::End(reason) => return Some(reason),
                     AgentEffect::Subscribe(epoch) => next = Some(self.hear(epoch).await),
                     AgentEffect::Ask { number, ask } => self.ask(number, &ask).await,
+                    AgentEffect::Begin { epoch, since } => (self.config.begin)(epoch, since),
                     AgentEffect::ServeUntil { epoch, until } => {
                         self.lease.extend(epoch, until);
                         self.serving.send_if_modified(|serving| serving.replace(epoch) != Some(epoch));

@@ -26,6 +26,8 @@ pub(crate) async fn run(server: &NatsServer) {
         .arg(format!("127.0.0.1:{metrics}"))
         .arg("--data-dir")
         .arg(data_dir.path())
+        .arg("--mark-dir")
+        .arg(data_dir.path().join("marks"))
         .stderr(Stdio::null())
         .spawn()
         .unwrap();

@@ -226,6 +226,13 @@ impl Engine {
             return Ok(());
         }
         let known: BTreeSet<_> = rows.iter().map(|(_, row)| row.resource.clone()).collect();
+        let _turn = match self.inner.mark.turn().await {
+            Ok(turn) => turn,
+            Err(fenced) => {
+                tracing::warn!(%fenced, "leftovers stay");
+                return Ok(());
+            }
+        };
         for manager in self.inner.registry.iter() {
             for removed in manager.clean_up(known.clone()).await {
                 tracing::warn!(kind = manager.kind(), removed, "a leftover was removed");

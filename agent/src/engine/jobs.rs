@@ -239,6 +239,7 @@ impl Engine {
             let text = format!("the reason is too long: allowed are at most {REASON_BYTES_MAX} bytes");
             return Err(CallError::new(Code::Invalid, text));
         }
+        let _segment = self.segment().await;
         let _gate = self.inner.gates.pass(bundle).await;
         let mut row = existing(self.state().bundles.get(bundle), bundle)?.row.clone();
         // Else it would be paused, or resumed, when it has gone.
@@ -280,6 +281,7 @@ impl Engine {
                 None => Err(CallError::new(Code::NotFound, format!("there is no job {id}"))),
             };
         };
+        let _segment = self.segment().await;
         let _gate = self.inner.gates.pass(&bundle).await;
         let (job, waits) = {
             let mut state = self.state();

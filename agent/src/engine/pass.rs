@@ -189,7 +189,7 @@ impl Engine {
     }
 
     /// Counts a job that has ended, and tells those who watch it that its last record is durable.
-    fn job_ended(&self, job: &Job, last: u64) {
+    pub(super) fn job_ended(&self, job: &Job, last: u64) {
         let took = job.ended_unix_ms.unwrap_or(0).saturating_sub(job.accepted_unix_ms);
         let histogram = self.inner.durations.with_label_values(&[job.kind.as_str(), job.state.as_str()]);
         histogram.observe(Duration::from_millis(took).as_secs_f64());
@@ -209,7 +209,16 @@ impl Engine {
 
 impl Pass {
     async fn run(&mut self) -> Result<(), Ending> {
-        let todos = match self.begin().await? {
+        let asked = self.job.is_some();
+        let begun = {
+            let _segment = self.its_turn().await?;
+            // Its job ended while it waited: nothing was begun, and nothing is to be.
+            if asked && self.job.is_none() {
+                return Ok(());
+            }
+            self.begin().await?
+        };
+        let todos = match begun {
             Ok(todos) => todos,
             Err(error) => {
                 self.errors.insert(self.bundle.to_string(), ItemError::new(error.code, error.message));
@@ -224,7 +233,7 @@ impl Pass {
                 break;
             }
             self.begun.push(todo.clone());
-            self.operate(&todo).await?;
+            self.act(&todo).await?;
         }
         if self.cancelled.is_cancelled() {
             self.take_back().await?;
@@ -364,7 +373,7 @@ impl Pass {
         let inverses: Vec<Todo> = self.begun.drain(..).rev().filter_map(|todo| todo.inverse()).collect();
         self.cancelled = CancellationToken::new();
         for todo in inverses {
-            self.operate(&todo).await?;
+            self.act(&todo).await?;
         }
         self.taken_back = true;
         Ok(())
@@ -373,6 +382,8 @@ impl Pass {
     /// Stores how it ended.
     async fn finish(&mut self) -> Result<(), Ending> {
         let bundle = self.bundle.clone();
+        let _segment = self.engine.segment().await;
+        self.drop_ended_job();
         let _gate = self.engine.inner.gates.pass(&bundle).await;
         let Some(known) = self.read(Bundle::clone) else { return Ok(()) };
         // Not whether it was cancelled: that may have come too late for anything to be undone.

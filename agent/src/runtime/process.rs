@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Units are found again by these directories and reconnected by their sockets. What carries no such directory is not
-//! ours and never touched. A shim that died takes its unit along: what it left is killed by mark, and the unit is
+//! ours and never touched, and nothing is changed without a turn of the mark (decision 0014). A shim that died takes its unit along: what it left is killed by mark, and the unit is
 //! shown as an error.
 
 mod error;
@@ -46,7 +46,7 @@ use self::{
     unit::{Unit, UnitRecord},
     units::Units,
 };
-use crate::{manifest::Manifest, shim::Status};
+use crate::{manifest::Manifest, mark::Mark, shim::Status};
 
 /// `PATH` of units unless configured otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -73,6 +73,8 @@ pub struct ProcessConfig {
     pub path: String,
     /// A directory put before `path`, so that units find a program that ships with Towline.
     pub extra_path: Option<PathBuf>,
+    /// Whether anything may be changed. Each operation below takes a turn of it.
+    pub mark: Mark,
 }
 
 /// A replica to start.
@@ -150,6 +152,7 @@ impl ProcessRuntime {
     /// Why it does not run: a port in use, a file in the way, a user or program that does not exist. Nothing is left of
     /// it then.
     pub async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
+        let _turn = self.mark().turn().await?;
         // One at a time, so that nobody else declares the same file between look and label.
         let creating = Arc::clone(&self.inner.creating).lock_owned().await;
         let (runtime, spec) = (self.clone(), spec.clone());
@@ -176,6 +179,7 @@ impl ProcessRuntime {
     /// # Errors
     /// As [`ProcessRuntime::start`], or that there is no such unit. The unit stays, as it was.
     pub async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
+        let _turn = self.mark().turn().await?;
         let unit = self.find(unit)?;
         self.launch(&unit, false).await?;
         Ok(unit.status())
@@ -187,7 +191,7 @@ impl ProcessRuntime {
     /// # Errors
     /// That there is no such unit, or that something of it cannot be killed.
     pub async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
-        self.find(unit)?.stop().await
+        self.find(unit)?.stop(self.mark().turn().await?).await
     }
 
     /// Stops a unit, and removes its directory, its ports and the files that were written for it.
@@ -196,9 +200,14 @@ impl ProcessRuntime {
     /// As [`ProcessRuntime::stop`], or what cannot be removed; the unit stays listed then.
     pub async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
         let unit = self.find(unit)?;
-        unit.stop().await?;
-        let runtime = self.clone();
-        blocking(move || runtime.remove(&unit)).await
+        unit.stop(self.mark().turn().await?).await?;
+        // Another one: the grace period of a unit has no bound that others would want to wait for.
+        let (runtime, turn) = (self.clone(), self.mark().turn().await?);
+        let remove = move || {
+            let _turn = turn;
+            runtime.remove(&unit)
+        };
+        blocking(remove).await
     }
 
     fn remove(&self, unit: &Unit) -> Result<(), RuntimeError> {
@@ -245,9 +254,8 @@ impl ProcessRuntime {
     /// The first that could not be stopped; the others are, none the less.
     pub async fn stop_all(&self) -> Result<(), RuntimeError> {
         let units: Vec<Arc<Unit>> = self.units().values().cloned().collect();
-        let stops =
-            stream::iter(units).map(|unit| async move { unit.stop().await }).buffer_unordered(STOPS_AT_ONCE);
-        let results: Vec<Result<(), RuntimeError>> = stops.collect().await;
+        let stops = stream::iter(units).map(|unit| async move { unit.stop(self.mark().turn().await?).await });
+        let results: Vec<Result<(), RuntimeError>> = stops.buffer_unordered(STOPS_AT_ONCE).collect().await;
         results.into_iter().collect()
     }
 
@@ -278,6 +286,11 @@ impl ProcessRuntime {
             renamed => renamed?,
         }
         remove_all(&gone)
+    }
+
+    /// The right to act on this host.
+    pub(crate) fn mark(&self) -> &Mark {
+        &self.inner.config.mark
     }
 
     fn find(&self, unit: &str) -> Result<Arc<Unit>, RuntimeError> {

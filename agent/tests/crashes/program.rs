@@ -8,6 +8,7 @@ fn check_config(failpoints: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_towline-agent"))
         .args(["check-config", "--instance", "site", "--nats", "nats://127.0.0.1:1", "--data-dir"])
         .arg(dir.path())
+        .env("TOWLINE_MARK_DIR", dir.path().join("marks"))
         .env("TOWLINE_FAILPOINTS", failpoints)
         .output()
         .unwrap()

@@ -84,6 +84,8 @@ impl Site {
             .arg(self.instance.to_string())
             .arg("--data-dir")
             .arg(self.path().join("data"))
+            .arg("--mark-dir")
+            .arg(self.path().join("marks"))
             .args(["--metrics-listen", "127.0.0.1:0"])
             .env("TOWLINE_FAILPOINTS", failpoints)
             .env_remove("TOWLINE_LOG")

@@ -22,7 +22,9 @@ pub(crate) struct Call {
 pub(crate) struct Agent {
     pub(crate) instance: usize,
     pub(crate) boot: BootId,
-    store: StoreId,
+    pub(crate) store: StoreId,
+    /// The last epoch that it was told to begin under; its store keeps it, too.
+    pub(crate) begun: Option<Epoch>,
     /// Recorded in its store before anything is done under it.
     last_epoch: Option<Epoch>,
     /// None while the process is dead, or has left.
@@ -43,6 +45,7 @@ impl Agent {
             instance,
             boot: boot(0),
             store: StoreId::new(Uuid::from_u128(number as u128 + 1)),
+            begun: None,
             last_epoch: None,
             session: None,
             lease: Lease::default(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use towline_bus::clock::Moment;
 use towline_bus::presence::Presence;
-use towline_protocol::{BootId, Epoch};
+use towline_protocol::{BootId, Epoch, StoreId};
 
 use super::agent::Call;
 use super::authority::Record;
@@ -16,6 +16,8 @@ pub(crate) struct Ledger {
     served: BTreeMap<(usize, Epoch), BootId>,
     /// What each process was given by the answers that it got: an epoch, and until when.
     given: BTreeMap<BootId, (Epoch, Moment)>,
+    /// Which store was told to begin, by epoch.
+    stores: BTreeMap<(usize, Epoch), StoreId>,
     begun: BTreeSet<u64>,
     last_begun: BTreeMap<usize, Moment>,
     kicked: BTreeSet<(usize, Epoch)>,
@@ -43,6 +45,27 @@ impl Ledger {
         *given = if given.0 == epoch { (epoch, given.1.max(until)) } else { (epoch, until) };
         let first = *self.served.entry((instance, epoch)).or_insert(boot);
         demand(first == boot, || format!("epoch {epoch} is served by {first} and {boot}"))
+    }
+
+    /// A store that is told to begin again is told if another began in between, also where it missed its own turns since.
+    pub(crate) fn note_begin(
+        &mut self,
+        instance: usize,
+        store: StoreId,
+        before: Option<Epoch>,
+        epoch: Epoch,
+        since: Option<Epoch>,
+    ) -> Result<(), String> {
+        self.stores.insert((instance, epoch), store);
+        let Some(before) = before else { return Ok(()) };
+        let between = self.stores.range((instance, before)..(instance, epoch));
+        let passed_over = between.into_iter().any(|(_, other)| *other != store);
+        let told = since.is_some_and(|since| since > before);
+        demand(told || !passed_over, || {
+            format!(
+                "{store} begins {epoch} after {before}, since {since:?}, and another store began in between"
+            )
+        })
     }
 
     /// A process gave back what it was given.

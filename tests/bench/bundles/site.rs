@@ -53,6 +53,8 @@ pub(super) fn agent(server: &NatsServer, name: &str, data_dir: &Path, metrics: u
         .arg(format!("127.0.0.1:{metrics}"))
         .arg("--data-dir")
         .arg(data_dir)
+        .arg("--mark-dir")
+        .arg(data_dir.join("marks"))
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .spawn();

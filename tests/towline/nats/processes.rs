@@ -2,6 +2,7 @@
 
 mod agents;
 mod cli;
+mod marks;
 mod namespaces;
 mod outages;
 mod servers;

@@ -52,6 +52,10 @@ impl Manager for Apps {
         read_traits(document)
     }
 
+    fn takes_turns(&self) -> bool {
+        true
+    }
+
     fn provision(&self, work: Work) -> Vec<Step> {
         let direct = self.direct.clone();
         // What it does halfway it undoes itself: it alone knows which units it started.

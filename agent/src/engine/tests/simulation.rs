@@ -100,6 +100,8 @@ impl Sim {
             is_direct: Box::new(|_| false),
             applied: Box::new(|_, _| {}),
             durations: crate::metrics::durations(&prometheus::Registry::new()).unwrap(),
+            mark: Mark::open(&self.dir.path().join("marks"), &"acme/site".parse().unwrap(), store.id(), None)
+                .unwrap(),
             store,
         };
         Engine::open(parts, &format!("boot {}", self.boot)).await.unwrap()

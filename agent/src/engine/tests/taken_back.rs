@@ -15,7 +15,7 @@ impl Rig {
         self.engine.state().bundles[&shop()].row.clone()
     }
 
-    async fn until(&self, what: impl Fn(&State) -> bool) {
+    pub(super) async fn until(&self, what: impl Fn(&State) -> bool) {
         for _ in 0..500 {
             if what(&self.engine.state()) {
                 return;
@@ -25,7 +25,7 @@ impl Rig {
         panic!("it does not come to that");
     }
 
-    async fn runs(&self, put: &PutBundleResponse) {
+    pub(super) async fn runs(&self, put: &PutBundleResponse) {
         let id = put.job.unwrap();
         self.until(|state| state.jobs.get(&id).is_some_and(|open| open.job.state == JobState::Running)).await;
     }

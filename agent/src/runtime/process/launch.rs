@@ -91,8 +91,9 @@ impl ProcessRuntime {
     /// # Errors
     /// Which could not be written.
     pub(crate) async fn restore_files(&self, spec: &UnitSpec) -> Result<(), RuntimeError> {
-        let (runtime, spec) = (self.clone(), spec.clone());
+        let (runtime, spec, turn) = (self.clone(), spec.clone(), self.mark().turn().await?);
         blocking(move || {
+            let _turn = turn;
             let app = &spec.manifest.spec;
             let account = app.user.as_deref().map(users::account).transpose()?;
             // What has no working directory elsewhere has its relative files in the unit's own, where nobody else writes.

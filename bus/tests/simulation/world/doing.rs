@@ -66,6 +66,13 @@ impl World {
                         let noted = self.ledger.note_served(instance, epoch, boot, until);
                         self.demand(noted);
                     }
+                    AgentEffect::Begin { epoch, since } => {
+                        let place = &mut self.agents[agent];
+                        let (instance, store) = (place.instance, place.store);
+                        let before = place.begun.replace(epoch);
+                        let noted = self.ledger.note_begin(instance, store, before, epoch, since);
+                        self.demand(noted);
+                    }
                     AgentEffect::StopServing => self.stop_serving(agent),
                     AgentEffect::HubTime { hub_unix_ms, asked_at } => {
                         self.agents[agent].lease.set_hub_time(hub_unix_ms, asked_at, now);

@@ -104,7 +104,10 @@ impl Machines {
     }
 
     fn shell(&self, place: &str, text: &str) -> std::process::Command {
-        shell(&self.net, place, text)
+        let mut command = shell(&self.net, place, text);
+        // Places are hosts, so each has marks of its own.
+        command.env("TOWLINE_MARK_DIR", self.dir.path().join(place).join("marks"));
+        command
     }
 
     /// Follows a block whose last line runs on.

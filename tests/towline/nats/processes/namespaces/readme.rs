@@ -20,7 +20,12 @@ async fn the_readmes_lines_end_with_a_connected_instance() {
     let dir = tempfile::tempdir().unwrap();
     let mut net = Namespaces::new();
     net.add(PLACE);
-    let here = |lines: &str| shell(&net, PLACE, &format!("cd {}\n{lines}", dir.path().display()));
+    let here = |lines: &str| {
+        let mut command = shell(&net, PLACE, &format!("cd {}\n{lines}", dir.path().display()));
+        // As on a machine of its own.
+        command.env("TOWLINE_MARK_DIR", dir.path().join("marks"));
+        command
+    };
     // Whoever types the lines has a shell that stays.
     let terminal = here(&format!("{started}\njobs -p > pids\nwait"));
     let terminal = Program::start("a terminal", terminal, dir.path().join("log"));
