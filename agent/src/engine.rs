@@ -18,13 +18,16 @@ mod callbacks;
 mod capacity;
 mod content;
 mod diff;
+pub(crate) mod doors;
 mod drive;
 mod ending;
+mod epochs;
 mod jobs;
 mod lanes;
 mod manager;
 mod managers;
 mod model;
+mod observe;
 mod order;
 mod pass;
 mod pipeline;
@@ -65,6 +68,7 @@ pub(crate) use self::{capacity::Room, manager::Registry};
 use crate::{
     calls::{Answered, Caller, Calls},
     direct::Direct,
+    mark::Mark,
     owners::Owners,
     store::{OutcomeKey, PATIENCE as PATIENCE_OF_CALLER, Store, StoreError, jobs as stored_jobs, rows},
 };
@@ -100,6 +104,10 @@ struct Inner {
     durations: HistogramVec,
     state: Mutex<State>,
     gates: Gates,
+    /// Whether this agent may act.
+    mark: Mark,
+    /// Held, shared, by whoever changes rows or jobs; alone while all open jobs end at once.
+    segments: Arc<tokio::sync::RwLock<()>>,
     callbacks: Callbacks,
     tasks: Tasks,
 }
@@ -113,6 +121,7 @@ pub(crate) struct Parts {
     pub(crate) owners: Owners,
     pub(crate) is_direct: Box<dyn Fn(&str) -> bool + Send + Sync>,
     pub(crate) applied: TellApplied,
+    pub(crate) mark: Mark,
     /// How long jobs take from acceptance to end, by kind and outcome.
     pub(crate) durations: HistogramVec,
 }
@@ -134,6 +143,7 @@ impl Parts {
             owners: direct.owners(),
             is_direct: Box::new(move |id| by_id.is_direct(id)),
             applied: Box::new(move |name, digest| by_digest.tell_applied(name.as_str(), digest)),
+            mark: direct.runtime().mark().clone(),
             durations,
         }
     }
@@ -148,7 +158,7 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read or written.
     pub(crate) async fn open(parts: Parts, boot: &str) -> Result<Self, StoreError> {
-        let Parts { store, registry, data_dir, calls, owners, is_direct, applied, durations } = parts;
+        let Parts { store, registry, data_dir, calls, owners, is_direct, applied, mark, durations } = parts;
         let before = store.read(crate::store::noted_boot)?;
         let rebooted = before.is_some_and(|before| before != boot);
         let (loaded, jobs) = store
@@ -177,6 +187,8 @@ impl Engine {
             durations,
             state: Mutex::new(state),
             gates: Gates::default(),
+            mark,
+            segments: Arc::default(),
             callbacks: Callbacks::default(),
             tasks: Tasks::new(),
         };
@@ -194,6 +206,7 @@ impl Engine {
         let names: Vec<Name> = engine.state().bundles.keys().cloned().collect();
         for name in &names {
             engine.wait_for_retry(name);
+            engine.settle_later(name);
             engine.told(name);
         }
         engine.inner.tasks.spawn("retry", engine.clone().retry());

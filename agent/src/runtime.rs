@@ -16,6 +16,8 @@ use async_trait::async_trait;
 use std::{fmt, str::FromStr, time::Duration};
 use tokio::sync::mpsc;
 
+use crate::mark::Mark;
+
 pub use self::process::{LogQuery, PortBinding, RuntimeError, UnitLogLine, UnitSpec, UnitStatus};
 
 /// The runtimes that there are.
@@ -73,6 +75,9 @@ impl FromStr for RuntimeKind {
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Which one it is: manifests are read for it.
     fn kind(&self) -> RuntimeKind;
+
+    /// Who may act. Whatever changes something takes a turn of it.
+    fn mark(&self) -> &Mark;
 
     /// Makes a new unit and starts it; returns when its command was executed.
     ///

@@ -6,14 +6,15 @@ use redb::WriteTransaction;
 use tokio::time::{MissedTickBehavior, interval};
 use towline_bus::{clock, clock::Moment};
 use towline_protocol::{
-    ItemError, Name, WorkloadId,
+    CallError, ItemError, Name, WorkloadId,
     bundle::{BundlePhase, ResultState},
 };
 
 use super::{
     Engine, backoff,
     lanes::Item,
-    manager::{Seen, Work},
+    manager::Seen,
+    observe::{self, work},
     pass::Ending,
     state::Bundle,
 };
@@ -27,9 +28,10 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Between two looks for drift.
 const WATCH: Duration = Duration::from_secs(10);
 /// Between two attempts to store what must be stored before work goes on.
-const AGAIN: Duration = Duration::from_secs(1);
-/// How long one operation may take before its lane is said to stall: the longest grace period that makes sense, twice.
-pub(super) const STALLED: Duration = Duration::from_secs(120);
+const AGAIN: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1_000 });
+/// How long one operation may take before its lane is said to stall: the longest grace period that makes sense, twice. Where
+/// a test can have it stall, as long as such a test can wait.
+pub(super) const STALLED: Duration = Duration::from_secs(if cfg!(feature = "failpoints") { 5 } else { 120 });
 
 impl Engine {
     /// Begins whatever can be begun.
@@ -97,6 +99,15 @@ impl Engine {
         bundle.due = soonest.map(|attempts| now + backoff::wait(attempts.max(1)));
     }
 
+    /// Has a bundle brought to what it is to be, after what waits for it, unless it is tried again anyway.
+    pub(super) fn settle_later(&self, name: &Name) {
+        let mut state = self.state();
+        let unsettled = |bundle: &Bundle| bundle.due.is_none() && bundle.is_unsettled();
+        if state.bundles.get(name).is_some_and(unsettled) {
+            state.lanes.submit(name, Item::Retry);
+        }
+    }
+
     /// Tries again what failed, whenever its wait is over, until the agent ends.
     pub(super) async fn retry(self) {
         let stopping = self.inner.tasks.stopping().clone();
@@ -141,7 +152,7 @@ impl Engine {
     }
 
     /// Compares one bundle with what is there, unless it is being worked on: then it is not expected to fit.
-    async fn look_at(&self, name: &Name) -> Result<(), StoreError> {
+    pub(super) async fn look_at(&self, name: &Name) -> Result<(), CallError> {
         let rows: Vec<WorkloadRow> = {
             let state = self.state();
             let Some(bundle) = state.bundles.get(name).filter(|_| state.lanes.is_idle(name)) else {
@@ -153,30 +164,26 @@ impl Engine {
             let sound = |row: &&WorkloadRow| row.result.state == ResultState::Ok && row.holds.is_some();
             bundle.workloads.values().filter(sound).cloned().collect()
         };
-        for row in rows {
-            let Some(seen) = self.observe(name, &row).await? else { continue };
+        for rows in rows.chunks(observe::TOGETHER) {
+            let looks = self.observe(name, rows).await?;
             let mut state = self.state();
             let idle = state.lanes.is_idle(name);
             let Some(bundle) = state.bundles.get_mut(name).filter(|_| idle) else { return Ok(()) };
-            note(bundle, &row.id, &seen, clock::unix_ms());
-            if seen.drift.is_some() && seen.repair {
-                tracing::info!(bundle = %name, workload = %row.id, drift = seen.drift, "mending what drifted");
-                state.lanes.submit(name, Item::Repair { workload: row.id });
+            let mut astray = Vec::new();
+            for (row, seen) in rows.iter().zip(looks).filter_map(|(row, seen)| Some((row, seen?))) {
+                // Worked on meanwhile: it was another one that was looked at.
+                if bundle.workloads.get(&row.id) != Some(row) {
+                    continue;
+                }
+                note(bundle, &row.id, &seen, clock::unix_ms());
+                if seen.drift.is_some() && seen.repair {
+                    tracing::info!(bundle = %name, workload = %row.id, drift = seen.drift, "mending what drifted");
+                    astray.push(row.id.clone());
+                }
             }
+            astray.into_iter().for_each(|workload| state.lanes.submit(name, Item::Repair { workload }));
         }
         Ok(())
-    }
-
-    /// What is seen of a workload now; none of what was never carried out, or of an unknown kind.
-    pub(super) async fn observe(&self, bundle: &Name, row: &WorkloadRow) -> Result<Option<Seen>, StoreError> {
-        let Ok(manager) = self.inner.registry.find(row.id.kind()) else { return Ok(None) };
-        let (name, id, store) = (bundle.clone(), row.id.clone(), self.inner.store.clone());
-        let read = move || store.read(|transaction| rows::carried_out(transaction, &name, &id));
-        let definition = tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| StoreError::Failed(error.to_string()))??;
-        let Some(definition) = definition.filter(|_| row.holds.is_some()) else { return Ok(None) };
-        Ok(Some(manager.observe(work(bundle, row, definition)).await))
     }
 
     /// Makes the managers ready, has them know again what was carried out, and removes what nobody knows of; nothing if
@@ -198,40 +205,40 @@ impl Engine {
             all.flat_map(|(name, bundle)| bundle.workloads.values().map(|row| (name.clone(), row.clone())))
                 .collect()
         };
-        for (name, row) in rows.iter().filter(|(_, row)| row.holds.is_some()) {
-            let paused = row.result.state == ResultState::Paused;
-            // After a reboot each comes up in its turn; until then nobody brings it back on its own.
-            if row.given_up || (rebooted && !paused) {
-                continue;
+        self.inner.store.read(|transaction| {
+            let held = rows::Held::open(transaction)?;
+            for (name, row) in rows.iter().filter(|(_, row)| row.holds.is_some()) {
+                let paused = row.result.state == ResultState::Paused;
+                // After a reboot each comes up in its turn; until then nobody brings it back on its own.
+                if row.given_up || (rebooted && !paused) {
+                    continue;
+                }
+                let definition = held.definition(name, &row.id)?;
+                if let (Some(definition), Ok(manager)) = (definition, self.inner.registry.find(row.id.kind()))
+                {
+                    manager.adopt(&work(name, row, definition), paused);
+                }
             }
-            let definition =
-                self.inner.store.read(|transaction| rows::carried_out(transaction, name, &row.id))?;
-            if let (Some(definition), Ok(manager)) = (definition, self.inner.registry.find(row.id.kind())) {
-                manager.adopt(&work(name, row, definition), paused);
-            }
-        }
+            Ok(())
+        })?;
         if skipped {
             tracing::warn!("leftovers stay: not all that the store knows could be read");
             return Ok(());
         }
         let known: BTreeSet<_> = rows.iter().map(|(_, row)| row.resource.clone()).collect();
+        let _turn = match self.inner.mark.turn().await {
+            Ok(turn) => turn,
+            Err(fenced) => {
+                tracing::warn!(%fenced, "leftovers stay");
+                return Ok(());
+            }
+        };
         for manager in self.inner.registry.iter() {
             for removed in manager.clean_up(known.clone()).await {
                 tracing::warn!(kind = manager.kind(), removed, "a leftover was removed");
             }
         }
         Ok(())
-    }
-}
-
-fn work(bundle: &Name, row: &WorkloadRow, definition: bytes::Bytes) -> Work {
-    Work {
-        bundle: bundle.clone(),
-        id: row.id.clone(),
-        resource: row.resource.clone(),
-        definition,
-        data: row.data.clone(),
-        adopt: false,
     }
 }
 

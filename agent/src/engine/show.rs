@@ -16,7 +16,7 @@ use towline_protocol::{
     limits,
 };
 
-use super::{Engine, jobs::counts, state::Bundle};
+use super::{Engine, jobs::counts, observe, state::Bundle};
 use crate::store::{StoreError, jobs, jobs::JobPage, records, rows::WorkloadRow};
 
 impl Engine {
@@ -99,8 +99,11 @@ impl Engine {
         };
         let next = more(&mut rows, limit, |row| row.id.clone());
         let mut workloads = Vec::with_capacity(rows.len());
-        for row in rows {
-            let seen = self.observe(&request.bundle, &row).await.map_err(|error| error.refusal())?;
+        let mut looks = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(observe::TOGETHER) {
+            looks.extend(self.observe(&request.bundle, rows).await?);
+        }
+        for (row, seen) in rows.into_iter().zip(looks) {
             let drift = bundle.drift.get(&row.id).map(|(since, message)| Drift {
                 message: message.clone(),
                 mending: seen.as_ref().is_some_and(|seen| seen.repair),

@@ -8,7 +8,11 @@ use std::{
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use towline_bus::clock::Moment;
-use towline_protocol::{JobId, Name, ResourceId, WorkloadId, job::Job};
+use towline_protocol::{
+    JobId, Name, ResourceId, WorkloadId,
+    bundle::BundlePhase,
+    job::{Job, JobState},
+};
 
 use super::{capacity::Room, lanes::Lanes, plan::There};
 use crate::store::rows::{BundleRow, WorkloadRow};
@@ -29,6 +33,16 @@ pub(super) struct Bundle {
 impl Bundle {
     pub(super) fn new(row: BundleRow, workloads: BTreeMap<WorkloadId, WorkloadRow>) -> Self {
         Self { row, workloads, coming: Vec::new(), due: None, drift: BTreeMap::new() }
+    }
+
+    /// Whether it may be otherwise than it is to be though nothing of it failed: its last work was cut short.
+    pub(super) fn is_unsettled(&self) -> bool {
+        match self.row.phase {
+            BundlePhase::Deleted => false,
+            BundlePhase::Deleting => true,
+            _ if self.row.target == 0 => !self.workloads.is_empty(),
+            _ => self.row.applied != Some(self.row.target),
+        }
     }
 
     /// Its workloads in the order they were started in.
@@ -79,6 +93,14 @@ pub(super) struct State {
     pub(super) to_come_up: BTreeSet<Name>,
     /// What is being worked on, since when it has not come on.
     pub(super) at_work: BTreeMap<Name, (String, Moment)>,
+}
+
+impl State {
+    /// Whether a job was not begun yet. One that an earlier agent began waits for its lane, too, and may have been done in
+    /// part: it is not simply left out.
+    pub(super) fn is_pending(&self, job: JobId) -> bool {
+        self.jobs.get(&job).is_some_and(|open| open.job.state == JobState::Pending)
+    }
 }
 
 /// One lock per bundle: whoever reads its rows to write them anew holds it.

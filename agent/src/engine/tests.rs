@@ -25,6 +25,8 @@ use crate::{
     store::faults::Faults,
 };
 
+mod passed_over;
+mod simulation;
 mod taken_back;
 
 /// What the managers of a test do, and did.
@@ -181,6 +183,7 @@ async fn open(dir: &tempfile::TempDir, disk: &Faults, script: &Script, boot: &st
         owners: Owners::default(),
         is_direct: Box::new(|_| false),
         applied: Box::new(|_, _| {}),
+        mark: Mark::open(&dir.path().join("marks"), &"acme/site".parse().unwrap(), store.id(), None).unwrap(),
         durations: crate::metrics::durations(&prometheus::Registry::new()).unwrap(),
         store,
     };

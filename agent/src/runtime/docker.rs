@@ -35,7 +35,7 @@ use towline_bus::task::Tasks;
 
 use self::engine::Engine;
 use super::{LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus};
-use crate::shim::Status;
+use crate::{mark::Mark, shim::Status};
 
 /// Where an engine of this host listens unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -53,6 +53,8 @@ pub struct DockerConfig {
     pub instance: String,
     /// The engine's socket.
     pub socket: PathBuf,
+    /// Who may act.
+    pub mark: Mark,
 }
 
 /// Runs apps as containers. Cheap to clone; all clones are one runtime.
@@ -64,6 +66,7 @@ pub struct DockerRuntime {
 #[derive(Debug)]
 struct Inner {
     instance: String,
+    mark: Mark,
     engine: Engine,
     known: Mutex<Known>,
     /// Told at each change of what is known.
@@ -96,6 +99,7 @@ impl DockerRuntime {
     pub async fn open(config: DockerConfig) -> Self {
         let inner = Inner {
             instance: config.instance,
+            mark: config.mark,
             engine: Engine::new(config.socket),
             known: Mutex::default(),
             changed: watch::Sender::new(()),
@@ -155,25 +159,31 @@ impl Runtime for DockerRuntime {
         RuntimeKind::Docker
     }
 
+    fn mark(&self) -> &Mark {
+        &self.inner.mark
+    }
+
     async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
         self.create_and_start(spec).await
     }
 
     async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
         let seen = self.find(unit)?;
+        let _turn = self.inner.mark.turn().await?;
         self.start_container(&seen.container).await?;
         self.inspect(&seen.container).await?.ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
     }
 
     async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_container(&seen.container).await?;
+        self.stop_in_turn(&seen.container).await?;
         self.inspect(&seen.container).await.map(drop)
     }
 
     async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_container(&seen.container).await?;
+        self.stop_in_turn(&seen.container).await?;
+        let _turn = self.inner.mark.turn().await?;
         self.remove_container(&seen.container).await
     }
 

@@ -27,11 +27,13 @@ use crate::engine::{Engine, IMAGE};
 struct Containers {
     engine: Arc<Engine>,
     instance: String,
+    dir: TempDir,
 }
 
 impl Place for Containers {
     fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
-        let config = DockerConfig { instance: self.instance.clone(), socket: self.engine.socket.clone() };
+        let (instance, socket) = (self.instance.clone(), self.engine.socket.clone());
+        let config = DockerConfig { instance, socket, mark: crate::mark(self.dir.path()) };
         Box::pin(async { Arc::new(DockerRuntime::open(config).await) as Arc<dyn Runtime> })
     }
 
@@ -47,7 +49,8 @@ async fn the_battery_holds_on_docker() {
     for case in BATTERY {
         println!("{case:?}");
         let instance = format!("test/{}", case.name);
-        case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone() }).await;
+        let dir = tempfile::tempdir().unwrap();
+        case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone(), dir }).await;
         let left = engine.containers(&format!("dev.towline.instance={instance}"));
         assert_eq!(left, Vec::<String>::new(), "no container is left");
     }

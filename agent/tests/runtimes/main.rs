@@ -3,3 +3,13 @@
 mod docker;
 mod engine;
 mod process;
+
+use std::path::Path;
+
+use towline_agent::mark::Mark;
+
+/// Nobody else acts there.
+fn mark(dir: &Path) -> Mark {
+    let store = towline_protocol::StoreId::new(uuid::Uuid::nil());
+    Mark::open(&dir.join("marks"), &"test/site".parse().unwrap(), store, None).unwrap()
+}

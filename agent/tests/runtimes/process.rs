@@ -21,6 +21,7 @@ impl Place for Processes {
             shim: vec![env!("CARGO_BIN_EXE_towline-agent").into(), "shim".into()],
             path: DEFAULT_PATH.to_owned(),
             extra_path: None,
+            mark: crate::mark(dir),
         };
         Box::pin(async {
             let runtime = ProcessRuntime::open(config).await.expect("a directory of our own can be used");

@@ -2,8 +2,10 @@
 
 mod agents;
 mod cli;
+mod marks;
 mod namespaces;
 mod outages;
+mod servers;
 mod takeover;
 
 use std::path::PathBuf;

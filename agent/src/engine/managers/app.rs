@@ -11,7 +11,10 @@ use crate::{
         pipeline::Step,
     },
     manifest::{Complaint, read_app_of_bundle},
+    runtime::RuntimeKind,
 };
+
+pub(super) const KIND: &str = "App";
 
 /// Carries out `App`.
 #[derive(Debug)]
@@ -23,6 +26,10 @@ impl Apps {
     pub(super) fn new(direct: Direct) -> Self {
         Self { direct }
     }
+}
+
+pub(super) fn read_traits(runtime: RuntimeKind, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
+    read_app_of_bundle(runtime, document).map(|_| Traits::default())
 }
 
 fn owned(work: &Work) -> Owned {
@@ -39,11 +46,15 @@ fn owned(work: &Work) -> Owned {
 #[async_trait]
 impl Manager for Apps {
     fn kind(&self) -> &'static str {
-        "App"
+        KIND
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        read_app_of_bundle(self.direct.runtime().kind(), document).map(|_| Traits::default())
+        read_traits(self.direct.runtime().kind(), document)
+    }
+
+    fn takes_turns(&self) -> bool {
+        true
     }
 
     fn provision(&self, work: Work) -> Vec<Step> {
@@ -83,8 +94,9 @@ impl Manager for Apps {
     }
 
     async fn observe(&self, work: Work) -> Seen {
-        let service = self.direct.some_services(&[work.resource]).pop();
-        let Some(service) = service else { return super::unknown("nothing is known of it".to_owned()) };
+        let Some(service) = self.direct.service(&work.resource) else {
+            return super::unknown("nothing is known of it".to_owned());
+        };
         // Mended by the same watch as what `apply` brought here.
         let drift = (service.status == ServiceStatus::Degraded).then(|| {
             service.excuse.clone().unwrap_or_else(|| "its units are not as its definition says".to_owned())

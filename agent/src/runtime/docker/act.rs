@@ -27,6 +27,9 @@ use crate::{
 /// How long the engine may take beyond the grace period to kill what is left.
 const SLACK: Duration = Duration::from_secs(30);
 
+/// By then the engine has been told to stop a container.
+const BEGUN: Duration = Duration::from_secs(5);
+
 /// Between two looks whether a container that is being removed has gone.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -42,7 +45,9 @@ impl DockerRuntime {
         let container = spec.manifest.spec.container.as_ref().ok_or_else(|| RuntimeError::NotStarted {
             reason: "its definition was read for another runtime".to_owned(),
         })?;
+        // Before the turn: an image may take long, and to have it changes nothing that runs.
         self.provide_image(container).await?;
+        let _turn = self.inner.mark.turn().await?;
         let id = self.create(spec, container).await?;
         let started = async {
             self.write_files(spec, &id).await?;
@@ -96,8 +101,22 @@ impl DockerRuntime {
         }
     }
 
+    /// Stops a container, once it is this agent's turn. The turn is for beginning it: a grace period may be long, and whoever
+    /// takes over need not wait for it.
+    pub(super) async fn stop_in_turn(&self, container: &str) -> Result<(), RuntimeError> {
+        let turn = self.inner.mark.turn().await?;
+        let mut stop = std::pin::pin!(self.stop_container(container));
+        match tokio::time::timeout(BEGUN, &mut stop).await {
+            Ok(stopped) => stopped,
+            Err(_) => {
+                drop(turn);
+                stop.await
+            }
+        }
+    }
+
     /// Stops a container, by its own signal and within its own time; what has ended or gone stays so.
-    pub(super) async fn stop_container(&self, container: &str) -> Result<(), RuntimeError> {
+    async fn stop_container(&self, container: &str) -> Result<(), RuntimeError> {
         let grace = self.grace(container).await?;
         let question =
             async |client: Docker| client.stop_container(container, None::<StopContainerOptions>).await;

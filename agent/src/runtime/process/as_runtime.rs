@@ -6,12 +6,19 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitStatus};
-use crate::runtime::{Runtime, RuntimeKind};
+use crate::{
+    mark::Mark,
+    runtime::{Runtime, RuntimeKind},
+};
 
 #[async_trait]
 impl Runtime for ProcessRuntime {
     fn kind(&self) -> RuntimeKind {
         RuntimeKind::Process
+    }
+
+    fn mark(&self) -> &Mark {
+        Self::mark(self)
     }
 
     async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
