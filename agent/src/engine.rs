@@ -17,6 +17,7 @@ mod backoff;
 mod callbacks;
 mod capacity;
 mod content;
+mod decommission;
 mod diff;
 mod drive;
 mod ending;
@@ -36,6 +37,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod todos;
+mod upkeep;
 mod work;
 
 use std::{
@@ -50,7 +52,7 @@ use prometheus::HistogramVec;
 use serde::de::DeserializeOwned;
 use towline_bus::{clock::Moment, task::Tasks};
 use towline_protocol::{
-    CallError, Name, ResourceId, WorkloadId,
+    CallError, Name, ResourceId,
     bundle::BundlePhase,
     job::{JobKind, JobState},
 };
@@ -66,6 +68,7 @@ use crate::{
     calls::{Answered, Caller, Calls},
     direct::Direct,
     owners::Owners,
+    runtime::process::Watcher,
     store::{OutcomeKey, PATIENCE as PATIENCE_OF_CALLER, Store, StoreError, jobs as stored_jobs, rows},
 };
 
@@ -111,6 +114,8 @@ pub(crate) struct Parts {
     pub(crate) data_dir: PathBuf,
     pub(crate) calls: Calls,
     pub(crate) owners: Owners,
+    /// Tells which resources change on this host.
+    pub(crate) changes: Watcher,
     pub(crate) is_direct: Box<dyn Fn(&str) -> bool + Send + Sync>,
     pub(crate) applied: TellApplied,
     /// How long jobs take from acceptance to end, by kind and outcome.
@@ -132,6 +137,7 @@ impl Parts {
             data_dir: data_dir.to_owned(),
             calls: direct.calls(),
             owners: direct.owners(),
+            changes: direct.runtime().changes(),
             is_direct: Box::new(move |id| by_id.is_direct(id)),
             applied: Box::new(move |name, digest| by_digest.tell_applied(name.as_str(), digest)),
             durations,
@@ -148,7 +154,8 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read or written.
     pub(crate) async fn open(parts: Parts, boot: &str) -> Result<Self, StoreError> {
-        let Parts { store, registry, data_dir, calls, owners, is_direct, applied, durations } = parts;
+        let Parts { store, registry, data_dir, calls, owners, changes, is_direct, applied, durations } =
+            parts;
         let before = store.read(crate::store::noted_boot)?;
         let rebooted = before.is_some_and(|before| before != boot);
         let (loaded, jobs) = store
@@ -197,7 +204,9 @@ impl Engine {
             engine.told(name);
         }
         engine.inner.tasks.spawn("retry", engine.clone().retry());
-        engine.inner.tasks.spawn("watch", engine.clone().watch());
+        engine.inner.tasks.spawn("watch", engine.clone().watch(changes));
+        engine.inner.tasks.spawn("managers", engine.clone().get_ready());
+        engine.inner.tasks.spawn("janitor", engine.clone().janitor());
         engine.kick();
         Ok(engine)
     }
@@ -243,7 +252,7 @@ impl Engine {
             let found = state.bundles.get(bundle).into_iter();
             let of = |bundle: &Bundle| {
                 let rows = bundle.workloads.values().map(|row| row.resource.clone());
-                rows.chain(bundle.coming.iter().map(|(resource, _)| resource.clone())).collect::<Vec<_>>()
+                rows.chain(bundle.coming.iter().map(|coming| coming.resource.clone())).collect::<Vec<_>>()
             };
             found.flat_map(of).collect()
         };
@@ -266,13 +275,6 @@ impl Engine {
             })
         };
         (self.inner.applied)(bundle, digest);
-    }
-
-    /// Takes a workload down because a monitor gave up on it, in its lane, after what waits there. It stays visible as an
-    /// error with the reason, and comes back only when someone asks.
-    pub(crate) fn decommission(&self, bundle: &Name, workload: WorkloadId, reason: String) {
-        self.state().lanes.submit(bundle, Item::Decommission { workload, reason });
-        self.kick();
     }
 
     /// Things that wait in the lanes, and jobs that have not ended, by state.

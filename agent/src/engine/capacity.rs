@@ -10,6 +10,7 @@ use towline_protocol::{
 };
 
 use super::{Engine, state::State};
+use crate::store::rows::WorkloadRow;
 
 /// An amount of each kind of room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -95,13 +96,14 @@ fn of_host(data_dir: &Path) -> io::Result<Room> {
 }
 
 /// What is promised to all bundles but `except`. What several share counts once.
-fn promised(state: &State, except: Option<&Name>) -> Room {
+pub(super) fn promised(state: &State, except: Option<&Name>) -> Room {
     let mut by_resource: BTreeMap<&ResourceId, Room> = BTreeMap::new();
     for (_, bundle) in state.bundles.iter().filter(|(name, _)| except != Some(*name)) {
         let counted = [ResultState::Init, ResultState::Ok, ResultState::Paused];
         let rows = bundle.workloads.values().filter(|row| counted.contains(&row.result.state));
         let rows = rows.map(|row| (&row.resource, row.needs));
-        for (resource, needs) in rows.chain(bundle.coming.iter().map(|(resource, needs)| (resource, *needs)))
+        for (resource, needs) in
+            rows.chain(bundle.coming.iter().map(|coming| (&coming.resource, coming.needs)))
         {
             let known = by_resource.entry(resource).or_default();
             *known = known.max(needs);
@@ -129,9 +131,8 @@ impl Engine {
         let floor = floor(total);
         let state = self.state();
         let reserved = promised(&state, None);
-        let sound = [ResultState::Ok, ResultState::Paused];
-        let bundles = state.bundles.values();
-        let rows = bundles.clone().flat_map(|bundle| bundle.workloads.values());
+        let sound = |row: &&WorkloadRow| matches!(row.result.state, ResultState::Ok | ResultState::Paused);
+        let bundles = state.bundles.values().map(|bundle| bundle.workloads.values().filter(sound).count());
         let capacity = |of: fn(Room) -> u64| Capacity {
             total: of(total),
             reserved: of(reserved),
@@ -142,8 +143,8 @@ impl Engine {
             cpu_millis: capacity(|room| room.cpu_millis),
             memory_bytes: capacity(|room| room.memory),
             disk_bytes: capacity(|room| room.disk),
-            bundles: count(bundles.filter(|bundle| !bundle.workloads.is_empty())),
-            workloads: count(rows.filter(|row| sound.contains(&row.result.state))),
+            bundles: count(bundles.clone().filter(|sound| *sound > 0)),
+            workloads: u64::try_from(bundles.sum::<usize>()).unwrap_or(u64::MAX),
         })
     }
 

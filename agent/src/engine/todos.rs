@@ -155,25 +155,10 @@ impl Pass {
         };
         let Some(before) = known.workloads.get(&member.id) else {
             let state = if paused { ResultState::Paused } else { ResultState::Init };
-            return Some(place(WorkloadRow {
-                id: member.id.clone(),
-                resource: member.resource.clone(),
-                version: target,
-                holds: None,
-                result: WorkloadResult {
-                    state,
-                    message: None,
-                    since_unix_ms: clock::unix_ms(),
-                    job: self.job_id(),
-                },
-                attempts: 0,
-                depends_on: Vec::new(),
-                rank,
-                shared: false,
-                needs: member.traits.needs,
-                given_up: false,
-                data: serde_json::Value::Null,
-            }));
+            let result =
+                WorkloadResult { state, message: None, since_unix_ms: clock::unix_ms(), job: self.job_id() };
+            let (id, resource) = (member.id.clone(), member.resource.clone());
+            return Some(place(WorkloadRow::new(id, resource, target, result)));
         };
         let placed = place(before.clone());
         (placed != *before).then_some(placed)

@@ -11,6 +11,7 @@
 //! ours and never touched. A shim that died takes its unit along: what it left is killed by mark, and the unit is
 //! shown as an error.
 
+mod changes;
 mod error;
 mod files;
 mod launch;
@@ -35,6 +36,7 @@ use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 use towline_bus::task::Tasks;
 
+pub(crate) use self::changes::{Changed, Changes, Watcher};
 pub use self::error::RuntimeError;
 pub(crate) use self::files::{owner_of, write_file};
 pub(crate) use self::launch::blocking;
@@ -96,6 +98,7 @@ struct Inner {
     ports: Mutex<Ports>,
     /// Held while a unit is made.
     creating: Arc<tokio::sync::Mutex<()>>,
+    changes: Changes,
     tasks: Tasks,
 }
 
@@ -123,6 +126,7 @@ impl ProcessRuntime {
             units: Mutex::default(),
             ports: Mutex::default(),
             creating: Arc::default(),
+            changes: Changes::default(),
             tasks: Tasks::new(),
         };
         let runtime = Self { inner: Arc::new(inner) };
@@ -206,6 +210,11 @@ impl ProcessRuntime {
         self.ports().release(unit.id());
         self.units().remove(unit.id());
         Ok(())
+    }
+
+    /// Tells which apps' units change from now on.
+    pub(crate) fn changes(&self) -> Watcher {
+        self.inner.changes.watch()
     }
 
     /// All units, by id.

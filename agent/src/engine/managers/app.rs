@@ -7,7 +7,7 @@ use towline_protocol::platform::ServiceStatus;
 use crate::{
     direct::{Direct, Owned},
     engine::{
-        manager::{Manager, Seen, Traits, Work},
+        manager::{Manager, Mend, Seen, Traits, Work},
         pipeline::Step,
     },
     manifest::{Complaint, read_app_of_bundle},
@@ -84,11 +84,12 @@ impl Manager for Apps {
 
     async fn observe(&self, work: Work) -> Seen {
         let service = self.direct.some_services(&[work.resource]).pop();
-        let Some(service) = service else { return super::unknown("nothing is known of it".to_owned()) };
+        let Some(service) = service else { return Seen::unknown("nothing is known of it".to_owned()) };
         // Mended by the same watch as what `apply` brought here.
+        let mend = if self.direct.mends(service.id.as_str()) { Mend::Manager } else { Mend::Nobody };
         let drift = (service.status == ServiceStatus::Degraded).then(|| {
             service.excuse.clone().unwrap_or_else(|| "its units are not as its definition says".to_owned())
         });
-        Seen { status: service.status, reason: service.excuse, units: service.units, drift, repair: false }
+        Seen { status: service.status, reason: service.excuse, units: service.units, drift, mend }
     }
 }

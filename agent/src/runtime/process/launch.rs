@@ -68,7 +68,12 @@ impl ProcessRuntime {
             created: Timestamp::now(),
         };
         let shim_spec = self.shim_spec(spec, &record, working_dir, account.as_ref());
-        let unit = Arc::new(Unit::new(record, dir, UnitState::new(Status::Building, Timestamp::now())));
+        let unit = Arc::new(Unit::new(
+            record,
+            dir,
+            UnitState::new(Status::Building, Timestamp::now()),
+            self.inner.changes.clone(),
+        ));
         let others = self.others_files(&unit);
         let run_as = account.as_ref().map(|account| &account.run_as);
         let made = files::check(&placed, &spec.manifest.id, &unit.dir, &others).and_then(|()| {
@@ -222,7 +227,7 @@ impl ProcessRuntime {
         }
         let following = unit.free_of(&before).await?;
         unit.record.ports.iter().try_for_each(ports::check_free)?;
-        unit.state.send_replace(UnitState::new(Status::Starting, Timestamp::now()));
+        unit.is_now(UnitState::new(Status::Starting, Timestamp::now()));
         let (runtime, spawned) = (self.clone(), Arc::clone(unit));
         let spawn = move || {
             runtime.spawn_shim(&spawned).map_err(|error| RuntimeError::io("cannot start a supervisor", error))
@@ -231,7 +236,7 @@ impl ProcessRuntime {
             Ok(stream) => stream,
             Err(error) => {
                 let reason = error.to_string();
-                unit.state.send_replace(lost(before, &reason, Timestamp::now()));
+                unit.is_now(lost(before, &reason, Timestamp::now()));
                 return Err(RuntimeError::NotStarted { reason });
             }
         };
@@ -312,7 +317,7 @@ impl ProcessRuntime {
         let known = UnitState::read(&dir).ok();
         let (started, ended) = (known.is_some(), known.as_ref().is_some_and(|state| state.final_state));
         let state = known.unwrap_or_else(|| UnitState::new(Status::Starting, record.created));
-        let unit = Arc::new(Unit::new(record, dir, state));
+        let unit = Arc::new(Unit::new(record, dir, state, self.inner.changes.clone()));
         self.units().insert(unit.id().to_owned(), Arc::clone(&unit));
         match connect(&unit.dir) {
             Ok(stream) => {
@@ -349,7 +354,7 @@ async fn settle(unit: &Unit, instance: &str) {
     if let Ok(state) = written
         && state.final_state
     {
-        unit.state.send_replace(state);
+        unit.is_now(state);
         return;
     }
     let complaint = fs::read_to_string(unit.dir.join(COMPLAINTS)).unwrap_or_default();
@@ -365,7 +370,7 @@ async fn settle(unit: &Unit, instance: &str) {
     let state = lost(unit.state.borrow().clone(), &why, Timestamp::now());
     // If it cannot be written, the next agent comes to the same conclusion.
     state.write(&unit.dir).ok();
-    unit.state.send_replace(state);
+    unit.is_now(state);
 }
 
 /// One connection to one shim.
@@ -408,7 +413,7 @@ impl Follower {
                 line = lines.next_line() => {
                     let Ok(Some(line)) = line else { return };
                     match serde_json::from_str::<UnitState>(&line) {
-                        Ok(state) => drop(self.unit.state.send_replace(state)),
+                        Ok(state) => self.unit.is_now(state),
                         Err(error) => tracing::warn!(unit = self.unit.id(), %error, "a shim said what nobody understands"),
                     }
                 }
