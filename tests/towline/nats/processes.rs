@@ -2,6 +2,7 @@
 
 mod agents;
 mod cli;
+mod health;
 mod namespaces;
 mod outages;
 mod takeover;
