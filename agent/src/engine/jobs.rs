@@ -15,7 +15,7 @@ use super::{
     Engine,
     lanes::Item,
     put::{answered, json},
-    state::{Bundle, Coming, OpenJob},
+    state::{Bundle, Coming, OpenJob, State},
 };
 use crate::{
     calls::Caller,
@@ -124,21 +124,9 @@ impl Engine {
             }
             return Err(error);
         }
-        for (job, record) in ended {
-            if let Some(open) = state.jobs.remove(&job.id) {
-                open.progress.send_replace(record.seq);
-            }
-        }
-        let known = state
-            .bundles
-            .entry(bundle.clone())
-            .or_insert_with(|| Bundle::new(row.clone(), Default::default()));
-        known.row = row;
-        if let Some(coming) = coming.or_else(|| superseded_put.then(Vec::new)) {
-            known.coming = coming;
-        }
-        state.lanes.submit(&bundle, Item::Job { id: job.id, kind });
-        state.jobs.insert(job.id, OpenJob::new(job));
+        // Of a version whose place was taken nothing comes any more.
+        let coming = coming.or_else(|| superseded_put.then(Vec::new));
+        take_over(&mut state, job, row, coming, ended);
         drop(state);
         self.kick();
         Ok(())
@@ -382,6 +370,30 @@ pub(super) fn end(mut job: Job, state: JobState, message: Option<String>) -> (Jo
     job.message.clone_from(&message);
     let record = next_record(&mut job, message);
     (job, record)
+}
+
+/// What was stored when a job was accepted, in memory: the job in its lane, its bundle, and the end of those before it.
+fn take_over(
+    state: &mut State,
+    job: Job,
+    row: BundleRow,
+    coming: Option<Vec<Coming>>,
+    ended: Vec<(Job, JobRecord)>,
+) {
+    for (job, record) in ended {
+        if let Some(open) = state.jobs.remove(&job.id) {
+            open.progress.send_replace(record.seq);
+        }
+    }
+    let name = row.name.clone();
+    let known =
+        state.bundles.entry(name.clone()).or_insert_with(|| Bundle::new(row.clone(), Default::default()));
+    known.row = row;
+    if let Some(coming) = coming {
+        known.coming = coming;
+    }
+    state.lanes.submit(&name, Item::Job { id: job.id, kind: job.kind.clone() });
+    state.jobs.insert(job.id, OpenJob::new(job));
 }
 
 /// What the record says of a workload that was just accepted; nothing of one that was there.
