@@ -90,6 +90,9 @@ impl fmt::Debug for Engine {
 /// Told the digest of what is carried out of a bundle; none when nothing is.
 pub(crate) type TellApplied = Box<dyn Fn(&Name, Option<[u8; 32]>) + Send + Sync>;
 
+/// The room that is promised to what `apply` brought here.
+pub(crate) type DirectRoom = Box<dyn Fn() -> Vec<(ResourceId, Room)> + Send + Sync>;
+
 struct Inner {
     store: Arc<Store>,
     registry: Registry,
@@ -99,6 +102,8 @@ struct Inner {
     owners: Owners,
     /// Whether `apply` brought a resource here.
     is_direct: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// The room that is promised to what `apply` brought here.
+    direct_room: DirectRoom,
     applied: TellApplied,
     durations: HistogramVec,
     state: Mutex<State>,
@@ -117,6 +122,8 @@ pub(crate) struct Parts {
     /// Tells which resources change on this host.
     pub(crate) changes: Watcher,
     pub(crate) is_direct: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// The room that is promised to what `apply` brought here.
+    pub(crate) direct_room: DirectRoom,
     pub(crate) applied: TellApplied,
     /// How long jobs take from acceptance to end, by kind and outcome.
     pub(crate) durations: HistogramVec,
@@ -130,7 +137,7 @@ impl Parts {
         direct: &Direct,
         durations: HistogramVec,
     ) -> Self {
-        let (id, by_id, by_digest) = (store.id(), direct.clone(), direct.clone());
+        let (id, by_id, by_room, by_digest) = (store.id(), direct.clone(), direct.clone(), direct.clone());
         Self {
             registry: Registry::new(managers::all(data_dir, id, direct.clone())),
             store,
@@ -139,6 +146,7 @@ impl Parts {
             owners: direct.owners(),
             changes: direct.runtime().changes(),
             is_direct: Box::new(move |id| by_id.is_direct(id)),
+            direct_room: Box::new(move || by_room.direct_room()),
             applied: Box::new(move |name, digest| by_digest.tell_applied(name.as_str(), digest)),
             durations,
         }
@@ -154,8 +162,18 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read or written.
     pub(crate) async fn open(parts: Parts, boot: &str) -> Result<Self, StoreError> {
-        let Parts { store, registry, data_dir, calls, owners, changes, is_direct, applied, durations } =
-            parts;
+        let Parts {
+            store,
+            registry,
+            data_dir,
+            calls,
+            owners,
+            changes,
+            is_direct,
+            direct_room,
+            applied,
+            durations,
+        } = parts;
         let before = store.read(crate::store::noted_boot)?;
         let rebooted = before.is_some_and(|before| before != boot);
         let (loaded, jobs) = store
@@ -180,6 +198,7 @@ impl Engine {
             calls,
             owners,
             is_direct,
+            direct_room,
             applied,
             durations,
             state: Mutex::new(state),

@@ -19,6 +19,7 @@ mod fields;
 mod leaves;
 mod name;
 mod quantity;
+mod resources;
 mod rules;
 mod split;
 #[cfg(test)]
@@ -42,7 +43,8 @@ pub use self::error::{ManifestError, ManifestErrors};
 pub(crate) use self::fields::Fields;
 use self::fields::{Complaints, Field};
 pub(crate) use self::leaves::leaves;
-pub use self::quantity::{ByteSize, ParseQuantityError, Span};
+pub use self::quantity::{ByteSize, Cpu, ParseQuantityError, Span};
+pub use self::resources::Resources;
 pub(crate) use self::rules::port_variable;
 pub use self::split::{Document, split};
 

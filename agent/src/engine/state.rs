@@ -143,6 +143,8 @@ pub(super) struct State {
     /// Bundles that are yet to come up after it. The boot is noted after the last: an agent that dies before it begins
     /// anew with all of them, for what had come up is not hurt by coming up again.
     pub(super) to_come_up: BTreeSet<Name>,
+    /// Room that is promised to versions which are being stored.
+    pub(super) admitted: BTreeMap<Name, Vec<(ResourceId, Room)>>,
     /// Kinds whose manager is not ready, and why.
     pub(super) unready: BTreeMap<&'static str, String>,
     /// Not all that the store knows could be read.

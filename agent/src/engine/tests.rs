@@ -245,6 +245,7 @@ async fn open(dir: &tempfile::TempDir, disk: &Faults, script: &Script, boot: &st
         owners: Owners::default(),
         changes: script.changes.watch(),
         is_direct: Box::new(|_| false),
+        direct_room: Box::new(Vec::new),
         applied: Box::new(|_, _| {}),
         durations: crate::metrics::durations(&prometheus::Registry::new()).unwrap(),
         store,

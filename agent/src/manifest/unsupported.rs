@@ -26,7 +26,6 @@ pub(super) fn check(fields: &mut Fields<'_>, in_bundle: bool) {
         empty_list(&depends_on, "is unsupported outside a bundle: it names resources of the same bundle");
     }
     hooks(fields.get("hooks").fields());
-    resources(fields.get("resources").fields());
     docker(fields.get("docker").fields());
     let restart = fields.get("restartOnConfigChange");
     if restart.boolean() == Some(false) {
@@ -53,13 +52,6 @@ fn empty_list(field: &Field<'_>, why: &str) {
 fn hooks(mut fields: Fields<'_>) {
     for hook in ["preStart", "postStart", "preStop", "postStop"] {
         empty_list(&fields.get(hook), NOT_YET);
-    }
-    fields.finish();
-}
-
-fn resources(mut fields: Fields<'_>) {
-    for resource in ["cpu", "memory", "swap", "pids"] {
-        unset(&fields.get(resource), NOT_YET);
     }
     fields.finish();
 }

@@ -15,6 +15,7 @@ mod changes;
 mod error;
 mod files;
 mod launch;
+mod limits;
 mod logs;
 mod ports;
 mod tail;
@@ -43,10 +44,14 @@ pub(crate) use self::launch::blocking;
 pub use self::logs::{LogQuery, UnitLogLine};
 pub use self::unit::{PortBinding, UnitStatus};
 use self::{
+    limits::Limits,
     ports::Ports,
     unit::{Unit, UnitRecord},
 };
-use crate::{manifest::Manifest, shim::Status};
+use crate::{
+    manifest::Manifest,
+    shim::{ShimSpec, Status},
+};
 
 /// `PATH` of units unless configured otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -99,6 +104,7 @@ struct Inner {
     /// Held while a unit is made.
     creating: Arc<tokio::sync::Mutex<()>>,
     changes: Changes,
+    limits: Limits,
     tasks: Tasks,
 }
 
@@ -127,6 +133,7 @@ impl ProcessRuntime {
             ports: Mutex::default(),
             creating: Arc::default(),
             changes: Changes::default(),
+            limits: Limits::of_host(),
             tasks: Tasks::new(),
         };
         let runtime = Self { inner: Arc::new(inner) };
@@ -205,11 +212,20 @@ impl ProcessRuntime {
 
     fn remove(&self, unit: &Unit) -> Result<(), RuntimeError> {
         files::remove(&unit.record, &self.others_files(unit))?;
+        // Left where its shim was killed.
+        if let Ok(spec) = ShimSpec::read(&unit.dir) {
+            spec.bounds.remove();
+        }
         self.remove_dir(unit)
             .map_err(|source| RuntimeError::io(format!("cannot remove {}", unit.dir.display()), source))?;
         self.ports().release(unit.id());
         self.units().remove(unit.id());
         Ok(())
+    }
+
+    /// How units are held to what they declare on this host.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
     }
 
     /// Tells which apps' units change from now on.

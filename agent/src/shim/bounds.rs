@@ -57,7 +57,10 @@ impl Bounds {
         for group in &self.groups {
             // Zero is whoever writes it.
             fs::write(group.dir.join("cgroup.procs"), "0").map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot enter control group {}: {error}", group.dir.display()))
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot enter control group {}: {error}", group.dir.display()),
+                )
             })?;
         }
         if let Some(bytes) = self.address_space {

@@ -7,6 +7,7 @@ use towline_protocol::platform::ServiceStatus;
 use crate::{
     direct::{Direct, Owned},
     engine::{
+        Room,
         manager::{Manager, Mend, Seen, Traits, Work},
         pipeline::Step,
     },
@@ -43,7 +44,13 @@ impl Manager for Apps {
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        read_app_of_bundle(document).map(|_| Traits::default())
+        let spec = read_app_of_bundle(document)?.spec;
+        let complaints = self.direct.runtime().limits().complaints(&spec.resources);
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
+        let needs = Room::of_units(&spec);
+        Ok(Traits { shared: false, needs })
     }
 
     fn provision(&self, work: Work) -> Vec<Step> {

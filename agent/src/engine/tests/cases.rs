@@ -155,7 +155,8 @@ async fn z_s9_capacity_counts_what_is_up_or_paused() {
     let found = rig.engine.capacity().unwrap();
     assert_eq!((found.disk_bytes.reserved, found.bundles, found.workloads), (8, 2, 2));
     let others = capacity::promised(&rig.engine.state(), Some(&halted));
-    assert_eq!(others, Room { disk: 3, ..Room::default() }, "without the bundle that is asked about");
+    let three = Room { disk: 3, ..Room::default() };
+    assert_eq!(capacity::sum(&others), three, "without the bundle that is asked about");
 }
 
 #[tokio::test]

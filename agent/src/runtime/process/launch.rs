@@ -51,6 +51,9 @@ impl ProcessRuntime {
     /// Makes the unit's directory, label, files and specification. Waits for the disk.
     pub(super) fn create(&self, spec: &UnitSpec) -> Result<Arc<Unit>, RuntimeError> {
         let app = &spec.manifest.spec;
+        if let Some(complaint) = self.inner.limits.complaints(&app.resources).into_iter().next() {
+            return Err(RuntimeError::Unbounded { field: complaint.path, why: complaint.text });
+        }
         let account = app.user.as_deref().map(users::account).transpose()?;
         let (id, dir) = self.new_id(spec.manifest.name.as_str());
         let working_dir = app.working_dir.clone().unwrap_or_else(|| dir.join(WORK));
@@ -208,6 +211,7 @@ impl ProcessRuntime {
             grace: app.stop.grace_period.get(),
             log_max_size: app.logs.max_size.get(),
             log_max_files: app.logs.max_files,
+            bounds: self.inner.limits.bounds(&app.resources, &record.unit),
         }
     }
 

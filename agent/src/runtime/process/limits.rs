@@ -77,7 +77,8 @@ impl Limits {
     /// What holds `unit` to `resources`.
     pub(super) fn bounds(&self, resources: &Resources, unit: &str) -> Bounds {
         let mut bounds = Bounds::default();
-        let mut set = |controller: &Option<Controller>, settings: &dyn Fn(bool) -> Vec<(&str, String)>| {
+        let mut set = |controller: &Option<Controller>,
+                       settings: &dyn Fn(bool) -> Vec<(&'static str, String)>| {
             let Some(controller) = controller else { return };
             let settings = settings(matches!(controller, Controller::Unified(_)));
             let settings = settings.into_iter().map(|(file, value)| (file.to_owned(), value));
@@ -91,10 +92,9 @@ impl Limits {
             let quota = cpu.millis().saturating_mul(PERIOD) / 1_000;
             set(&self.cpu, &|unified| match unified {
                 true => vec![("cpu.max", format!("{quota} {PERIOD}"))],
-                false => vec![
-                    ("cpu.cfs_period_us", PERIOD.to_string()),
-                    ("cpu.cfs_quota_us", quota.to_string()),
-                ],
+                false => {
+                    vec![("cpu.cfs_period_us", PERIOD.to_string()), ("cpu.cfs_quota_us", quota.to_string())]
+                }
             });
         }
         if let Some(memory) = resources.memory {
@@ -197,7 +197,11 @@ mod tests {
     fn settings(bounds: &Bounds) -> Vec<String> {
         let of = |group: &Group| {
             let dir = group.dir.display().to_string();
-            group.settings.iter().map(move |(file, value)| format!("{dir}/{file} {value}")).collect::<Vec<_>>()
+            group
+                .settings
+                .iter()
+                .map(move |(file, value)| format!("{dir}/{file} {value}"))
+                .collect::<Vec<_>>()
         };
         bounds.groups.iter().flat_map(of).collect()
     }
