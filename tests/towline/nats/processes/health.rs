@@ -145,6 +145,6 @@ async fn z_e6_the_boot_id_file_says_whether_the_host_was_started_anew() {
     );
     std::fs::write(&boot, "second\n").unwrap();
     again(&mut agent).await;
-    until("it to be brought up", || pid(&platform, &id("web"))).await;
+    until("it to be brought up", || async { pid(&platform, &id("web")).await }).await;
     assert_eq!(starts("web", &agent), 2);
 }
