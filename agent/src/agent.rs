@@ -15,13 +15,15 @@ use towline_bus::{
 use towline_protocol::{BootId, CallError, Epoch, InstanceId, JobId, Name, WorkloadId, subject::Root};
 
 use crate::{
+    acting,
     direct::Direct,
     engine::{BundleEvent, Engine, Parts},
     link::{Link, ServeError},
+    mark::{Mark, OpenMarkError},
     metrics::{self, ListenError},
     platform::AgentPlatform,
     runtime::process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime, RuntimeError},
-    store::{OpenStoreError, Store, StoreError},
+    store::{OpenStoreError, Store, StoreError, noted_epoch},
 };
 
 /// How long the agent's own tasks may take to end.
@@ -42,16 +44,22 @@ pub struct AgentConfig {
     pub extra_path: Option<PathBuf>,
     /// First token of every subject.
     pub root: Root,
+    /// Where it stands who may act for the instance on this host: the same directory for all agents of it here. Made when
+    /// absent, for its owner alone.
+    pub mark_dir: PathBuf,
     /// Names the boot of the host: with another one, everything that is active is brought up again, in its order.
     pub boot_id_file: PathBuf,
 }
 
 impl AgentConfig {
-    /// With shims started as `<this program> shim`, and defaults for the rest.
+    /// With shims started as `<this program> shim`, and defaults for the rest. The mark is below the data directory: no other
+    /// agent of this instance is expected on this host.
     pub fn new(instance: InstanceId, data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
         Self {
             instance,
-            data_dir: data_dir.into(),
+            mark_dir: data_dir.join("marks"),
+            data_dir,
             shim: vec!["/proc/self/exe".into(), "shim".into()],
             path: DEFAULT_PATH.to_owned(),
             extra_path: None,
@@ -70,6 +78,9 @@ pub enum OpenAgentError {
     /// Its store cannot be read.
     #[error(transparent)]
     Read(#[from] StoreError),
+    /// The directory of marks cannot be used.
+    #[error(transparent)]
+    Mark(#[from] OpenMarkError),
     /// Its runtime cannot be opened.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -110,10 +121,10 @@ impl Agent {
     /// # Errors
     /// What cannot be opened, with a remedy.
     pub async fn open(config: AgentConfig, registry: Registry) -> Result<Self, OpenAgentError> {
-        let file = config.boot_id_file;
+        let file = config.boot_id_file.clone();
         let boot =
             std::fs::read_to_string(&file).map_err(|source| OpenAgentError::BootId { file, source })?;
-        let store = Arc::new(Store::open(&config.data_dir)?);
+        let (store, mark) = open_store_and_mark(&config).await?;
         let data_dir = config.data_dir.clone();
         let runtime = ProcessRuntime::open(ProcessConfig {
             data_dir: config.data_dir,
@@ -121,6 +132,7 @@ impl Agent {
             shim: config.shim,
             path: config.path,
             extra_path: config.extra_path,
+            mark: mark.clone(),
         })
         .await?;
         let tasks = Tasks::new();
@@ -132,7 +144,12 @@ impl Agent {
         let engine = Engine::open(parts, boot.trim()).await?;
         let load = Box::new(engine.load_watch());
         metrics::Observer::register(&registry, runtime, connected_since.clone(), load)?;
-        direct.watch_over(engine.stall_watch());
+        let (stalled, held_back) = (engine.stall_watch(), mark.clone());
+        // What waits for the right to act has not stalled by itself.
+        direct.watch_over(move |now| held_back.why_not().or_else(|| stalled(now)));
+        let (go, gos) = watch::channel(None);
+        let acting = acting::run(mark.clone(), engine.clone(), gos, tasks.stopping().clone());
+        tasks.spawn("mark", acting);
         let platform = AgentPlatform::new(direct.clone(), engine.clone(), tasks.clone());
         let platform: Arc<dyn Platform> = Arc::new(platform);
         let platform = Arc::new(Instrumented::new(platform, PlatformMetrics::register(&registry)?));
@@ -144,6 +161,8 @@ impl Agent {
             vitals: direct.vitals(),
             metrics: BusMetrics::register(&registry)?,
             serving,
+            mark,
+            go,
         };
         Ok(Self { direct, engine, store, platform, link, registry, connected_since, tasks })
     }
@@ -234,6 +253,24 @@ impl Agent {
         if !self.tasks.stop(PATIENCE).await {
             tracing::warn!("some tasks of the agent did not end in time");
         }
+    }
+}
+
+/// Opens what says who this agent is, and whether it may act.
+async fn open_store_and_mark(config: &AgentConfig) -> Result<(Arc<Store>, Mark), OpenAgentError> {
+    let (instance, data_dir, mark_dir) =
+        (config.instance.clone(), config.data_dir.clone(), config.mark_dir.clone());
+    // Either may wait for a process that is frozen.
+    let opening = tokio::task::spawn_blocking(move || {
+        let store = Store::open_for(&data_dir, &instance)?;
+        let mark = Mark::open(&mark_dir, &instance, store.id(), store.read(noted_epoch)?)?;
+        Ok::<_, OpenAgentError>((Arc::new(store), mark))
+    });
+    match opening.await.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(opened) => opened,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime ends, and this with it.
+        Err(Err(_)) => std::future::pending().await,
     }
 }
 

@@ -49,6 +49,10 @@ pub(crate) struct RunArgs {
     /// Where store and units live.
     #[arg(long, env = "TOWLINE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/towline-agent")]
     pub(crate) data_dir: PathBuf,
+    /// Where it stands which agent may act on this host: the same for all agents of an instance here, whatever their data
+    /// directories [default: /var/lib/towline/marks for root, else ~/.local/state/towline/marks].
+    #[arg(long, env = "TOWLINE_MARK_DIR", value_name = "DIR")]
+    pub(crate) mark_dir: Option<PathBuf>,
     /// Names the boot of this host: with another one, everything that is active is brought up again.
     #[arg(
         long,

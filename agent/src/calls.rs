@@ -95,6 +95,13 @@ impl Calls {
         answer.await
     }
 
+    /// Whether a call with this id is under way, or was answered and is remembered.
+    pub(crate) fn knows(&self, request: &RequestId) -> bool {
+        let (request, calls) =
+            (request.to_string(), self.under_way.lock().unwrap_or_else(PoisonError::into_inner));
+        calls.contains_key(&request) || self.store.outcome(&request).is_ok_and(|known| known.is_some())
+    }
+
     fn begin<W, F>(&self, key: OutcomeKey, work: W) -> Answer
     where
         W: FnOnce(OutcomeKey) -> F + Send + 'static,

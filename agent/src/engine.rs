@@ -19,13 +19,16 @@ mod capacity;
 mod content;
 mod decommission;
 mod diff;
+pub(crate) mod doors;
 mod drive;
 mod ending;
+mod epochs;
 mod jobs;
 mod lanes;
 mod manager;
 mod managers;
 mod model;
+mod observe;
 mod order;
 mod pass;
 mod pipeline;
@@ -67,6 +70,7 @@ pub(crate) use self::{capacity::Room, manager::Registry};
 use crate::{
     calls::{Answered, Caller, Calls},
     direct::Direct,
+    mark::Mark,
     owners::Owners,
     runtime::process::Watcher,
     store::{OutcomeKey, PATIENCE as PATIENCE_OF_CALLER, Store, StoreError, jobs as stored_jobs, rows},
@@ -108,6 +112,10 @@ struct Inner {
     durations: HistogramVec,
     state: Mutex<State>,
     gates: Gates,
+    /// Whether this agent may act.
+    mark: Mark,
+    /// Held, shared, by whoever changes rows or jobs; alone while all open jobs end at once.
+    segments: Arc<tokio::sync::RwLock<()>>,
     callbacks: Callbacks,
     tasks: Tasks,
 }
@@ -125,6 +133,7 @@ pub(crate) struct Parts {
     /// The room that is promised to what `apply` brought here.
     pub(crate) direct_room: DirectRoom,
     pub(crate) applied: TellApplied,
+    pub(crate) mark: Mark,
     /// How long jobs take from acceptance to end, by kind and outcome.
     pub(crate) durations: HistogramVec,
 }
@@ -148,6 +157,7 @@ impl Parts {
             is_direct: Box::new(move |id| by_id.is_direct(id)),
             direct_room: Box::new(move || by_room.direct_room()),
             applied: Box::new(move |name, digest| by_digest.tell_applied(name.as_str(), digest)),
+            mark: direct.runtime().mark().clone(),
             durations,
         }
     }
@@ -172,6 +182,7 @@ impl Engine {
             is_direct,
             direct_room,
             applied,
+            mark,
             durations,
         } = parts;
         let before = store.read(crate::store::noted_boot)?;
@@ -203,6 +214,8 @@ impl Engine {
             durations,
             state: Mutex::new(state),
             gates: Gates::default(),
+            mark,
+            segments: Arc::default(),
             callbacks: Callbacks::default(),
             tasks: Tasks::new(),
         };
@@ -220,6 +233,7 @@ impl Engine {
         let names: Vec<Name> = engine.state().bundles.keys().cloned().collect();
         for name in &names {
             engine.wait_for_retry(name);
+            engine.settle_later(name);
             engine.told(name);
         }
         engine.inner.tasks.spawn("retry", engine.clone().retry());

@@ -6,17 +6,22 @@
 //! | [`manifest`] | what a user writes, read strictly |
 //! | `engine` | bundles: accepted, then carried out, whatever happens in between |
 //! | [`direct`] | apply, sync, export, services, logs, repair |
+//! | [`mark`] | the right to act on this host, which at most one epoch has |
 //! | [`runtime`] | what runs units: processes, so far |
 //! | [`shim`] | the supervisor above each unit, a process of its own |
 //! | [`store`] | what survives: bundles, jobs, the record, direct resources, outcomes, identity |
 
+mod acting;
 pub mod agent;
 mod calls;
 pub mod direct;
 mod engine;
 pub mod failpoints;
+mod holder;
 mod link;
+mod lock_file;
 pub mod manifest;
+pub mod mark;
 mod metrics;
 mod owners;
 mod platform;
@@ -29,6 +34,13 @@ pub use agent::{Agent, AgentConfig, OpenAgentError};
 pub use engine::{BundleChange, BundleEvent};
 pub use link::ServeError;
 pub use metrics::ListenError;
+
+/// Private matters whose input comes from outside. Hidden: they are the fuzzer's doors.
+#[doc(hidden)]
+pub mod doors {
+    pub use crate::engine::doors::{Member, bundle, label};
+    pub use crate::shim::reread_command as shim_command;
+}
 
 /// The agent's version, as `--version` prints it and `version` answers.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

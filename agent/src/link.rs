@@ -20,7 +20,7 @@ use towline_bus::{
 };
 use towline_protocol::{BootId, CallError, Epoch, InstanceId, Method, session::ClaimMode, subject::Root};
 
-use crate::store::Store;
+use crate::{acting::Go, mark::Mark, store::Store};
 
 /// Waits after a refusal: the first, and the longest.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -50,6 +50,9 @@ pub(crate) struct Link {
     pub(crate) metrics: BusMetrics,
     /// The epoch that is being served, for those who watch.
     pub(crate) serving: watch::Sender<Option<Epoch>>,
+    pub(crate) mark: Mark,
+    /// The last word of the hub that an epoch begins.
+    pub(crate) go: watch::Sender<Option<Go>>,
 }
 
 impl Link {
@@ -104,6 +107,7 @@ impl Link {
 
     fn config(&self, mode: ClaimMode) -> SubscribeConfig {
         let store = Arc::clone(&self.store);
+        let (mark, go) = (self.mark.clone(), self.go.clone());
         SubscribeConfig {
             root: self.root.clone(),
             instance: self.instance.clone(),
@@ -122,6 +126,11 @@ impl Link {
                 if let Err(error) = store.set_last_epoch(epoch) {
                     tracing::error!(%error, %epoch, "the epoch cannot be noted");
                 }
+            }),
+            begin: Box::new(move |epoch, since| {
+                // Here, before a call of the epoch can begin: none is to slip in before it is prepared.
+                mark.prepare(epoch);
+                go.send_replace(Some(Go { epoch, since }));
             }),
             metrics: self.metrics.clone(),
         }

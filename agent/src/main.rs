@@ -2,13 +2,15 @@
 
 mod args;
 
-use std::{error::Error, io::IsTerminal as _, process::ExitCode, sync::Arc};
+use std::{error::Error, io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use towline_agent::{
-    Agent, AgentConfig, failpoints, shim,
+    Agent, AgentConfig, failpoints,
+    mark::Mark,
+    shim,
     store::{OpenStoreError, Store},
 };
 use towline_bus::{
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where this build can be made to fail.
+/// Where this build can be made to fail: a point a line, and what can happen there.
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]
 fn list_failpoints() -> ExitCode {
     if !cfg!(feature = "failpoints") {
@@ -46,7 +48,9 @@ fn list_failpoints() -> ExitCode {
             "this build has no failpoints; build with --features failpoints",
         ));
     }
-    failpoints::NAMES.iter().for_each(|name| println!("{name}"));
+    for point in failpoints::ALL {
+        println!("{:<20} {}", point.name, if point.can_fail { "kill stall error" } else { "kill stall" });
+    }
     ExitCode::SUCCESS
 }
 
@@ -69,9 +73,26 @@ fn bus(args: &RunArgs, instance: &InstanceId) -> NatsConfig {
     }
 }
 
+/// Where marks are: named, or where this user keeps such things.
+fn mark_dir(args: &RunArgs) -> Result<PathBuf, &'static str> {
+    if let Some(named) = &args.mark_dir {
+        return Ok(named.clone());
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/towline/marks"));
+    }
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let nowhere = "there is no home directory to keep marks in: name a place with --mark-dir";
+    state.map(|state| state.join("towline/marks")).ok_or(nowhere)
+}
+
 /// Everything that can be known before the bus is reached.
 fn check(args: &RunArgs) -> Outcome {
-    nats::check(&bus(args, &instance(args)?))?;
+    failpoints::arm()?;
+    let instance = instance(args)?;
+    nats::check(&bus(args, &instance))?;
+    Mark::check(&mark_dir(args)?, &instance)?;
     match Store::open(&args.data_dir) {
         // It serves already; nothing is wrong with the options.
         Ok(_) | Err(OpenStoreError::Locked { .. }) => Ok(()),
@@ -80,6 +101,7 @@ fn check(args: &RunArgs) -> Outcome {
 }
 
 fn run(args: &RunArgs) -> Outcome {
+    failpoints::arm()?;
     let filter =
         EnvFilter::try_from_env("TOWLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
     let colours = std::io::stderr().is_terminal();
@@ -96,11 +118,13 @@ async fn serve(args: &RunArgs) -> Outcome {
     let transport: Arc<dyn Transport> = NatsTransport::connect(&bus(args, &instance)).await?;
     let mut config = AgentConfig::new(instance.clone(), &args.data_dir);
     config.boot_id_file.clone_from(&args.boot_id_file);
+    config.mark_dir = mark_dir(args)?;
     let agent = Agent::open(config, prometheus::Registry::new()).await?;
+    // Before anybody can see that it is open, and ask it to end.
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let metrics = agent.listen_metrics(args.metrics_listen).await?;
     let data_dir = args.data_dir.display();
     tracing::info!(%instance, %metrics, %data_dir, "the agent serves as soon as a hub hears it");
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut signalled = async || {
         tokio::select! {
             _ = term.recv() => {}

@@ -44,6 +44,15 @@ impl AgentPlatform {
     pub(crate) fn new(direct: Direct, engine: Engine, tasks: Tasks) -> Self {
         Self { direct, engine, tasks }
     }
+
+    /// Lets a call that changes something begin only where this agent acts. One that began before is answered all the same:
+    /// nobody is to believe that nothing was done.
+    async fn permit(&self, cx: &CallContext) -> Result<(), CallError> {
+        match self.direct.runtime().mark().permit().await {
+            Err(_) if self.direct.calls().knows(&cx.id) => Ok(()),
+            permitted => permitted,
+        }
+    }
 }
 
 fn caller(cx: &CallContext) -> Caller {
@@ -75,6 +84,7 @@ impl Platform for AgentPlatform {
     }
 
     async fn apply(&self, cx: &CallContext, definitions: &[Definition]) -> Result<(), CallError> {
+        self.permit(cx).await?;
         self.direct.apply(&caller(cx), definitions).await
     }
 
@@ -83,6 +93,7 @@ impl Platform for AgentPlatform {
     }
 
     async fn sync(&self, cx: &CallContext, actions: &[SyncAction]) -> Result<(), CallError> {
+        self.permit(cx).await?;
         self.direct.sync(&caller(cx), actions).await
     }
 
@@ -101,6 +112,9 @@ impl Platform for AgentPlatform {
         cx: &CallContext,
         request: &PutBundleRequest,
     ) -> Result<PutBundleResponse, CallError> {
+        if !request.dry_run {
+            self.permit(cx).await?;
+        }
         self.engine.put(&caller(cx), request.clone()).await
     }
 
@@ -109,6 +123,9 @@ impl Platform for AgentPlatform {
         cx: &CallContext,
         request: &DeleteBundleRequest,
     ) -> Result<DeleteBundleResponse, CallError> {
+        if !request.dry_run {
+            self.permit(cx).await?;
+        }
         self.engine.delete(&caller(cx), request.clone()).await
     }
 
@@ -117,6 +134,7 @@ impl Platform for AgentPlatform {
         cx: &CallContext,
         request: &PauseBundleRequest,
     ) -> Result<JobResponse, CallError> {
+        self.permit(cx).await?;
         let PauseBundleRequest { bundle, reason } = request.clone();
         self.engine.operation(&caller(cx), JobKind::Pause, bundle, reason, Vec::new()).await
     }
@@ -126,6 +144,7 @@ impl Platform for AgentPlatform {
         cx: &CallContext,
         request: &ResumeBundleRequest,
     ) -> Result<JobResponse, CallError> {
+        self.permit(cx).await?;
         let ResumeBundleRequest { bundle, reason } = request.clone();
         self.engine.operation(&caller(cx), JobKind::Resume, bundle, reason, Vec::new()).await
     }
@@ -135,6 +154,7 @@ impl Platform for AgentPlatform {
         cx: &CallContext,
         request: &RetryBundleRequest,
     ) -> Result<JobResponse, CallError> {
+        self.permit(cx).await?;
         let RetryBundleRequest { bundle, workloads } = request.clone();
         self.engine.operation(&caller(cx), JobKind::Retry, bundle, None, workloads).await
     }
@@ -196,6 +216,7 @@ impl Platform for AgentPlatform {
         cx: &CallContext,
         request: &CancelJobRequest,
     ) -> Result<CancelJobResponse, CallError> {
+        self.permit(cx).await?;
         self.engine.cancel(&caller(cx), request.job, request.reason.clone()).await
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Process {
     pub(crate) start_time: u64,
     /// Ended, and only waits for its parent to notice.
     pub(crate) zombie: bool,
+    /// Stopped by a signal, until another lets it go on.
+    pub(crate) stopped: bool,
 }
 
 /// The process `pid` as it is now, if there is one.
@@ -34,6 +36,7 @@ pub(crate) fn inspect(pid: Pid) -> Option<Process> {
         parent: i32::from_str(number(1)?).ok()?,
         start_time: u64::from_str(number(19)?).ok()?,
         zombie: matches!(number(0)?, "Z" | "X"),
+        stopped: number(0)? == "T",
     })
 }
 

@@ -85,6 +85,19 @@ pub(crate) enum Command {
     Stop,
 }
 
+impl Command {
+    /// None of what is no command: a newer agent may know more of them.
+    fn read(line: &str) -> Option<Self> {
+        serde_json::from_str(line).ok()
+    }
+}
+
+/// Reads a line from the socket and writes the command again; none when it is none.
+#[must_use]
+pub fn reread_command(line: &str) -> Option<String> {
+    serde_json::to_string(&Command::read(line)?).ok()
+}
+
 /// A path for `name` in the open directory `dir` that fits a socket address, however long the directory's own path.
 pub(crate) fn short_path(dir: &std::fs::File, name: &str) -> PathBuf {
     use std::os::fd::AsRawFd as _;

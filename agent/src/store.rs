@@ -6,19 +6,21 @@
 //!
 //! | table | key → value |
 //! |---|---|
-//! | `meta` | `store`: its id; `schema`: the layout; `boot`: the boot of the host that all is up since |
+//! | `meta` | `store`: its id; `schema`: the layout; `boot`: the boot of the host that all is up since; `epoch`: the last begun |
 //! | `direct-definitions`, `direct-facts` | resource id → definition verbatim; what we know of it, as JSON |
 //! | `bundles`, `contents` | bundle → its row; bundle and version → documents verbatim |
 //! | `workloads`, `workload-definitions` | bundle and workload → its row; the definition that was carried out |
 //! | `records` | owner and number → one result; appended, never changed |
 //! | `jobs`, `job-numbers`, `open-jobs` | number → job; id → number; numbers of those that have not ended |
 //! | `job-records` | number of job and of record → one step |
+//! | `last-changes` | bundle → mark of the last change of its lane, so that none is made twice |
 //! | `outcomes`, … | request id → what was answered |
 
 mod file;
 mod identity;
 pub(crate) mod jobs;
 mod lock;
+pub(crate) mod once;
 pub(crate) mod outcomes;
 pub(crate) mod records;
 pub(crate) mod rows;
@@ -37,12 +39,13 @@ use std::{
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use towline_protocol::{CallError, Code, Epoch, ResourceId, StoreId, WorkloadId, job::Job, wire};
+use towline_protocol::{CallError, Code, Epoch, InstanceId, ResourceId, StoreId, WorkloadId, job::Job, wire};
+
+use crate::lock_file::LockFile;
 
 pub(crate) use self::writer::PATIENCE;
 use self::{
     file::{File, Opener},
-    lock::Lock,
     writer::Writer,
 };
 pub use self::{
@@ -208,7 +211,7 @@ pub struct Store {
     set_aside: Option<PathBuf>,
     /// Why the last change was not written, if it was not.
     failure: Arc<Mutex<Option<StoreError>>>,
-    _lock: Lock,
+    _lock: LockFile,
 }
 
 impl Store {
@@ -222,11 +225,24 @@ impl Store {
         Self::open_with(dir, Opener::default())
     }
 
+    /// As [`Store::open`], for an agent of `instance`: another agent of it that has been stopped for longer than its lease
+    /// is killed, for it holds what it can do nothing with. Waits to be sure of that.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_for(dir: &Path, instance: &InstanceId) -> Result<Self, OpenStoreError> {
+        Self::open_as(dir, Opener::default(), Some(instance))
+    }
+
     /// As [`Store::open`], over another way to reach the file.
     pub(crate) fn open_with(dir: &Path, opener: Opener) -> Result<Self, OpenStoreError> {
+        Self::open_as(dir, opener, None)
+    }
+
+    fn open_as(dir: &Path, opener: Opener, instance: Option<&InstanceId>) -> Result<Self, OpenStoreError> {
         let unusable = |source| OpenStoreError::Directory { dir: dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
-        let lock = Lock::take(dir)?;
+        let lock = lock::take(dir, instance)?;
         let (file, id, set_aside) = file::open(dir, opener)?;
         let file = Arc::new(file);
         let failure = Arc::default();
@@ -415,6 +431,20 @@ pub(crate) fn make(transaction: &WriteTransaction, change: &Change) -> Result<()
 pub(crate) fn note_boot(transaction: &WriteTransaction, boot: &str) -> Result<(), StoreError> {
     transaction.open_table(schema::META)?.insert("boot", boot)?;
     Ok(())
+}
+
+/// Notes the epoch that this store was told to go under, with whatever follows from that in the same transaction.
+pub(crate) fn note_epoch(transaction: &WriteTransaction, epoch: Epoch) -> Result<(), StoreError> {
+    transaction.open_table(schema::META)?.insert("epoch", epoch.to_string().as_str())?;
+    Ok(())
+}
+
+/// The epoch that this store was told last to go under; none before the first. Unlike [`Store::last_epoch`], which was only
+/// reserved, perhaps.
+pub(crate) fn noted_epoch(transaction: &ReadTransaction) -> Result<Option<Epoch>, StoreError> {
+    let Some(epoch) = transaction.open_table(schema::META)?.get("epoch")? else { return Ok(None) };
+    let number = epoch.value().parse().ok().and_then(|number| Epoch::new(number).ok());
+    number.map(Some).ok_or_else(|| StoreError::Failed(format!("epoch {:?} is not readable", epoch.value())))
 }
 
 /// The boot of the host that was noted last, if one was.

@@ -18,6 +18,9 @@ pub struct Grant {
     pub boot: BootId,
     /// The store behind the process.
     pub store: StoreId,
+    /// The epoch from which on no other store was active; none where no other is known. A store that served last under
+    /// an older one was passed over.
+    pub since: Option<Epoch>,
     /// Its agent said goodbye: nobody need wait for its lease.
     pub ended: bool,
 }

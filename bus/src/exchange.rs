@@ -17,7 +17,7 @@ use towline_protocol::{CallError, Code, limits};
 use self::transfer::{Incoming, Joined, Outgoing};
 
 pub use caller::{Caller, Destination};
-pub(crate) use responder::{Lease, Responder};
+pub(crate) use responder::{Responder, SharedLease};
 
 /// The sequence of a keep-alive that says: still at work.
 const WORKING: u32 = 0;

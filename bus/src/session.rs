@@ -2,8 +2,8 @@
 //! through a takeover begins nothing when it thaws.
 //!
 //! Two pure state machines: [`HubSession`], one per instance on the hub, and [`AgentSession`], one per agent process.
-//! Events and the time go in, effects come out; drivers (`MessageBus`, `subscribe`) do what the effects say. Simulation
-//! and model checking drive these very types.
+//! Events and the time go in, effects come out; drivers (`MessageBus`, `subscribe`) do what the effects say. What an agent
+//! may begin is said by its [`Lease`], which is pure, too. Simulation and model checking drive these very types.
 //!
 //! ```text
 //! agent                                hub
@@ -22,6 +22,8 @@
 
 mod agent;
 mod hub;
+mod lease;
 
 pub use agent::{AgentEffect, AgentEvent, AgentSession, Ask, EndReason, Identity};
 pub use hub::{HubEffect, HubEvent, HubSession, Question, Target};
+pub use lease::{Lease, NotNow};

@@ -15,7 +15,7 @@ use towline_protocol::subject::{Pattern, Root, Subject, Verb};
 use towline_protocol::{CallError, Epoch, InstanceId, wire};
 
 use crate::clock;
-use crate::exchange::{Lease, Responder};
+use crate::exchange::{Responder, SharedLease};
 use crate::metrics::BusMetrics;
 use crate::platform::Platform;
 use crate::session::{AgentEffect, AgentEvent, AgentSession, Ask, EndReason, Identity};
@@ -57,6 +57,9 @@ pub struct SubscribeConfig {
     pub vitals: watch::Receiver<Vitals>,
     /// Called with each epoch before anything is done under it, so that it can be made durable.
     pub record_epoch: Box<dyn Fn(Epoch) + Send + Sync>,
+    /// Called when the hub says go for a new epoch, before any call of it is begun. With it comes
+    /// [`SessionOrder::since`]: whoever served last under an older epoch was passed over by another store. Must not block.
+    pub begin: Box<dyn Fn(Epoch, Option<Epoch>) + Send + Sync>,
     /// What is counted.
     pub metrics: BusMetrics,
 }
@@ -128,7 +131,7 @@ pub async fn subscribe(
     let (serving, is_serving) = watch::channel(None);
     let (reason, ended) = watch::channel(None);
     let leave = CancellationToken::new();
-    let lease = Arc::new(Lease::default());
+    let lease = Arc::new(SharedLease::default());
     let (fatal, failed) = mpsc::channel(1);
     let responder = Responder::new(transport.clone(), &config, platform, lease.clone(), tasks.clone(), fatal);
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
@@ -155,7 +158,7 @@ struct Driver {
     transport: Arc<dyn Transport>,
     config: SubscribeConfig,
     session: AgentSession,
-    lease: Arc<Lease>,
+    lease: Arc<SharedLease>,
     responder: Responder,
     serving: watch::Sender<Option<Epoch>>,
     orders: mpsc::Sender<SessionOrder>,
@@ -214,6 +217,7 @@ impl Driver {
                     AgentEffect::End(reason) => return Some(reason),
                     AgentEffect::Subscribe(epoch) => next = Some(self.hear(epoch).await),
                     AgentEffect::Ask { number, ask } => self.ask(number, &ask).await,
+                    AgentEffect::Begin { epoch, since } => (self.config.begin)(epoch, since),
                     AgentEffect::ServeUntil { epoch, until } => {
                         self.lease.extend(epoch, until);
                         self.serving.send_if_modified(|serving| serving.replace(epoch) != Some(epoch));

@@ -4,7 +4,7 @@
 //! between *unavailable* and *unknown outcome*.
 
 mod request;
-mod sse;
+pub(crate) mod sse;
 mod stream;
 
 use std::time::Duration;

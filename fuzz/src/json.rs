@@ -3,9 +3,11 @@ use std::fmt::Debug;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use towline_hub::api::types::{
-    ActionInfo, Apply, CreateInstance, DefinitionInfo, Done, Event, Gap, Health, Healthy, Instance,
-    InstanceList, ItemProblem, LogLineInfo, Lookup, Pong, Presence, Problem, ResourceBytes, Search,
-    ServiceInfo, ServiceList, Session, Sync, UnitInfo, Version,
+    ActionInfo, AddressList, Apply, BundleContent, BundleDeleted, BundleList, BundlePut, BundleRecords,
+    BundleStanding, CapacityInfo, CreateInstance, DefinitionInfo, Done, Event, Gap, Health, Healthy,
+    Instance, InstanceList, ItemProblem, JobAccepted, JobCancelled, JobList, JobRecordInfo, JobWithRecords,
+    LogLineInfo, Lookup, Pong, Presence, Problem, ResourceBytes, Search, ServiceInfo, ServiceList, Session,
+    Sync, UnitInfo, Version,
 };
 use towline_protocol::platform::{LogLine, Service};
 
@@ -23,6 +25,7 @@ pub fn json(data: &[u8]) {
     reads_back::<ActionInfo>(data);
     reads_back::<ResourceBytes>(data);
     answers(data);
+    bundles(data);
     if let Some(service) = reads_back::<ServiceInfo>(data) {
         assert_eq!(ServiceInfo::from(Service::from(service.clone())), service);
     }
@@ -50,6 +53,23 @@ fn answers(data: &[u8]) {
     reads_back::<Event>(data);
     reads_back::<Gap>(data);
     reads_back::<Healthy>(data);
+}
+
+/// Of bundles and jobs; each holds what is in it.
+fn bundles(data: &[u8]) {
+    reads_back::<BundlePut>(data);
+    reads_back::<BundleDeleted>(data);
+    reads_back::<BundleList>(data);
+    reads_back::<BundleContent>(data);
+    reads_back::<BundleRecords>(data);
+    reads_back::<BundleStanding>(data);
+    reads_back::<JobAccepted>(data);
+    reads_back::<JobList>(data);
+    reads_back::<JobWithRecords>(data);
+    reads_back::<JobCancelled>(data);
+    reads_back::<JobRecordInfo>(data);
+    reads_back::<CapacityInfo>(data);
+    reads_back::<AddressList>(data);
 }
 
 pub(crate) fn reads_back<T>(data: &[u8]) -> Option<T>

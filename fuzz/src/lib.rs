@@ -3,28 +3,40 @@
 //! `make fuzz` looks for inputs that break them (the binaries in `fuzz_targets/`), and `make test` feeds them everything
 //! that was found so far (`tests/corpus.rs`). The reasons are in `docs/decisions/0010-fuzzing.md`.
 
+mod bundle;
+mod events;
 mod frame;
 mod id;
 mod join;
 mod json;
+mod label;
 mod log_line;
 mod manifest;
 mod message;
+mod query;
+mod shim_command;
 mod subject;
+mod sync_file;
 mod time;
 mod unit_state;
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
+pub use bundle::bundle;
+pub use events::events;
 pub use frame::frame;
 pub use id::id;
 pub use join::join;
 pub use json::json;
+pub use label::label;
 pub use log_line::log_line;
 pub use manifest::manifest;
 pub use message::message;
+pub use query::query;
+pub use shim_command::shim_command;
 pub use subject::subject;
+pub use sync_file::sync_file;
 pub use time::time;
 pub use unit_state::unit_state;
 
@@ -33,14 +45,20 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All doors.
 pub const TARGETS: &[Target] = &[
+    ("bundle", bundle),
+    ("events", events),
     ("frame", frame),
     ("id", id),
     ("join", join),
     ("json", json),
+    ("label", label),
     ("log_line", log_line),
     ("manifest", manifest),
     ("message", message),
+    ("query", query),
+    ("shim_command", shim_command),
     ("subject", subject),
+    ("sync_file", sync_file),
     ("time", time),
     ("unit_state", unit_state),
 ];

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use towline_fuzz::TARGETS;
+use towline_hub::api::types;
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -50,6 +52,47 @@ fn golden_messages_and_examples_hold() {
         for path in sorted(&root.join(dir)) {
             feed(&path, &fs::read(&path).unwrap());
         }
+    }
+}
+
+/// Seeds are good for something only if their doors open to them: what is refused at once leads nowhere.
+#[test]
+fn seeds_are_read_by_their_doors() {
+    let seed = |name: &str| fs::read(here().join("corpus").join(name)).unwrap();
+    fn is_read<T: DeserializeOwned>(json: &[u8]) -> Result<(), String> {
+        serde_json::from_slice::<T>(json).map(drop).map_err(|error| error.to_string())
+    }
+    type Reader = fn(&[u8]) -> Result<(), String>;
+    let answers: [(&str, Reader); 12] = [
+        ("bundle-put", is_read::<types::BundlePut>),
+        ("bundle-deleted", is_read::<types::BundleDeleted>),
+        ("bundle-list", is_read::<types::BundleList>),
+        ("bundle-content", is_read::<types::BundleContent>),
+        ("bundle-records", is_read::<types::BundleRecords>),
+        ("bundle-standing", is_read::<types::BundleStanding>),
+        ("job-accepted", is_read::<types::JobAccepted>),
+        ("job-list", is_read::<types::JobList>),
+        ("job-with-records", is_read::<types::JobWithRecords>),
+        ("job-cancelled", is_read::<types::JobCancelled>),
+        ("capacity", is_read::<types::CapacityInfo>),
+        ("addresses", is_read::<types::AddressList>),
+    ];
+    for (name, read) in answers {
+        assert_eq!(read(&seed(&format!("json/{name}"))), Ok(()), "{name}");
+    }
+    let shop = "shop".parse().unwrap();
+    let members = towline_agent::doors::bundle(&shop, &seed("bundle/full").into()).unwrap();
+    let started: Vec<_> = members.iter().map(|member| member.id.as_str()).collect();
+    assert_eq!(started, ["File/key", "Directory/shelf", "File/prices", "App/web"]);
+    assert!(towline_agent::doors::label(&seed("label/full")).is_some());
+    assert!(towline_agent::doors::shim_command("{\"command\":\"stop\"}").is_some());
+    assert_eq!(towline_cli::doors::sync_file(seed("sync_file/tree").into()).map(|found| found.len()), Ok(2));
+    let events = towline_cli::doors::events([&seed("events/stream")[1..]]);
+    assert_eq!(events.map(|found| found.len()), Some(2));
+    for (name, route) in [("logs", 0), ("jobs", 1), ("events", 2), ("reason", 3)] {
+        let query = String::from_utf8(seed(&format!("query/{name}"))).unwrap();
+        let read = towline_hub::api::doors::query(&query, 1_800_000_000_000).unwrap();
+        assert!(read[route].is_ok(), "{name}: {:?}", read[route]);
     }
 }
 

@@ -10,6 +10,8 @@ mod bundles;
 mod bytes;
 mod calls;
 mod changes;
+#[doc(hidden)]
+pub mod doors;
 mod events;
 mod extract;
 mod health;

@@ -121,6 +121,10 @@ pub struct SessionOrder {
     /// The newer epoch, for a kick that has one.
     #[serde(default)]
     pub by: Option<Epoch>,
+    /// For a go: the epoch from which on no other store was given this instance; none where no other is known. A store
+    /// that was told to go last under an older one was passed over in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Epoch>,
     /// Hub time when it was said, in Unix milliseconds.
     pub hub_unix_ms: u64,
 }

@@ -329,8 +329,16 @@ fn sessions() {
         },
     );
     check("ready", &Ready { boot: boot(), epoch: epoch(42), applied: Bytes::from_static(b"digest") });
-    let order = SessionOrder { order: Order::Kick, epoch: epoch(41), by: Some(epoch(42)), hub_unix_ms: 1 };
+    let order = SessionOrder {
+        order: Order::Kick,
+        epoch: epoch(41),
+        by: Some(epoch(42)),
+        since: None,
+        hub_unix_ms: 1,
+    };
     check("session-order", &order);
+    let go = SessionOrder { order: Order::Go, by: None, since: Some(epoch(40)), ..order };
+    check("session-order-go", &go);
     let health = Health { state: HealthState::Stalled, detail: Some("lane web".into()) };
     check("renewal", &Renewal { boot: boot(), epoch: epoch(42), applied: Bytes::new(), health });
     check(

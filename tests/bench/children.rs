@@ -2,12 +2,14 @@
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use towline_bus::metrics::BusMetrics;
 use towline_bus::platform::MockPlatform;
 use towline_bus::subscribe;
+use towline_protocol::limits;
 use towline_protocol::platform::{Service, ServiceStatus, Unit, UnitStatus};
 use towline_tests::chain::{mock_config, nats_link};
 
@@ -51,20 +53,30 @@ async fn raw_responder(url: &str, subject: String, reply_bytes: usize) {
     }
 }
 
-/// Agents `<prefix>-0 …` with a mock each, all on one connection; `config_bytes` is what each exports.
+/// Agents `<prefix>-0 …` with a mock each, all on one connection; `config_bytes` is what each exports. With something to
+/// export they begin one after the other, so that their heartbeats are spread over the interval.
 async fn agents(url: &str, prefix: &str, count: usize, config_bytes: usize) {
     let link = nats_link(url.to_owned()).await;
     let metrics = BusMetrics::unregistered();
     let mut held = Vec::new();
+    let config_of_each = noise(config_bytes);
+    let apart = if config_bytes == 0 || count == 1 {
+        Duration::ZERO
+    } else {
+        limits::RENEW_EVERY / u32::try_from(count).unwrap()
+    };
     for number in 0..count {
         let mock = MockPlatform::new();
         mock.set_version("1");
-        mock.set_config(noise(config_bytes));
+        mock.set_config(config_of_each.clone());
         if count == 1 {
             mock.set_services((0..1_000).map(service).collect());
         }
         let config = mock_config(&format!("{prefix}-{number}"), metrics.clone());
         held.push(subscribe(link.clone(), config, Arc::new(mock)).await.unwrap());
+        if !apart.is_zero() {
+            tokio::time::sleep(apart).await;
+        }
     }
     std::future::pending::<()>().await;
 }

@@ -15,6 +15,7 @@
 )]
 
 mod agent;
+mod bundles;
 mod calls;
 mod children;
 mod cost;
@@ -33,7 +34,8 @@ async fn main() {
     }
     let filter = args.first().cloned().unwrap_or_default();
     let server = NatsServer::start("").await;
-    for group in ["calls", "services", "cost", "absence", "transfers", "takeover", "fleet", "agent"] {
+    let groups = ["calls", "services", "cost", "absence", "transfers", "takeover", "fleet", "agent"];
+    for group in groups.into_iter().chain(bundles::GROUPS) {
         if !group.contains(&filter) {
             continue;
         }
@@ -46,7 +48,8 @@ async fn main() {
             "transfers" => transfers::run(&server).await,
             "takeover" => fleet::takeover(&server).await,
             "fleet" => fleet::run(&server).await,
-            _ => agent::run(&server).await,
+            "agent" => agent::run(&server).await,
+            bundles => bundles::run(bundles, &server).await,
         }
     }
 }

@@ -266,6 +266,7 @@ pub fn mock_config(name: &str, metrics: BusMetrics) -> SubscribeConfig {
         mode: ClaimMode::Fresh,
         vitals,
         record_epoch: Box::new(|_| ()),
+        begin: Box::new(|_, _| {}),
         metrics,
     }
 }

@@ -13,6 +13,9 @@ use uuid::Uuid;
 /// An operator with one account. The account's users are signed by its own key.
 pub struct Operator {
     operator: KeyPair,
+    /// Made once: a server that runs takes a change of its accounts, but none of its operator, not even the same one signed
+    /// anew.
+    jwt: String,
     account: KeyPair,
 }
 
@@ -35,7 +38,10 @@ impl std::fmt::Debug for Operator {
 
 impl Default for Operator {
     fn default() -> Self {
-        Self { operator: KeyPair::new_operator(), account: KeyPair::new_account() }
+        let operator = KeyPair::new_operator();
+        let claims = json!({ "type": "operator", "version": 2 });
+        let jwt = sign(&operator, &operator, "operator", None, &claims);
+        Self { operator, jwt, account: KeyPair::new_account() }
     }
 }
 
@@ -45,7 +51,7 @@ impl Operator {
     pub fn with_unknown_account(&self) -> Self {
         let operator =
             KeyPair::from_seed(&self.operator.seed().expect("it was made here")).expect("as above");
-        Self { operator, account: KeyPair::new_account() }
+        Self { operator, jwt: self.jwt.clone(), account: KeyPair::new_account() }
     }
 
     /// What makes a server ask for JWTs of this operator, for its configuration.
@@ -61,13 +67,6 @@ impl Operator {
     }
 
     fn config_with(&self, revocations: &Value) -> String {
-        let operator = sign(
-            &self.operator,
-            &self.operator,
-            "operator",
-            None,
-            &json!({ "type": "operator", "version": 2 }),
-        );
         let limits = json!({
             "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1,
             "leaf": -1
@@ -83,7 +82,8 @@ impl Operator {
         let key = self.account.public_key();
         write!(
             config,
-            "operator: \"{operator}\"\nresolver: MEMORY\nresolver_preload: {{ {key}: \"{account}\" }}\n"
+            "operator: \"{}\"\nresolver: MEMORY\nresolver_preload: {{ {key}: \"{account}\" }}\n",
+            self.jwt
         )
         .expect("a string takes all text");
         config

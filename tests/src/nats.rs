@@ -57,6 +57,24 @@ impl NatsServer {
         server
     }
 
+    /// Two servers of one cluster, once they know each other: what is published at one is heard at the other.
+    ///
+    /// # Panics
+    /// When they do not start.
+    pub async fn pair() -> [Self; 2] {
+        let (one, other) = (free_port(), free_port());
+        let pair = [Self::start(&cluster(one, other)).await, Self::start(&cluster(other, one)).await];
+        for server in &pair {
+            let log = server.dir().join("nats.log");
+            until("the cluster to stand", || {
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                std::future::ready(text.contains("Route connection created").then_some(()))
+            })
+            .await;
+        }
+        pair
+    }
+
     /// `nats://127.0.0.1:port`.
     #[must_use]
     pub fn url(&self) -> String {
@@ -178,6 +196,14 @@ impl Drop for NatsServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Configuration of one of two servers: its own port for the other, and the other's.
+fn cluster(own: u16, peer: u16) -> String {
+    format!(
+        "server_name: s{own}\ncluster {{ name: pair, listen: \"127.0.0.1:{own}\", \
+         routes: [\"nats://127.0.0.1:{peer}\"] }}"
+    )
 }
 
 /// A port that was free a moment ago.

@@ -270,20 +270,36 @@ pub struct AgentProcess {
     units: Units,
     name: String,
     dir: TempDir,
+    marks: PathBuf,
     nats: String,
     metrics: SocketAddr,
 }
 
 impl AgentProcess {
-    /// Starts one with a data directory of its own, and waits until it has opened that; it need not reach the bus.
+    /// Starts one with a data directory of its own, and waits until it has opened that; it need not reach the bus. Its
+    /// marks are its own, too, as on another host: tests that run at once share names of instances.
     ///
     /// # Panics
     /// When it does not come up.
     pub async fn start(name: &str, nats: String) -> Self {
         let dir = tempfile::tempdir().expect("a place for the agent");
+        let marks = dir.path().join("marks");
+        Self::start_in(name, dir, marks, nats).await
+    }
+
+    /// Another agent of the same instance, as on the same host: with a data directory of its own, and the same marks.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_beside(&self) -> Self {
+        let dir = tempfile::tempdir().expect("a place for the agent");
+        Self::start_in(&self.name, dir, self.marks.clone(), self.nats.clone()).await
+    }
+
+    async fn start_in(name: &str, dir: TempDir, marks: PathBuf, nats: String) -> Self {
         let units = Units::below(&dir.path().join("data"));
-        let (program, metrics) = launch_agent(name, &dir, agent_command(name, &dir, &nats)).await;
-        Self { program, units, name: name.to_owned(), dir, nats, metrics }
+        let (program, metrics) = launch_agent(name, agent_command(name, &dir, &marks, &nats), &dir).await;
+        Self { program, units, name: name.to_owned(), dir, marks, nats, metrics }
     }
 
     /// Starts it again on its data directory; it must have ended.
@@ -300,7 +316,7 @@ impl AgentProcess {
     /// When it does not come up.
     pub async fn start_again_as(&mut self, command: Command) {
         self.program.kill();
-        (self.program, self.metrics) = launch_agent(&self.name, &self.dir, command).await;
+        (self.program, self.metrics) = launch_agent(&self.name, command, &self.dir).await;
     }
 
     /// Its data directory.
@@ -318,7 +334,13 @@ impl AgentProcess {
     /// The command line of this agent, for another try at its data directory.
     #[must_use]
     pub fn command(&self) -> Command {
-        agent_command(&self.name, &self.dir, &self.nats)
+        agent_command(&self.name, &self.dir, &self.marks, &self.nats)
+    }
+
+    /// Where its mark is.
+    #[must_use]
+    pub fn marks(&self) -> &Path {
+        &self.marks
     }
 
     /// A place for files that are the test's own; gone with the agent.
@@ -373,15 +395,15 @@ impl Drop for Units {
     }
 }
 
-fn agent_command(name: &str, dir: &TempDir, nats: &str) -> Command {
+fn agent_command(name: &str, dir: &TempDir, marks: &Path, nats: &str) -> Command {
     let mut command = Command::new(binary("towline-agent"));
     command.arg("--nats").arg(nats);
     command.arg("--instance").arg(name).arg("--metrics-listen").arg("127.0.0.1:0");
-    command.arg("--data-dir").arg(dir.path().join("data"));
+    command.arg("--data-dir").arg(dir.path().join("data")).arg("--mark-dir").arg(marks);
     command
 }
 
-async fn launch_agent(name: &str, dir: &TempDir, command: Command) -> (Program, SocketAddr) {
+async fn launch_agent(name: &str, command: Command, dir: &TempDir) -> (Program, SocketAddr) {
     let log = dir.path().join("log");
     let from = fs::metadata(&log).map_or(0, |log| log.len());
     let title = format!("towline-agent {name}");

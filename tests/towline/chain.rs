@@ -1,18 +1,20 @@
 //! The battery over the whole chain: HTTP API → hub → bus → agent, with the mock at its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::{Client, Method as Verb, RequestBuilder};
-use towline_bus::platform::{BATTERY, CallContext, Ends};
+use towline_bus::metrics::BusMetrics;
+use towline_bus::platform::{BATTERY, CallContext, Ends, MockPlatform};
 use towline_bus::session::EndReason;
 use towline_bus::transport::{LinkState, Subscription};
-use towline_bus::{Platform as _, Transport};
+use towline_bus::{Platform as _, Transport, subscribe};
 use towline_hub::api::types::Problem;
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
 use towline_protocol::subject::{Root, Subject};
 use towline_protocol::{AttemptId, CallError, Code, Effect, Method, ReplicaId, wire};
-use towline_tests::chain::{HubChain, Wire, instance, nats_link};
+use towline_tests::chain::{HubChain, Wire, instance, mock_config, nats_link};
 use towline_tests::wait::{PATIENCE, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,7 +39,15 @@ async fn battery_over(hub: HubChain) {
 
 #[tokio::test]
 async fn x_b13_a_fatal_error_over_the_whole_chain() {
-    let hub = HubChain::start().await;
+    fatal_error_over(HubChain::start().await).await;
+}
+
+#[tokio::test]
+async fn x_b13_a_fatal_error_over_the_whole_chain_on_nats() {
+    fatal_error_over(HubChain::start_over(Wire::nats().await).await).await;
+}
+
+async fn fatal_error_over(hub: HubChain) {
     let (mock, mut subscription) = hub.mock("a").await;
     let fatal = CallError::new(Code::Fatal, "the runtime is gone");
     mock.fail(Method::Ping, Some(fatal.clone()));
@@ -50,7 +60,15 @@ async fn x_b13_a_fatal_error_over_the_whole_chain() {
 
 #[tokio::test]
 async fn x_b14_an_application_error_over_the_whole_chain() {
-    let hub = HubChain::start().await;
+    application_error_over(HubChain::start().await).await;
+}
+
+#[tokio::test]
+async fn x_b14_an_application_error_over_the_whole_chain_on_nats() {
+    application_error_over(HubChain::start_over(Wire::nats().await).await).await;
+}
+
+async fn application_error_over(hub: HubChain) {
     let (mock, subscription) = hub.mock("a").await;
     let problem = CallError::new(Code::Cluster, "ping problem");
     mock.fail(Method::Ping, Some(problem.clone()));
@@ -177,9 +195,12 @@ async fn ask_raw(link: &dyn Transport, replies: &mut Subscription, to: String, p
 }
 
 #[tokio::test]
-async fn x_b16_b17_hostile_calls_on_nats_are_refused_at_once() {
+async fn x_b16_b17_hostile_calls_on_nats_are_refused_at_once_and_counted() {
     let hub = HubChain::start_over(Wire::nats().await).await;
-    let (mock, subscription) = hub.mock("a").await;
+    let (mock, metrics) = (MockPlatform::new(), BusMetrics::unregistered());
+    let config = mock_config("a", metrics.clone());
+    let serving = subscribe(hub.wire.agent_link("a").await, config, Arc::new(mock.clone())).await.unwrap();
+    hub.bus.await_presence(&instance("a"), PATIENCE).await.unwrap();
     let epoch = hub.bus.instance(&instance("a")).unwrap().epoch.unwrap();
     let link = nats_link(hub.wire.server().url()).await;
     link.link().wait_for(|state| *state == LinkState::Connected).await.unwrap();
@@ -187,18 +208,19 @@ async fn x_b16_b17_hostile_calls_on_nats_are_refused_at_once() {
     let mut header = Header::new(Kind::Call, Encoding::MessagePack);
     header.epoch = Some(epoch);
     let frame = |body: &'static [u8]| Frame { header: header.clone(), body: Bytes::from_static(body) };
-    for (method, payload, code) in [
-        ("self_destruct", frame(b"").encode(), Code::UpgradeNeeded),
-        ("apply", frame(&[0xc1]).encode(), Code::Invalid),
-        ("sync", frame(&[0xff; 40]).encode(), Code::Invalid),
-        ("ping", Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n"), Code::Invalid),
+    for (method, payload, code, reason, count) in [
+        ("self_destruct", frame(b"").encode(), Code::UpgradeNeeded, "unknown_method", 1),
+        ("apply", frame(&[0xc1]).encode(), Code::Invalid, "malformed_body", 1),
+        ("sync", frame(&[0xff; 40]).encode(), Code::Invalid, "malformed_body", 2),
+        ("ping", Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n"), Code::Invalid, "malformed_frame", 1),
     ] {
         let error = ask_raw(&*link, &mut replies, format!("tl.c.default.a.{epoch}.{method}"), payload).await;
         assert_eq!(error.code, code, "{method}: {error}");
+        assert_eq!(metrics.refusals.with_label_values(&[reason]).get(), count, "{method}: {reason}");
     }
     assert!(mock.take_seen().is_empty());
     hub.platform("a").ping(&CallContext::new()).await.unwrap();
-    subscription.leave().await;
+    serving.leave().await;
     link.close().await;
     hub.stop().await;
 }

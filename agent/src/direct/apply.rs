@@ -200,7 +200,11 @@ impl Direct {
         let direct = self.clone();
         self.inner.tasks.spawn("async-apply", async move {
             let stopping = direct.inner.tasks.stopping().clone();
-            let place = stopping.run_until_cancelled(direct.inner.later.acquire()).await;
+            let its_turn = async {
+                direct.inner.runtime.mark().acts().await;
+                direct.inner.later.acquire().await
+            };
+            let place = stopping.run_until_cancelled(its_turn).await;
             // Cut short by the agent's own end, it stays pending, and the next start finishes it.
             if place.is_some() {
                 let done = direct.converge(&id, &entry, Revive::Failed, &stopping).await;

@@ -166,6 +166,7 @@ fn refused(error: &RuntimeError) -> ItemError {
     let code = match error {
         RuntimeError::PortInUse { .. } | RuntimeError::FileConflict { .. } => Code::Conflict,
         RuntimeError::NoSuchUser { .. } | RuntimeError::Unbounded { .. } => Code::Invalid,
+        RuntimeError::Fenced { .. } => Code::Fenced,
         _ => Code::Cluster,
     };
     ItemError::new(code, error.to_string())

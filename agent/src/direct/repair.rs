@@ -40,6 +40,10 @@ pub(super) async fn run(direct: Direct) {
     while stopping.run_until_cancelled(due()).await.is_some() {
         let now = clock::now();
         direct.beat(now);
+        // Whoever acts here may have meant it to be as it is.
+        if direct.inner.runtime.mark().may_act().await.is_err() {
+            continue;
+        }
         let astray = astray(&direct);
         // Of those that were mended or removed otherwise nothing need be remembered.
         waits.0.retain(|id, _| astray.contains_key(id));

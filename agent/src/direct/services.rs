@@ -22,7 +22,14 @@ impl Direct {
     /// The services named, by id; what does not exist is not in the answer.
     pub fn some_services(&self, ids: &[ResourceId]) -> Vec<Service> {
         let wanted: BTreeSet<&ResourceId> = ids.iter().collect();
-        self.services(|id| wanted.contains(id))
+        wanted.into_iter().filter_map(|id| self.service(id)).collect()
+    }
+
+    /// How one service stands; none if nothing is known of it.
+    pub(crate) fn service(&self, id: &ResourceId) -> Option<Service> {
+        let (entry, units) = (self.entry(id.as_str()), self.inner.runtime.units_of(id.as_str()));
+        let known = entry.is_some() || !units.is_empty();
+        known.then(|| service(id.clone(), entry.as_deref(), &units, self.is_busy(id.as_str())))
     }
 
     /// The ports that units have, by address and port.

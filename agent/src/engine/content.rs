@@ -49,16 +49,26 @@ impl Content {
 /// # Errors
 /// Everything that is wrong with it, a line each.
 pub(super) async fn read(registry: Registry, bundle: Name, content: Bytes) -> Result<Content, CallError> {
-    let read = move || read_now(&registry, &bundle, &content);
+    let read = move || {
+        let check =
+            |kind: &str, document: &[u8]| registry.find(kind).ok().map(|manager| manager.read(document));
+        read_now(&registry.kinds(), check, &bundle, &content)
+    };
     let lost = |_| Err(CallError::new(Code::Invalid, "reading the content failed"));
     tokio::task::spawn_blocking(read).await.unwrap_or_else(lost)
 }
 
-fn read_now(registry: &Registry, bundle: &Name, content: &Bytes) -> Result<Content, CallError> {
-    let check = |kind: &str, document: &[u8]| -> Option<Result<Traits, Vec<Complaint>>> {
-        registry.find(kind).ok().map(|manager| manager.read(document))
-    };
-    let (head, mut members) = manifest::read_bundle(content, &registry.kinds(), check)
+/// The same at once, of `kinds` in the order they start in; `check` reads a document of one of them.
+///
+/// # Errors
+/// Everything that is wrong with it, a line each.
+pub(super) fn read_now(
+    kinds: &[&'static str],
+    check: impl Fn(&str, &[u8]) -> Option<Result<Traits, Vec<Complaint>>>,
+    bundle: &Name,
+    content: &Bytes,
+) -> Result<Content, CallError> {
+    let (head, mut members) = manifest::read_bundle(content, kinds, check)
         .map_err(|errors| CallError::new(Code::Invalid, errors.to_string()))?;
     let invalid = |text: String| CallError::new(Code::Invalid, text);
     if let Some(name) = head.name.as_ref().filter(|name| *name != bundle) {
@@ -68,7 +78,6 @@ fn read_now(registry: &Registry, bundle: &Name, content: &Bytes) -> Result<Conte
     }
     let declared = match &head.start_order {
         Some(declared) => {
-            let kinds = registry.kinds();
             if let Some(unknown) = declared.iter().find(|kind| !kinds.contains(&kind.as_str())) {
                 return Err(invalid(format!(
                     "spec.startOrder: found {unknown:?}, allowed are {}",
@@ -77,7 +86,7 @@ fn read_now(registry: &Registry, bundle: &Name, content: &Bytes) -> Result<Conte
             }
             declared.clone()
         }
-        None => registry.kinds().into_iter().map(str::to_owned).collect(),
+        None => kinds.iter().map(|kind| (*kind).to_owned()).collect(),
     };
     let node = |member: &Member| Node {
         id: member.id.clone(),

@@ -9,7 +9,7 @@ use redb::WriteTransaction;
 use tokio::time::{MissedTickBehavior, interval};
 use towline_bus::{clock, clock::Moment};
 use towline_protocol::{
-    Name, WorkloadId,
+    CallError, Name, WorkloadId,
     bundle::{BundlePhase, ResultState},
     platform::ServiceStatus,
 };
@@ -17,16 +17,14 @@ use towline_protocol::{
 use super::{
     Engine, backoff,
     lanes::Item,
-    manager::{Mend, Seen, Work},
+    manager::{Mend, Seen},
+    observe,
     pass::Ending,
     state::{Bundle, Drifted},
 };
 use crate::{
     runtime::process::{Changed, Watcher},
-    store::{
-        StoreError,
-        rows::{self, WorkloadRow},
-    },
+    store::{StoreError, rows::WorkloadRow},
 };
 
 /// Between two looks for what is to be tried again: fine enough for the shortest wait.
@@ -34,9 +32,10 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Between two looks for drift.
 const WATCH: Duration = Duration::from_secs(10);
 /// Between two attempts to store what must be stored before work goes on.
-const AGAIN: Duration = Duration::from_secs(1);
-/// How long one operation may take before its lane is said to stall: the longest grace period that makes sense, twice.
-pub(super) const STALLED: Duration = Duration::from_secs(120);
+const AGAIN: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1_000 });
+/// How long one operation may take before its lane is said to stall: the longest grace period that makes sense, twice. Where
+/// a test can have it stall, as long as such a test can wait.
+pub(super) const STALLED: Duration = Duration::from_secs(if cfg!(feature = "failpoints") { 5 } else { 120 });
 
 impl Engine {
     /// Begins whatever can be begun.
@@ -102,6 +101,15 @@ impl Engine {
             .map(|row| row.attempts)
             .min();
         bundle.due = soonest.map(|attempts| now + backoff::wait(attempts.max(1)));
+    }
+
+    /// Has a bundle brought to what it is to be, after what waits for it, unless it is tried again anyway.
+    pub(super) fn settle_later(&self, name: &Name) {
+        let mut state = self.state();
+        let unsettled = |bundle: &Bundle| bundle.due.is_none() && bundle.is_unsettled();
+        if state.bundles.get(name).is_some_and(unsettled) {
+            state.lanes.submit(name, Item::Retry);
+        }
     }
 
     /// Tries again what failed, whenever its wait is over, until the agent ends.
@@ -170,7 +178,11 @@ impl Engine {
 
     /// Compares one bundle, or what is `only` to be looked at of it, with what is there, unless it is being worked on:
     /// then it is not expected to fit.
-    async fn look_at(&self, name: &Name, only: Option<&BTreeSet<String>>) -> Result<(), StoreError> {
+    pub(super) async fn look_at(
+        &self,
+        name: &Name,
+        only: Option<&BTreeSet<String>>,
+    ) -> Result<(), CallError> {
         let rows: Vec<WorkloadRow> = {
             let state = self.state();
             let Some(bundle) = state.bundles.get(name).filter(|_| state.lanes.is_idle(name)) else {
@@ -183,44 +195,26 @@ impl Engine {
             let asked = |row: &&WorkloadRow| only.is_none_or(|only| only.contains(row.resource.as_str()));
             bundle.workloads.values().filter(sound).filter(asked).cloned().collect()
         };
-        for row in rows {
-            let Some(seen) = self.observe(name, &row).await? else { continue };
+        for rows in rows.chunks(observe::TOGETHER) {
+            let looks = self.observe(name, rows).await?;
             let mut state = self.state();
             let idle = state.lanes.is_idle(name);
             let Some(bundle) = state.bundles.get_mut(name).filter(|_| idle) else { return Ok(()) };
-            note(bundle, &row.id, &seen, clock::now(), clock::unix_ms());
-            if seen.drift.is_some() && seen.mend == Mend::Engine {
-                tracing::info!(bundle = %name, workload = %row.id, drift = seen.drift, "mending what drifted");
-                state.lanes.submit(name, Item::Repair { workload: row.id });
+            let mut astray = Vec::new();
+            for (row, seen) in rows.iter().zip(looks).filter_map(|(row, seen)| Some((row, seen?))) {
+                // Worked on meanwhile: it was another one that was looked at.
+                if bundle.workloads.get(&row.id) != Some(row) {
+                    continue;
+                }
+                note(bundle, &row.id, &seen, clock::now(), clock::unix_ms());
+                if seen.drift.is_some() && seen.mend == Mend::Engine {
+                    tracing::info!(bundle = %name, workload = %row.id, drift = seen.drift, "mending what drifted");
+                    astray.push(row.id.clone());
+                }
             }
+            astray.into_iter().for_each(|workload| state.lanes.submit(name, Item::Repair { workload }));
         }
         Ok(())
-    }
-
-    /// What is seen of a workload now; none of what was never carried out, or of an unknown kind.
-    pub(super) async fn observe(&self, bundle: &Name, row: &WorkloadRow) -> Result<Option<Seen>, StoreError> {
-        let Ok(manager) = self.inner.registry.find(row.id.kind()) else { return Ok(None) };
-        if let Some(error) = self.held_up(row.id.kind()) {
-            return Ok(row.holds.is_some().then(|| Seen::unknown(error.message)));
-        }
-        let (name, id, store) = (bundle.clone(), row.id.clone(), self.inner.store.clone());
-        let read = move || store.read(|transaction| rows::carried_out(transaction, &name, &id));
-        let definition = tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| StoreError::Failed(error.to_string()))??;
-        let Some(definition) = definition.filter(|_| row.holds.is_some()) else { return Ok(None) };
-        Ok(Some(manager.observe(work(bundle, row, definition)).await))
-    }
-}
-
-pub(super) fn work(bundle: &Name, row: &WorkloadRow, definition: bytes::Bytes) -> Work {
-    Work {
-        bundle: bundle.clone(),
-        id: row.id.clone(),
-        resource: row.resource.clone(),
-        definition,
-        data: row.data.clone(),
-        adopt: false,
     }
 }
 

@@ -117,6 +117,10 @@ impl Pass {
         let Some(job) = &self.job else { return Vec::new() };
         let before = row.begun.clone().filter(|begun| begun.job == job.id);
         row.void |= job.kind == JobKind::Put && job.id == row.put;
+        if self.resumed {
+            // What an earlier agent did of it was not undone: that is brought about by the next pass.
+            row.applied = None;
+        }
         match (&job.kind, before) {
             (JobKind::Delete | JobKind::Pause | JobKind::Resume, Some(before)) => row.phase = before.phase,
             (JobKind::Put, Some(before)) => {

@@ -72,7 +72,8 @@ impl Engine {
         let (bundle, kind) = (row.name.clone(), job.kind.clone());
         let withdrawn = {
             let mut state = self.state();
-            let superseded = state.lanes.superseded(&bundle, &kind);
+            let mut superseded = state.lanes.superseded(&bundle, &kind);
+            superseded.retain(|id| state.is_pending(*id));
             if superseded.is_empty() && state.lanes.is_full(&bundle) {
                 let text = "too many jobs of this bundle wait, or of all together";
                 return Err(CallError::new(Code::Busy, text));
@@ -246,6 +247,7 @@ impl Engine {
             let text = format!("the reason is too long: allowed are at most {REASON_BYTES_MAX} bytes");
             return Err(CallError::new(Code::Invalid, text));
         }
+        let _segment = self.segment().await;
         let _gate = self.inner.gates.pass(bundle).await;
         let mut row = existing(self.state().bundles.get(bundle), bundle)?.row.clone();
         // Else it would be paused, or resumed, when it has gone.
@@ -287,10 +289,11 @@ impl Engine {
                 None => Err(CallError::new(Code::NotFound, format!("there is no job {id}"))),
             };
         };
+        let _segment = self.segment().await;
         let _gate = self.inner.gates.pass(&bundle).await;
         let (job, waits) = {
             let mut state = self.state();
-            let waits = state.lanes.withdraw(&bundle, id);
+            let waits = state.is_pending(id) && state.lanes.withdraw(&bundle, id);
             let Some(open) = state.jobs.get(&id) else {
                 return Err(CallError::new(Code::Conflict, format!("job {id} has ended")));
             };

@@ -131,6 +131,12 @@ pub(crate) trait Manager: Send + Sync + 'static {
         true
     }
 
+    /// Whether its operations take turns of the mark by themselves, one for each thing they change. Else each of its steps is
+    /// one turn, so it must be short.
+    fn takes_turns(&self) -> bool {
+        false
+    }
+
     /// Makes ready to work, before any operation is asked. Asked again, with growing waits, until it succeeds; operations of
     /// this kind wait for that.
     ///
@@ -206,6 +212,11 @@ impl Registry {
                 format!("no manager of this agent knows {kind}; known are {}", self.kinds().join(", "));
             ItemError::new(Code::Unsupported, text)
         })
+    }
+
+    /// Whether whoever runs the steps of `kind` takes turns for them.
+    pub(crate) fn needs_turns(&self, kind: &str) -> bool {
+        self.find(kind).is_ok_and(|manager| !manager.takes_turns())
     }
 
     /// The steps of `verb`; none where it is enough to record it.

@@ -12,10 +12,10 @@ use towline_protocol::{StoreId, platform::ServiceStatus};
 
 use self::label::Labels;
 use super::{
-    manager::{Known, Manager, Mend, Seen},
+    manager::{Known, Manager, Mend, Seen, Traits},
     pipeline::Stop,
 };
-use crate::{direct::Direct, runtime::process::blocking};
+use crate::{direct::Direct, manifest::Complaint, runtime::process::blocking};
 
 /// All of them, in the order their kinds start in unless a bundle says otherwise. `data_dir` and `store`
 /// are the agent's own.
@@ -26,6 +26,24 @@ pub(crate) fn all(data_dir: &Path, store: StoreId, direct: Direct) -> Vec<Arc<dy
         Arc::new(file::Files::new(labels)),
         Arc::new(app::Apps::new(direct)),
     ]
+}
+
+/// The kinds of all of them, in the same order.
+pub(super) const KINDS: [&str; 3] = [directory::KIND, file::KIND, app::KIND];
+
+/// Reads a document as the manager of `kind` does, without one; none when there is none of this kind.
+pub(super) fn read(kind: &str, document: &[u8]) -> Option<Result<Traits, Vec<Complaint>>> {
+    Some(match kind {
+        directory::KIND => directory::read_traits(document),
+        file::KIND => file::read_traits(document),
+        app::KIND => app::read_traits(document),
+        _ => return None,
+    })
+}
+
+/// Reads a label and writes it again; none when it is no label.
+pub(super) fn reread_label(json: &[u8]) -> Option<Vec<u8>> {
+    label::Label::read(json).ok()?.written().ok()
 }
 
 /// Runs what waits for a disk where that is allowed.

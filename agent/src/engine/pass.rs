@@ -29,7 +29,9 @@ use super::{
 };
 use crate::failpoints::failpoint;
 use crate::store::{
-    StoreError, jobs, note_boot, records,
+    StoreError, jobs, note_boot,
+    once::once,
+    records,
     rows::{self, Begun, BundleRow},
 };
 
@@ -88,6 +90,8 @@ pub(super) struct Pass {
     /// What must stay, for what could not be removed needs it.
     pub(super) needed: BTreeSet<WorkloadId>,
     begun: Vec<Todo>,
+    /// An earlier agent began it, and did some of it.
+    pub(super) resumed: bool,
     /// It was cancelled in time, and what it did was undone.
     taken_back: bool,
 }
@@ -122,7 +126,8 @@ impl Engine {
         let phase = state.bundles.get(&bundle)?.row.phase.clone();
         let forced = state.bundles.get(&bundle)?.row.forced;
         let by_phase = |again, only| match phase {
-            BundlePhase::Deleting => Goal::Remove { force: forced },
+            // One that has gone by now has nothing that could be brought back: its contents went with it.
+            BundlePhase::Deleting | BundlePhase::Deleted => Goal::Remove { force: forced },
             BundlePhase::Paused => Goal::Pause,
             _ => Goal::Bring { again, only },
         };
@@ -147,6 +152,7 @@ impl Engine {
         };
         drop(state);
         let engine = self.clone();
+        let resumed = job.as_ref().is_some_and(|job| job.state == JobState::Running);
         Some(Pass {
             engine,
             bundle,
@@ -157,6 +163,7 @@ impl Engine {
             failed: BTreeSet::new(),
             needed: BTreeSet::new(),
             begun: Vec::new(),
+            resumed,
             taken_back: false,
         })
     }
@@ -182,7 +189,7 @@ impl Engine {
     }
 
     /// Counts a job that has ended, and tells those who watch it that its last record is durable.
-    fn job_ended(&self, job: &Job, last: u64) {
+    pub(super) fn job_ended(&self, job: &Job, last: u64) {
         let took = job.ended_unix_ms.unwrap_or(0).saturating_sub(job.accepted_unix_ms);
         let histogram = self.inner.durations.with_label_values(&[job.kind.as_str(), job.state.as_str()]);
         histogram.observe(Duration::from_millis(took).as_secs_f64());
@@ -202,7 +209,16 @@ impl Engine {
 
 impl Pass {
     async fn run(&mut self) -> Result<(), Ending> {
-        let todos = match self.begin().await? {
+        let asked = self.job.is_some();
+        let begun = {
+            let _segment = self.its_turn().await?;
+            // Its job ended while it waited: nothing was begun, and nothing is to be.
+            if asked && self.job.is_none() {
+                return Ok(());
+            }
+            self.begin().await?
+        };
+        let todos = match begun {
             Ok(todos) => todos,
             Err(error) => {
                 self.errors.insert(self.bundle.to_string(), ItemError::new(error.code, error.message));
@@ -217,7 +233,7 @@ impl Pass {
                 break;
             }
             self.begun.push(todo.clone());
-            self.operate(&todo).await?;
+            self.act(&todo).await?;
         }
         if self.cancelled.is_cancelled() {
             self.take_back().await?;
@@ -233,7 +249,6 @@ impl Pass {
         };
         let target = target.unwrap_or_else(|| self.read(|bundle| bundle.row.target).unwrap_or(0));
         let todos = self.worked_out(target).await?.and_then(|todos| self.claim(todos));
-        failpoint!("pass.worked-out");
         let _gate = self.engine.inner.gates.pass(&self.bundle).await;
         let Some(mut row) = self.read(|bundle| bundle.row.clone()) else { return Ok(Ok(Vec::new())) };
         self.begin_row(&mut row, target);
@@ -280,7 +295,7 @@ impl Pass {
     /// for that would not be tried again.
     async fn worked_out(&self, target: u64) -> Result<Result<Todos, CallError>, Ending> {
         loop {
-            match self.todos(target).await {
+            match self.try_work_out(target).await {
                 Ok(todos) => return Ok(Ok(todos)),
                 Err(Lost::Content(error)) => return Ok(Err(error)),
                 Err(Lost::Store(error)) => tracing::error!(%error, "work waits until the store can be read"),
@@ -289,6 +304,15 @@ impl Pass {
             // The database refuses everything after one failure; only a write has it opened anew.
             self.persist(|_| Ok(())).await?;
         }
+    }
+
+    async fn try_work_out(&self, target: u64) -> Result<Todos, Lost> {
+        let todos = self.todos(target).await?;
+        failpoint!(
+            "pass.worked-out",
+            Lost::Store(CallError::new(Code::Cluster, "a test says that the store cannot be read"))
+        );
+        Ok(todos)
     }
 
     /// Nothing is begun that another bundle owns.
@@ -336,7 +360,7 @@ impl Pass {
         let inverses: Vec<Todo> = self.begun.drain(..).rev().filter_map(|todo| todo.inverse()).collect();
         self.cancelled = CancellationToken::new();
         for todo in inverses {
-            self.operate(&todo).await?;
+            self.act(&todo).await?;
         }
         self.taken_back = true;
         Ok(())
@@ -345,6 +369,8 @@ impl Pass {
     /// Stores how it ended.
     async fn finish(&mut self) -> Result<(), Ending> {
         let bundle = self.bundle.clone();
+        let _segment = self.engine.segment().await;
+        self.drop_ended_job();
         let _gate = self.engine.inner.gates.pass(&bundle).await;
         let Some(known) = self.read(Bundle::clone) else { return Ok(()) };
         // Not whether it was cancelled: that may have come too late for anything to be undone.
@@ -405,6 +431,9 @@ impl Pass {
         });
         self.engine.release(&bundle);
         self.engine.wait_for_retry(&bundle);
+        if was_cancelled && self.resumed {
+            self.engine.settle_later(&bundle);
+        }
         self.engine.told(&bundle);
         self.engine.inner.callbacks.tell(&event);
         if let Some((job, record)) = ended {
@@ -440,6 +469,9 @@ impl Pass {
     where
         W: Fn(&WriteTransaction) -> Result<(), StoreError> + Clone + Send + 'static,
     {
-        self.engine.persist(work).await
+        // Of an attempt that failed nobody knows whether the disk has it.
+        let (bundle, mark) = (self.bundle.clone(), uuid::Uuid::new_v4().as_u128());
+        let made = move |transaction: &WriteTransaction| once(transaction, bundle.as_str(), mark, &work);
+        self.engine.persist(made).await
     }
 }

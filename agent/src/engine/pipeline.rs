@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use towline_protocol::{Code, ItemError};
 
-use crate::failpoints::failpoint;
+use crate::{failpoints::failpoint, mark::Mark};
 
 /// Why a step did not do its work, and what that means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,30 @@ impl Step {
     {
         self.forward = Some(Box::new(|forwarded| work(forwarded).boxed()));
         self
+    }
+
+    /// The same, each way of it done in a turn of `mark`, or not at all.
+    pub(crate) fn in_turn(self, mark: &Mark) -> Self {
+        let (there, back) = (mark.clone(), mark.clone());
+        let forward = self.forward.map(|work| -> Forward {
+            Box::new(move |given| {
+                let turned = async move {
+                    let _turn = there.turn().await.map_err(ItemError::from)?;
+                    work(given).await
+                };
+                turned.boxed()
+            })
+        });
+        let backward = self.backward.map(|work| -> Backward {
+            Box::new(move |result| {
+                let turned = async move {
+                    let _turn = back.turn().await?;
+                    work(result).await
+                };
+                turned.boxed()
+            })
+        });
+        Self { name: self.name, forward, backward }
     }
 
     /// What undoes it, given its result.
@@ -168,8 +192,11 @@ async fn undo(
     let mut undone = true;
     for (name, value, backward) in done.into_iter().rev() {
         let Some(backward) = backward else { continue };
-        failpoint!("pipeline.undo");
-        let back = guarded(async { backward(value).await.map_err(Stop::from).map(|()| Value::Null) }).await;
+        let back = guarded(async {
+            failpoint!("pipeline.undo", failed("a test says so"));
+            backward(value).await.map_err(Stop::from).map(|()| Value::Null)
+        });
+        let back = back.await;
         let error = back.err().map(|second| second.error.message);
         if let Some(second) = &error {
             undone = false;

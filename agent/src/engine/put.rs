@@ -66,6 +66,7 @@ impl Engine {
         let version = version(&request, &content)?;
         let bytes = request.content.clone();
         let digest = aside(move || ContentDigest::of(&bytes)).await?;
+        let _segment = self.segment().await;
         let _gate = self.inner.gates.pass(name).await;
         let before = self.state().bundles.get(name).map(|bundle| bundle.row.clone());
         let last = before.as_ref().map(|row| self.last(row));

@@ -17,7 +17,7 @@ use towline_protocol::{
     platform::ServiceStatus,
 };
 
-use super::{Engine, jobs::counts, state::Bundle};
+use super::{Engine, jobs::counts, observe, state::Bundle};
 use crate::store::{StoreError, jobs, jobs::JobPage, records, rows::WorkloadRow};
 
 impl Engine {
@@ -98,8 +98,11 @@ impl Engine {
         };
         let next = more(&mut rows, limit, |row| row.id.clone());
         let mut workloads = Vec::with_capacity(rows.len());
-        for row in rows {
-            let seen = self.observe(&request.bundle, &row).await.map_err(|error| error.refusal())?;
+        let mut looks = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(observe::TOGETHER) {
+            looks.extend(self.observe(&request.bundle, rows).await?);
+        }
+        for (row, seen) in rows.into_iter().zip(looks) {
             let age_ms = bundle.age_ms(&row);
             let drift = bundle.drift.get(&row.id).map(|drifted| Drift {
                 message: drifted.message.clone(),

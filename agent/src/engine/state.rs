@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use towline_bus::clock::{self, Moment};
 use towline_protocol::{
     JobId, Name, ResourceId, WorkloadId,
-    bundle::{ResultState, WorkloadResult},
-    job::Job,
+    bundle::{BundlePhase, ResultState, WorkloadResult},
+    job::{Job, JobState},
 };
 
 use super::{capacity::Room, lanes::Lanes, plan::There};
@@ -61,6 +61,16 @@ impl Bundle {
             due: None,
             drift: BTreeMap::new(),
             looked: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it may be otherwise than it is to be though nothing of it failed: its last work was cut short.
+    pub(super) fn is_unsettled(&self) -> bool {
+        match self.row.phase {
+            BundlePhase::Deleted => false,
+            BundlePhase::Deleting => true,
+            _ if self.row.target == 0 => !self.workloads.is_empty(),
+            _ => self.row.applied != Some(self.row.target),
         }
     }
 
@@ -151,6 +161,14 @@ pub(super) struct State {
     pub(super) partial: bool,
     /// What is being worked on, since when it has not come on.
     pub(super) at_work: BTreeMap<Name, (String, Moment)>,
+}
+
+impl State {
+    /// Whether a job was not begun yet. One that an earlier agent began waits for its lane, too, and may have been done in
+    /// part: it is not simply left out.
+    pub(super) fn is_pending(&self, job: JobId) -> bool {
+        self.jobs.get(&job).is_some_and(|open| open.job.state == JobState::Pending)
+    }
 }
 
 /// One lock per bundle: whoever reads its rows to write them anew holds it.

@@ -31,6 +31,8 @@ use crate::{
 };
 
 mod cases;
+mod passed_over;
+mod simulation;
 mod taken_back;
 mod upkeep;
 
@@ -247,6 +249,7 @@ async fn open(dir: &tempfile::TempDir, disk: &Faults, script: &Script, boot: &st
         is_direct: Box::new(|_| false),
         direct_room: Box::new(Vec::new),
         applied: Box::new(|_, _| {}),
+        mark: Mark::open(&dir.path().join("marks"), &"acme/site".parse().unwrap(), store.id(), None).unwrap(),
         durations: crate::metrics::durations(&prometheus::Registry::new()).unwrap(),
         store,
     };

@@ -173,9 +173,9 @@ impl Pass {
         let mut held: BTreeMap<WorkloadId, Bytes> = self
             .engine
             .look(move |transaction| {
-                let mut held = BTreeMap::new();
+                let (table, mut held) = (rows::Held::open(transaction)?, BTreeMap::new());
                 for id in ids {
-                    if let Some(definition) = rows::carried_out(transaction, &name, &id)? {
+                    if let Some(definition) = table.definition(&name, &id)? {
                         held.insert(id, definition);
                     }
                 }

@@ -6,9 +6,10 @@ use towline_protocol::{Code, ItemError, Name, ResourceId, bundle::ResultState};
 
 use super::{
     Engine, backoff,
-    drive::{is_to_retry, work},
+    drive::is_to_retry,
     lanes::Item,
     manager::{Known, Manager},
+    observe::work,
     state::State,
 };
 use crate::store::{
@@ -33,18 +34,22 @@ impl Engine {
             all.flat_map(|(name, bundle)| bundle.workloads.values().map(|row| (name.clone(), row.clone())))
                 .collect()
         };
-        for (name, row) in rows.iter().filter(|(_, row)| row.holds.is_some()) {
-            let paused = row.result.state == ResultState::Paused;
-            // After a reboot each comes up in its turn; until then nobody brings it back on its own.
-            if row.given_up || (rebooted && !paused) {
-                continue;
+        self.inner.store.read(|transaction| {
+            let held = rows::Held::open(transaction)?;
+            for (name, row) in rows.iter().filter(|(_, row)| row.holds.is_some()) {
+                let paused = row.result.state == ResultState::Paused;
+                // After a reboot each comes up in its turn; until then nobody brings it back on its own.
+                if row.given_up || (rebooted && !paused) {
+                    continue;
+                }
+                let definition = held.definition(name, &row.id)?;
+                if let (Some(definition), Ok(manager)) = (definition, self.inner.registry.find(row.id.kind()))
+                {
+                    manager.adopt(&work(name, row, definition), paused);
+                }
             }
-            let definition =
-                self.inner.store.read(|transaction| rows::carried_out(transaction, name, &row.id))?;
-            if let (Some(definition), Ok(manager)) = (definition, self.inner.registry.find(row.id.kind())) {
-                manager.adopt(&work(name, row, definition), paused);
-            }
-        }
+            Ok(())
+        })?;
         self.sweep().await;
         Ok(())
     }
@@ -132,6 +137,10 @@ impl Engine {
                 resources(&state).any(|known| known == resource)
             })
         }));
+        let _turn = match self.inner.mark.turn().await {
+            Ok(turn) => turn,
+            Err(fenced) => return tracing::warn!(%fenced, "leftovers stay"),
+        };
         for manager in self.inner.registry.iter() {
             if self.held_up(manager.kind()).is_some() {
                 continue;

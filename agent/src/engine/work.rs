@@ -22,16 +22,17 @@ use crate::store::{
 };
 
 impl Pass {
-    /// Does one operation, unless what it depends on failed.
-    pub(super) async fn operate(&mut self, todo: &Todo) -> Result<(), Ending> {
-        let Some(row) = self.row_of(todo) else { return Ok(()) };
+    /// Does one operation, unless what it depends on failed; says whether it is over. It is not where another agent came in
+    /// between: it is neither done nor failed then, and is begun again when it is this agent's turn.
+    pub(super) async fn operate(&mut self, todo: &Todo) -> Result<bool, Ending> {
+        let Some(row) = self.row_of(todo) else { return Ok(true) };
         if let Some(why) = self.in_the_way(todo, &row) {
             let skipped = Recorded {
                 state: Some(if row.holds.is_some() { ResultState::Unchanged } else { ResultState::Error }),
                 message: Some(why),
                 failed: true,
             };
-            return self.record(todo, row, skipped, None).await;
+            return self.record(todo, row, skipped, None).await.map(|()| true);
         }
         let row = self.announce(todo, row).await?;
         let what = format!("{} {}", todo.verb.word(), todo.id);
@@ -40,8 +41,12 @@ impl Pass {
         let ran = self.run_steps(todo, &row).await;
         failpoint!("op.done");
         self.engine.beat(&self.bundle, &what);
+        let stopped = ran.as_ref().and_then(|ran| ran.result.as_ref().err());
+        if stopped.is_some_and(|stop| stop.error.code == Code::Fenced) {
+            return Ok(false);
+        }
         let result = recorded(todo.verb, &row.result.state, ran.as_ref());
-        self.record(todo, row, result, ran).await
+        self.record(todo, row, result, ran).await.map(|()| true)
     }
 
     /// The row that the operation is about. Taking a removal back begins with a new one.
@@ -125,6 +130,11 @@ impl Pass {
         );
         match steps {
             Ok(None) => None,
+            Ok(Some(steps)) if self.engine.inner.registry.needs_turns(row.id.kind()) => {
+                let mark = &self.engine.inner.mark;
+                let steps = steps.into_iter().map(|step| step.in_turn(mark)).collect();
+                Some(execute(steps, &self.cancelled).await)
+            }
             Ok(Some(steps)) => Some(execute(steps, &self.cancelled).await),
             Err(stop) => Some(refused(stop)),
         }

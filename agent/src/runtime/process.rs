@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Units are found again by these directories and reconnected by their sockets. What carries no such directory is not
-//! ours and never touched. A shim that died takes its unit along: what it left is killed by mark, and the unit is
+//! ours and never touched, and nothing is changed without a turn of the mark (decision 0014). A shim that died takes its unit along: what it left is killed by mark, and the unit is
 //! shown as an error.
 
 mod changes;
@@ -20,6 +20,7 @@ mod logs;
 mod ports;
 mod tail;
 mod unit;
+mod units;
 mod users;
 
 use std::{
@@ -39,7 +40,7 @@ use towline_bus::task::Tasks;
 
 pub(crate) use self::changes::{Changed, Changes, Watcher};
 pub use self::error::RuntimeError;
-pub(crate) use self::files::{owner_of, write_file};
+pub(crate) use self::files::{owner_of, remove_file, write_file};
 pub(crate) use self::launch::blocking;
 pub use self::logs::{LogQuery, UnitLogLine};
 pub use self::unit::{PortBinding, UnitStatus};
@@ -47,9 +48,11 @@ use self::{
     limits::Limits,
     ports::Ports,
     unit::{Unit, UnitRecord},
+    units::Units,
 };
 use crate::{
     manifest::Manifest,
+    mark::Mark,
     shim::{ShimSpec, Status},
 };
 
@@ -78,6 +81,8 @@ pub struct ProcessConfig {
     pub path: String,
     /// A directory put before `path`, so that units find a program that ships with Towline.
     pub extra_path: Option<PathBuf>,
+    /// Whether anything may be changed. Each operation below takes a turn of it.
+    pub mark: Mark,
 }
 
 /// A replica to start.
@@ -99,7 +104,7 @@ pub struct ProcessRuntime {
 struct Inner {
     config: ProcessConfig,
     units_dir: PathBuf,
-    units: Mutex<BTreeMap<String, Arc<Unit>>>,
+    units: Mutex<Units>,
     ports: Mutex<Ports>,
     /// Held while a unit is made.
     creating: Arc<tokio::sync::Mutex<()>>,
@@ -159,6 +164,7 @@ impl ProcessRuntime {
     /// Why it does not run: a port in use, a file in the way, a user or program that does not exist. Nothing is left of
     /// it then.
     pub async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
+        let _turn = self.mark().turn().await?;
         // One at a time, so that nobody else declares the same file between look and label.
         let creating = Arc::clone(&self.inner.creating).lock_owned().await;
         let (runtime, spec) = (self.clone(), spec.clone());
@@ -185,6 +191,7 @@ impl ProcessRuntime {
     /// # Errors
     /// As [`ProcessRuntime::start`], or that there is no such unit. The unit stays, as it was.
     pub async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
+        let _turn = self.mark().turn().await?;
         let unit = self.find(unit)?;
         self.launch(&unit, false).await?;
         Ok(unit.status())
@@ -196,7 +203,7 @@ impl ProcessRuntime {
     /// # Errors
     /// That there is no such unit, or that something of it cannot be killed.
     pub async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
-        self.find(unit)?.stop().await
+        self.find(unit)?.stop(self.mark().turn().await?).await
     }
 
     /// Stops a unit, and removes its directory, its ports and the files that were written for it.
@@ -205,9 +212,14 @@ impl ProcessRuntime {
     /// As [`ProcessRuntime::stop`], or what cannot be removed; the unit stays listed then.
     pub async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
         let unit = self.find(unit)?;
-        unit.stop().await?;
-        let runtime = self.clone();
-        blocking(move || runtime.remove(&unit)).await
+        unit.stop(self.mark().turn().await?).await?;
+        // Another one: the grace period of a unit has no bound that others would want to wait for.
+        let (runtime, turn) = (self.clone(), self.mark().turn().await?);
+        let remove = move || {
+            let _turn = turn;
+            runtime.remove(&unit)
+        };
+        blocking(remove).await
     }
 
     fn remove(&self, unit: &Unit) -> Result<(), RuntimeError> {
@@ -240,7 +252,7 @@ impl ProcessRuntime {
 
     /// The units of one app, by id.
     pub fn units_of(&self, app: &str) -> Vec<UnitStatus> {
-        self.units().values().filter(|unit| unit.record.app == app).map(|unit| unit.status()).collect()
+        self.units().of_app(app).map(|unit| unit.status()).collect()
     }
 
     /// Deletes every unit, many at a time, with all that was written for them. For the end of a trial run.
@@ -248,7 +260,7 @@ impl ProcessRuntime {
     /// # Errors
     /// The first that could not be deleted; the others are, none the less.
     pub async fn delete_all(&self) -> Result<(), RuntimeError> {
-        let units: Vec<String> = self.units().keys().cloned().collect();
+        let units: Vec<String> = self.units().values().map(|unit| unit.id().to_owned()).collect();
         let deletes = stream::iter(units).map(|unit| async move { self.delete(&unit).await });
         let results: Vec<Result<(), RuntimeError>> = deletes.buffer_unordered(STOPS_AT_ONCE).collect().await;
         results.into_iter().collect()
@@ -268,9 +280,8 @@ impl ProcessRuntime {
     /// The first that could not be stopped; the others are, none the less.
     pub async fn stop_all(&self) -> Result<(), RuntimeError> {
         let units: Vec<Arc<Unit>> = self.units().values().cloned().collect();
-        let stops =
-            stream::iter(units).map(|unit| async move { unit.stop().await }).buffer_unordered(STOPS_AT_ONCE);
-        let results: Vec<Result<(), RuntimeError>> = stops.collect().await;
+        let stops = stream::iter(units).map(|unit| async move { unit.stop(self.mark().turn().await?).await });
+        let results: Vec<Result<(), RuntimeError>> = stops.buffer_unordered(STOPS_AT_ONCE).collect().await;
         results.into_iter().collect()
     }
 
@@ -303,11 +314,16 @@ impl ProcessRuntime {
         remove_all(&gone)
     }
 
+    /// The right to act on this host.
+    pub(crate) fn mark(&self) -> &Mark {
+        &self.inner.config.mark
+    }
+
     fn find(&self, unit: &str) -> Result<Arc<Unit>, RuntimeError> {
         self.units().get(unit).cloned().ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
     }
 
-    fn units(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Unit>>> {
+    fn units(&self) -> MutexGuard<'_, Units> {
         self.inner.units.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -329,9 +345,9 @@ impl Inner {
     /// Log directories of the units of `app`, by unit id.
     fn log_dirs(&self, app: &str, only: Option<&str>) -> Vec<(String, PathBuf)> {
         let units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = |unit: &&Arc<Unit>| unit.record.app == app && only.is_none_or(|only| only == unit.id());
+        let wanted = |unit: &&Arc<Unit>| only.is_none_or(|only| only == unit.id());
         units
-            .values()
+            .of_app(app)
             .filter(wanted)
             .map(|unit| (unit.id().to_owned(), unit.dir.join(crate::shim::LOG_DIR)))
             .collect()

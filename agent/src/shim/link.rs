@@ -129,8 +129,7 @@ async fn serve(stream: UnixStream, mut states: watch::Receiver<UnitState>, comma
             line = lines.next_line() => {
                 let Ok(Some(line)) = line else { break };
                 lines.get_mut().get_mut().set_limit(MAX_LINE);
-                // What is no command is ignored: a newer agent may know more of them.
-                if let Ok(command) = serde_json::from_str(&line)
+                if let Some(command) = Command::read(&line)
                     && commands.send(command).await.is_err()
                 {
                     break;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use towline_protocol::{
     ContentDigest, JobId, Name, ResourceId, WorkloadId,
@@ -182,6 +182,7 @@ pub(crate) fn drop_contents(
 pub(crate) fn forget(transaction: &WriteTransaction, bundle: &Name) -> Result<(), StoreError> {
     drop_contents(transaction, bundle, None)?;
     transaction.open_table(BUNDLES)?.remove(bundle.as_str())?;
+    super::once::forget(transaction, bundle.as_str())?;
     super::records::forget(transaction, bundle.as_str())
 }
 
@@ -274,14 +275,23 @@ pub(crate) fn content(
     Ok(contents.get((bundle.as_str(), version))?.map(|bytes| Bytes::copy_from_slice(bytes.value())))
 }
 
-/// The definition of a workload that was carried out last.
-pub(crate) fn carried_out(
-    transaction: &ReadTransaction,
-    bundle: &Name,
-    workload: &WorkloadId,
-) -> Result<Option<Bytes>, StoreError> {
-    let table = transaction.open_table(CARRIED_OUT)?;
-    Ok(table.get((bundle.as_str(), workload.as_str()))?.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+/// The definitions of workloads that were carried out last.
+pub(crate) struct Held(ReadOnlyTable<(&'static str, &'static str), &'static [u8]>);
+
+impl Held {
+    pub(crate) fn open(transaction: &ReadTransaction) -> Result<Self, StoreError> {
+        Ok(Self(transaction.open_table(CARRIED_OUT)?))
+    }
+
+    /// That of one workload, if it was carried out.
+    pub(crate) fn definition(
+        &self,
+        bundle: &Name,
+        workload: &WorkloadId,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let found = self.0.get((bundle.as_str(), workload.as_str()))?;
+        Ok(found.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+    }
 }
 
 #[cfg(test)]

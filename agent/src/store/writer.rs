@@ -117,6 +117,15 @@ where
     }
 }
 
+/// All of the batch or nothing: what fails in here is the disk, so none could have gone through alone.
+fn commit(file: &File, batch: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    failpoint!("store.before-commit", StoreError::Failed("a test says so".to_owned()));
+    file.write(|transaction| batch.iter_mut().try_for_each(|job| job.run(transaction)))?;
+    // As a disk that has the change, and says that it failed.
+    failpoint!("store.after-commit", StoreError::Failed("a test says so, afterwards".to_owned()));
+    Ok(())
+}
+
 fn write_all(file: &File, mut jobs: mpsc::Receiver<Box<dyn Job>>, failure: &Mutex<Option<StoreError>>) {
     while let Some(first) = jobs.blocking_recv() {
         let mut batch = vec![first];
@@ -124,10 +133,7 @@ fn write_all(file: &File, mut jobs: mpsc::Receiver<Box<dyn Job>>, failure: &Mute
             let Ok(job) = jobs.try_recv() else { break };
             batch.push(job);
         }
-        failpoint!("store.before-commit");
-        // All of the batch or nothing: what fails in here is the disk, so none could have gone through alone.
-        let committed = file.write(|transaction| batch.iter_mut().try_for_each(|job| job.run(transaction)));
-        failpoint!("store.after-commit");
+        let committed = commit(file, &mut batch);
         if let Err(error) = &committed {
             tracing::error!(%error, changes = batch.len(), "changes were not written; whoever made them was told");
         }

@@ -1,146 +1,260 @@
-//! What must hold after all that killing.
+//! What must hold after all that killing: answers, record and host are compared.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
     fs,
     path::Path,
-    time::Duration,
 };
 
-use towline_bus::{CallContext, Platform};
+use towline_bus::{CallContext, Platform as _, message_bus::Remote};
 use towline_protocol::{
     JobId, Name,
     bundle::{
         BundlePhase, BundleStatusRequest, DeleteBundleRequest, GetBundleRequest, ListBundlesRequest,
-        ResultState, ResumeBundleRequest,
+        ResultState, ResumeBundleRequest, WorkloadStatus,
     },
-    job::{GetJobRequest, JobState, ListJobsRequest},
+    job::{GetJobRequest, Job, JobState, ListJobsRequest},
 };
 
-use crate::driver::open;
+use crate::{
+    journal,
+    model::{self, Stand},
+    site::{Asked, STILL, Site},
+    stream::{self, BAD, Op},
+    until,
+};
 
 fn cx() -> CallContext {
     CallContext::new()
 }
 
-/// Opens the agent once more and compares: answers, record, host. Then deletes everything, and looks again.
-pub(crate) fn whole(dir: &Path) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let agent = open(dir).await;
-        let platform = agent.platform();
-        all_have_ended(platform.as_ref()).await;
-        answered_are_remembered(platform.as_ref(), dir).await;
-        let bundles = platform.list_bundles(&cx(), &ListBundlesRequest::default()).await.unwrap().bundles;
-        for bundle in bundles.iter().filter(|bundle| bundle.phase == BundlePhase::Paused) {
-            let request = ResumeBundleRequest { bundle: bundle.name.clone(), reason: None };
-            platform.resume_bundle(&cx(), &request).await.unwrap();
-        }
-        all_have_ended(platform.as_ref()).await;
-        let mut expected = BTreeSet::new();
-        let mut units = BTreeMap::new();
-        for bundle in bundles.iter().filter(|bundle| bundle.phase != BundlePhase::Deleting) {
-            settled(platform.as_ref(), &bundle.name).await;
-            let request = GetBundleRequest { bundle: bundle.name.clone(), version: None };
-            let content = platform.get_bundle(&cx(), &request).await.unwrap().content;
-            expect(std::str::from_utf8(&content).unwrap(), &mut expected, &mut units);
-        }
-        gone(platform.as_ref()).await;
-        let found = names(&dir.join("host"));
-        let told = {
-            let jobs = platform.list_jobs(&cx(), &ListJobsRequest::default()).await.unwrap().jobs;
-            let told: Vec<String> = jobs
-                .iter()
-                .take(20)
-                .map(|job| {
-                    format!(
-                        "{} {:?} {:?} {:?} {:?}",
-                        job.kind, job.bundle, job.version, job.state, job.message
-                    )
-                })
-                .collect();
-            told.join("\n")
-        };
-        assert_eq!(found, expected, "the newest jobs:\n{told}");
-        let mut running: BTreeMap<String, usize> = BTreeMap::new();
-        for unit in agent.direct().runtime().list() {
-            *running.entry(unit.app.rsplit('/').next().unwrap().to_owned()).or_default() += 1;
-        }
-        assert_eq!(running, units);
-        for bundle in bundles {
-            let request =
-                DeleteBundleRequest { bundle: bundle.name, reason: None, dry_run: false, force: false };
-            platform.delete_bundle(&cx(), &request).await.ok();
-        }
-        all_have_ended(platform.as_ref()).await;
-        gone(platform.as_ref()).await;
-        for kept in ["host", "data/units", "data/labels"] {
-            assert_eq!(names(&dir.join(kept)), BTreeSet::new(), "{kept}");
-        }
-        assert_eq!(orphans(dir), 0);
-        drop(platform);
-        agent.close().await;
-    });
+/// Starts an agent once more and compares. Then deletes everything, and looks again.
+pub(crate) async fn whole(mut site: Site) {
+    let mut life = site.begin("").await;
+    life.serves().await.unwrap();
+    let far = life.far.clone();
+    stream::ask_again(&mut site, &far).await;
+    let jobs = all_have_ended(&far).await;
+    answers_are_kept(&site, &jobs);
+    let stands = model::stands(&jobs);
+    let paused = phases_are(&far, &stands).await;
+    settled(&far, &stands).await;
+    host_is(&site, &far, &stands).await;
+    for bundle in paused {
+        let request = ResumeBundleRequest { bundle, reason: None };
+        far.resume_bundle(&cx(), &request).await.unwrap();
+    }
+    let stands = model::stands(&all_have_ended(&far).await);
+    settled(&far, &stands).await;
+    host_is(&site, &far, &stands).await;
+    never_touched(site.path());
+    for bundle in stands.keys() {
+        let request =
+            DeleteBundleRequest { bundle: bundle.clone(), reason: None, dry_run: false, force: false };
+        // One that has gone already is not found.
+        far.delete_bundle(&cx(), &request).await.ok();
+    }
+    all_have_ended(&far).await;
+    until("deletions", async || bundles(&far).await.is_empty().then_some(())).await;
+    for kept in ["host", "data/units", "data/labels"] {
+        assert_eq!(names(&site.path().join(kept)), BTreeSet::new(), "{kept}");
+    }
+    life.kill().await;
+    let left = journal::left(&site.instance.to_string(), &site.path().join("data/units"));
+    assert_eq!(left, Vec::<i32>::new(), "processes that nobody knows of");
+    let live: Vec<_> = journal::read(site.path()).into_iter().filter(journal::Incarnation::lives).collect();
+    assert_eq!(live, []);
 }
 
-/// Every job that there is has ended, with one terminal record, its last.
-async fn all_have_ended(platform: &dyn Platform) {
+/// All jobs, the oldest first, when each has ended: with one terminal record, its last, and nothing missing before it.
+async fn all_have_ended(far: &Remote) -> Vec<Job> {
     let open = ListJobsRequest { states: vec![JobState::Pending, JobState::Running], ..Default::default() };
-    until("all jobs to end", async || platform.list_jobs(&cx(), &open).await.unwrap().jobs.is_empty()).await;
-    for job in platform.list_jobs(&cx(), &ListJobsRequest::default()).await.unwrap().jobs {
-        let request = GetJobRequest { job: job.id, after: 0, limit: Some(10_000) };
-        let records = platform.get_job(&cx(), &request).await.unwrap().records;
-        let terminal = records.iter().filter(|record| record.state.is_terminal()).count();
-        assert_eq!(terminal, 1, "{job:?} {records:?}");
-        assert!(records.last().unwrap().state.is_terminal());
+    until("all jobs to end", async || {
+        far.list_jobs(&cx(), &open).await.unwrap().jobs.is_empty().then_some(())
+    })
+    .await;
+    let mut jobs = Vec::new();
+    let mut request = ListJobsRequest { limit: Some(1_000), ..Default::default() };
+    loop {
+        let page = far.list_jobs(&cx(), &request).await.unwrap();
+        jobs.extend(page.jobs);
+        let Some(next) = page.next else { break };
+        request.after = Some(next);
+    }
+    for job in &jobs {
+        let request = GetJobRequest { job: job.id, after: 0, limit: Some(1_000) };
+        let found = far.get_job(&cx(), &request).await.unwrap();
+        let records = &found.records;
+        let terminal: Vec<&JobState> =
+            records.iter().map(|record| &record.state).filter(|state| state.is_terminal()).collect();
+        assert_eq!(terminal, [&job.state], "{job:?} {records:?}");
+        assert!(records.last().unwrap().state.is_terminal(), "{records:?}");
+        let numbers: Vec<u64> = records.iter().map(|record| record.seq).collect();
+        assert_eq!(numbers, (1..=job.records).collect::<Vec<_>>(), "{job:?}");
+    }
+    jobs.reverse();
+    jobs
+}
+
+/// What was answered is there, ended as it may, and what was refused left nothing.
+fn answers_are_kept(site: &Site, jobs: &[Job]) {
+    let by_id: BTreeMap<JobId, &Job> = jobs.iter().map(|job| (job.id, job)).collect();
+    let mut requests = BTreeSet::new();
+    for job in jobs {
+        assert!(requests.insert(job.request.clone()), "a request made two jobs: {job:?}");
+    }
+    let cancelled: BTreeSet<JobId> = site
+        .asked
+        .iter()
+        .filter_map(|asked| match asked.op {
+            Op::Cancel(job) => Some(job),
+            _ => None,
+        })
+        .collect();
+    for Asked { request, op, answer } in &site.asked {
+        match answer.as_ref().unwrap() {
+            Ok(Some(job)) => {
+                let found =
+                    by_id.get(job).unwrap_or_else(|| panic!("{op:?} was accepted, and {job} is lost"));
+                assert!(found.state.is_terminal(), "{found:?}");
+            }
+            Ok(None) => panic!("{op:?} was answered without a job"),
+            Err(error) => {
+                assert!(!requests.contains(&Some(request.clone())), "{op:?} was refused: {error:?}")
+            }
+        }
+    }
+    let mut left = jobs.iter();
+    while let Some(job) = left.next() {
+        match job.state {
+            JobState::Done => assert!(job.errors.is_empty(), "{job:?}"),
+            JobState::Failed => {
+                let expected = job.errors.keys().all(|workload| workload.ends_with(BAD));
+                assert!(site.injected || (expected && !job.errors.is_empty()), "{job:?}");
+            }
+            JobState::Cancelled => assert!(cancelled.contains(&job.id), "nobody asked for it: {job:?}"),
+            JobState::Superseded => {
+                assert!(left.clone().any(|newer| newer.bundle == job.bundle), "by nothing: {job:?}");
+            }
+            _ => panic!("{job:?}"),
+        }
+    }
+}
+
+/// Every bundle that the jobs leave is there, and no other; returns those that are paused.
+async fn phases_are(far: &Remote, stands: &BTreeMap<Name, Stand>) -> Vec<Name> {
+    let listed = bundles(far).await;
+    for (bundle, phase) in &listed {
+        let stand = stands.get(bundle).cloned().unwrap_or_default();
+        let expected = if stand.paused { BundlePhase::Paused } else { BundlePhase::Active };
+        // One whose deletion failed is still on its way.
         assert!(
-            records.windows(2).all(|two| two.first().unwrap().seq + 1 == two.last().unwrap().seq),
-            "{records:?}"
+            *phase == expected || (stand.version.is_none() && *phase == BundlePhase::Deleting),
+            "{bundle} {phase}, {stand:?}"
         );
     }
+    let there: BTreeSet<&Name> = listed.keys().collect();
+    for (bundle, _) in stands.iter().filter(|(_, stand)| stand.version.is_some()) {
+        assert!(there.contains(bundle), "{bundle} is lost");
+    }
+    stands.iter().filter(|(_, stand)| stand.paused).map(|(bundle, _)| bundle.clone()).collect()
 }
 
-async fn answered_are_remembered(platform: &dyn Platform, dir: &Path) {
-    let answers = fs::read_to_string(dir.join("answers")).unwrap_or_default();
-    for job in answers.lines() {
-        let request = GetJobRequest { job: job.parse::<JobId>().unwrap(), after: 0, limit: None };
-        platform.get_job(&cx(), &request).await.unwrap();
+/// All workloads are as they are to be, retries included, but for those that cannot be.
+async fn settled(far: &Remote, stands: &BTreeMap<Name, Stand>) {
+    for (bundle, stand) in stands {
+        let request = BundleStatusRequest { bundle: bundle.clone(), after: None, limit: None };
+        until(&format!("bundle {bundle} to settle as {stand:?}"), async || {
+            let status = far.bundle_status(&cx(), &request).await.unwrap();
+            let is_good = |workload: &WorkloadStatus| match workload.result.state {
+                // What failed before begins when it is resumed.
+                ResultState::Error => stand.paused || workload.id.as_str().ends_with(BAD),
+                ResultState::Paused => stand.paused,
+                ResultState::Ok => !stand.paused,
+                _ => false,
+            };
+            if status.workloads.iter().all(is_good) { Ok(()) } else { Err(status) }
+        })
+        .await;
     }
 }
 
-/// All workloads of the bundle are as they are to be, retries included.
-async fn settled(platform: &dyn Platform, bundle: &Name) {
-    let request = BundleStatusRequest { bundle: bundle.clone(), after: None, limit: None };
-    until("a bundle to settle", async || {
-        let status = platform.bundle_status(&cx(), &request).await.unwrap();
-        status.workloads.iter().all(|workload| workload.result.state == ResultState::Ok)
-            && status.workloads.iter().all(|workload| workload.retry.is_none())
-    })
-    .await;
-}
-
-/// What is to be deleted is.
-async fn gone(platform: &dyn Platform) {
-    until("deletions", async || {
-        let bundles = platform.list_bundles(&cx(), &ListBundlesRequest::default()).await.unwrap().bundles;
-        bundles.iter().all(|bundle| bundle.phase != BundlePhase::Deleting)
-    })
-    .await;
-}
-
-/// The files and the numbers of units that a content asks for.
-fn expect(content: &str, paths: &mut BTreeSet<String>, units: &mut BTreeMap<String, usize>) {
-    for document in content.split("---\n").filter(|document| !document.is_empty()) {
-        let name = document.split("name: ").nth(1).unwrap().split('}').next().unwrap().to_owned();
-        if document.contains("kind: Directory") {
-            paths.insert(format!("{name}.d"));
-        } else if document.contains("kind: File") {
-            paths.insert(format!("{name}.f"));
+/// The host bears what was accepted last, and nothing else.
+async fn host_is(site: &Site, far: &Remote, stands: &BTreeMap<Name, Stand>) {
+    let mut files: BTreeMap<String, Option<String>> = BTreeMap::new();
+    let mut units: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut left_open = BTreeSet::new();
+    for (bundle, stand) in stands {
+        let Some(version) = stand.version else { continue };
+        let request = GetBundleRequest { bundle: bundle.clone(), version: Some(version) };
+        let content = far.get_bundle(&cx(), &request).await.unwrap().content;
+        let content = String::from_utf8(content.to_vec()).unwrap();
+        if stand.paused {
+            // What it adds begins when it is resumed; what it has stays, but for units.
+            left_open.insert(format!("{bundle}-"));
         } else {
-            let count = document.split("units: ").nth(1).unwrap();
-            units.insert(name, count[..1].parse().unwrap());
+            expect(&content, &mut files, &mut units);
         }
     }
+    let known = |name: &String| !left_open.iter().any(|bundle| name.starts_with(bundle));
+    same("files of the host", &files, async || {
+        let mut found = on_host(&site.host());
+        found.retain(|name, _| known(name));
+        found
+    })
+    .await;
+    same("units", &units, async || {
+        let mut running = BTreeMap::new();
+        for unit in journal::read(site.path()).into_iter().filter(journal::Incarnation::lives) {
+            *running.entry((unit.app, unit.tag)).or_default() += 1;
+        }
+        running
+    })
+    .await;
+    let instance = site.instance.to_string();
+    let listed = async || -> BTreeSet<String> {
+        let live = journal::read(site.path()).into_iter().filter(journal::Incarnation::lives);
+        live.map(|unit| unit.unit).collect()
+    };
+    same("units that have a process", &listed().await, async || journal::running(&instance)).await;
+}
+
+/// What was put once was started once: agents came and went, and it ran on.
+fn never_touched(dir: &Path) {
+    let all = journal::read(dir);
+    let still: Vec<_> = all.iter().filter(|unit| unit.app == STILL).collect();
+    assert!(still.len() == 2 && still.iter().all(|unit| unit.lives()), "{still:?}");
+}
+
+/// The files, with their content, and the numbers of units that a content asks for; a directory has no content.
+fn expect(
+    content: &str,
+    files: &mut BTreeMap<String, Option<String>>,
+    units: &mut BTreeMap<(String, String), usize>,
+) {
+    let between = |text: &str, start: &str, end: &str| -> Option<String> {
+        Some(text.split_once(start)?.1.split(end).next()?.to_owned())
+    };
+    for document in content.split("---\n").filter(|document| !document.is_empty()) {
+        let name = between(document, "name: ", "}").unwrap();
+        if document.contains("kind: Directory") {
+            files.insert(format!("{name}.d"), None);
+        } else if name.ends_with(BAD) {
+            assert!(document.contains("/missing/"));
+        } else if document.contains("kind: File") {
+            files.insert(format!("{name}.f"), between(document, "content: \"", "\""));
+        } else {
+            let tag = between(document, &format!(", {name}, "), "]").unwrap();
+            let count = between(document, "units: ", "\n").unwrap().parse().unwrap();
+            units.insert((name, tag), count);
+        }
+    }
+}
+
+fn on_host(dir: &Path) -> BTreeMap<String, Option<String>> {
+    let read = |name: &String| fs::read_to_string(dir.join(name)).ok();
+    names(dir).into_iter().map(|name| (name.clone(), read(&name))).collect()
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {
@@ -148,19 +262,17 @@ fn names(dir: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Processes of this test's instance that still run.
-fn orphans(dir: &Path) -> usize {
-    let instance = dir.file_name().unwrap().to_string_lossy().to_lowercase().replace('.', "t");
-    let mark = format!("TOWLINE_INSTANCE=default/{instance}");
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let environments = entries.filter_map(|entry| fs::read(entry.path().join("environ")).ok());
-    environments.filter(|text| text.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())).count()
+async fn bundles(far: &Remote) -> BTreeMap<Name, BundlePhase> {
+    let listed = far.list_bundles(&cx(), &ListBundlesRequest::default()).await.unwrap().bundles;
+    listed.into_iter().map(|bundle| (bundle.name, bundle.phase)).collect()
 }
 
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let begun = tokio::time::Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+/// Waits until `look` finds `expected`. A unit writes a little later than it is started.
+async fn same<T: PartialEq + Debug>(what: &str, expected: &T, look: impl AsyncFn() -> T) {
+    let said = format!("{what} to be {expected:?}");
+    until(&said, async || {
+        let found = look().await;
+        if found == *expected { Ok(()) } else { Err(found) }
+    })
+    .await;
 }

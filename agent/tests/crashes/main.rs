@@ -1,101 +1,92 @@
-//! The agent is killed at every named point, and at random instants, while bundles are put, paused, resumed and deleted.
-//! What was answered must be there afterwards, every job must have ended once, and the host must bear exactly what was
-//! accepted last.
+//! The real agent is killed at every named point, and at random instants, while bundles are put, paused, resumed, deleted
+//! and taken back. What was answered must be there afterwards, every job must have ended once, and the host must bear
+//! exactly what was accepted last.
 //!
-//! `TOWLINE_KILLS` says how many random kills there are (10); with the feature `failpoints`, each point is tried, too.
+//! `TOWLINE_KILLS` says how many random kills there are (10), and `TOWLINE_SEED` which seed the first site has; with the
+//! feature `failpoints`, each point is tried, too: to be killed there, to fail there, to stall there.
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by panicking")]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the test waits, on a thread of its own, for processes that it kills"
-)]
+#![expect(clippy::panic, reason = "a test says what it expects by panicking")]
 
+mod bus;
 mod check;
-mod driver;
-
-use std::{
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
-
-/// Begins this test binary once more, as the agent that is killed.
-fn driver(dir: &Path, seed: u64, failpoints: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "drive", "--nocapture"])
-        .env("TOWLINE_DRIVE", dir)
-        .env("TOWLINE_SEED", seed.to_string())
-        .env("TOWLINE_FAILPOINTS", failpoints)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// Not a test: the process that is killed.
-#[test]
-#[ignore = "begun by the tests, as a process of its own"]
-fn drive() {
-    let Some(dir) = std::env::var_os("TOWLINE_DRIVE") else { return };
-    let seed = std::env::var("TOWLINE_SEED").unwrap().parse().unwrap();
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(driver::drive(Path::new(&dir), seed));
-}
-
-#[test]
-fn killed_at_random_instants_nothing_accepted_is_lost() {
-    let kills: u64 = std::env::var("TOWLINE_KILLS").map_or(10, |kills| kills.parse().unwrap());
-    let dir = tempfile::tempdir().unwrap();
-    let mut random = driver::Random::new(7);
-    for seed in 0..kills {
-        let mut child = driver(dir.path(), seed, "");
-        std::thread::sleep(Duration::from_millis(150 + random.below(1_200)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    check::whole(dir.path());
-}
-
+mod journal;
+mod model;
 #[cfg(feature = "failpoints")]
-#[expect(clippy::print_stderr, reason = "shown when it fails: which point it was")]
-#[test]
-fn killed_at_each_point_nothing_accepted_is_lost() {
-    let mut reached = 0;
-    for (seed, name) in (100..).zip(towline_agent::failpoints::NAMES) {
-        let dir = tempfile::tempdir().unwrap();
-        for (round, what) in [(0, "kill"), (1, "kill@3"), (2, "kill@8")] {
-            let mut child = driver(dir.path(), seed * 10 + round, &format!("{name}={what}"));
-            let begun = std::time::Instant::now();
-            while child.try_wait().unwrap().is_none() {
-                if begun.elapsed() > Duration::from_secs(8) {
-                    // Not every stream comes by every point so often.
-                    child.kill().unwrap();
-                    child.wait().unwrap();
-                    reached -= 1;
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            reached += 1;
+mod points;
+mod program;
+mod site;
+mod stream;
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use bus::Bus;
+use site::Site;
+use stream::Random;
+
+/// Kills that one site sees before it is looked at: so many that they meet what earlier ones left.
+const OF_ONE_SITE: u64 = 50;
+
+fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap())
+}
+
+#[expect(clippy::print_stderr, reason = "shown when it fails: how to have the same stream again")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_random_instants_nothing_accepted_is_lost() {
+    let mut kills = number_from("TOWLINE_KILLS").unwrap_or(10);
+    let bus = Arc::new(Bus::start().await);
+    for seed in number_from("TOWLINE_SEED").unwrap_or(7).. {
+        eprintln!("seed {seed}; the same stream again with TOWLINE_SEED={seed}");
+        let mut site = Site::new(&bus).await;
+        let mut random = Random::new(seed);
+        for _ in 0..kills.min(OF_ONE_SITE) {
+            let mut life = site.begin("").await;
+            // Also while it starts.
+            let instant = Duration::from_millis(random.below(1_500));
+            let lived = async {
+                life.serves().await.unwrap();
+                let far = life.far.clone();
+                stream::ask_again(&mut site, &far).await;
+                stream::drive(&mut site, &far, &mut random).await;
+            };
+            tokio::time::timeout(instant, lived).await.unwrap_err();
+            life.kill().await;
         }
-        eprintln!("killed at {name}");
-        check::whole(dir.path());
+        check::whole(site).await;
+        kills = kills.saturating_sub(OF_ONE_SITE);
+        if kills == 0 {
+            return;
+        }
     }
-    assert!(reached > 25, "only {reached} kills");
 }
 
-#[cfg(feature = "failpoints")]
-#[test]
-fn failing_at_each_point_nothing_accepted_is_lost() {
-    for (seed, name) in (500..).zip(["accept.checked", "pipeline.step", "label.written"]) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut child = driver(dir.path(), seed, &format!("{name}=error@3"));
-        std::thread::sleep(Duration::from_secs(2));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        check::whole(dir.path());
+/// Waits until `look` finds something; says otherwise what it found last.
+async fn until<T, M: Found<T>>(what: &str, look: impl AsyncFn() -> M) -> T {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match look().await.found() {
+            Ok(found) => return found,
+            Err(instead) => {
+                assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain for {what}; {instead}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What a look comes to: what was looked for, or what was there instead.
+trait Found<T> {
+    fn found(self) -> Result<T, String>;
+}
+
+impl<T> Found<T> for Option<T> {
+    fn found(self) -> Result<T, String> {
+        self.ok_or_else(|| "it is not there".to_owned())
+    }
+}
+
+impl<T, E: Debug> Found<T> for Result<T, E> {
+    fn found(self) -> Result<T, String> {
+        self.map_err(|instead| format!("there is {instead:?}"))
     }
 }

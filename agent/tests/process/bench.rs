@@ -82,6 +82,13 @@ pub(crate) fn config(dir: &Path) -> ProcessConfig {
         shim: vec![env!("CARGO_BIN_EXE_towline-agent").into(), "shim".into()],
         path: DEFAULT_PATH.to_owned(),
         extra_path: None,
+        mark: towline_agent::mark::Mark::open(
+            &dir.join("marks"),
+            &"acme/site".parse().unwrap(),
+            towline_protocol::StoreId::new(uuid::Uuid::nil()),
+            None,
+        )
+        .unwrap(),
     }
 }
 

@@ -235,3 +235,93 @@ impl Inner {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use towline_protocol::Effect;
+    use towline_protocol::frame::{Encoding, Header};
+    use towline_protocol::platform::{LogLine, LogSource, LogsRequest};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::exchange::OPENED;
+    use crate::transport::memory::MemoryBroker;
+
+    fn line(number: u32) -> LogLine {
+        let (unit, text) = ("web-1".to_owned(), format!("line {number}"));
+        LogLine { unit, at_unix_ns: 0, source: LogSource::Stdout, text, partial: false }
+    }
+
+    fn frame(epoch: Epoch, kind: Kind, sequence: u32, body: &[LogLine]) -> Bytes {
+        let encoding = if kind == Kind::Item { Encoding::MessagePack } else { Encoding::Empty };
+        let mut header = Header::new(kind, encoding);
+        (header.epoch, header.sequence) = (Some(epoch), sequence);
+        let body = if kind == Kind::Item { wire::encode(&body).into() } else { Bytes::new() };
+        Frame { header, body }.encode()
+    }
+
+    /// What a caller reads of a stream of which these frames come.
+    async fn read(frames: &[(Kind, u32)]) -> (Vec<LogLine>, Option<CallError>) {
+        let (broker, tasks) = (MemoryBroker::new(), Tasks::new());
+        let (root, replica) = (Root::default(), ReplicaId::new(Uuid::new_v4()));
+        let (metrics, agent) = (BusMetrics::unregistered(), broker.connect());
+        let mut calls = agent.subscribe("tl.c.>".to_owned(), None).await.unwrap();
+        let caller = Caller::start(broker.connect(), root, replica, metrics, tasks.clone(), |_, _| ());
+        let caller = caller.await.unwrap();
+        let to = Destination { instance: "a".parse().unwrap(), epoch: Epoch::new(1).unwrap() };
+        let request = LogsRequest {
+            app: "web".parse().unwrap(),
+            unit: None,
+            follow: false,
+            since_unix_ms: None,
+            tail: None,
+        };
+        let cx = CallContext::new();
+        let answering = async {
+            let reply = calls.next().await.unwrap().reply.unwrap();
+            for (kind, sequence) in frames {
+                let payload = frame(to.epoch, *kind, *sequence, &[line(*sequence)]);
+                agent.publish(reply.to_string(), None, payload).await.unwrap();
+            }
+        };
+        let (opened, ()) = futures::join!(caller.open(&to, &cx, &request), answering);
+        let (mut stream, mut lines) = (opened.unwrap(), Vec::new());
+        let reading = async {
+            while let Some(item) = stream.next().await {
+                match item {
+                    Ok(line) => lines.push(line),
+                    Err(error) => return Some(error),
+                }
+            }
+            None
+        };
+        let error = tokio::time::timeout(Duration::from_secs(10), reading).await.expect("it ends");
+        assert!(stream.next().await.is_none(), "an error is the last thing to come");
+        tasks.stop(Duration::from_secs(1)).await;
+        (lines, error)
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_which_a_part_is_lost_ends_with_an_error() {
+        let (open, item, end) = ((Kind::KeepAlive, OPENED), Kind::Item, Kind::End);
+        let whole = [open, (item, 0), (item, 1), (item, 2), (end, 3)];
+        let all = vec![line(0), line(1), line(2)];
+        assert_eq!(read(&whole).await, (all.clone(), None));
+        assert_eq!(
+            read(&[open, (item, 0), (item, 0), (item, 1), (item, 1), (item, 2), (end, 3)]).await,
+            (all, None)
+        );
+        for lost in 1..=3 {
+            let mut frames = whole.to_vec();
+            let (_, sequence) = frames.remove(lost);
+            let (lines, error) = read(&frames).await;
+            let error =
+                error.unwrap_or_else(|| panic!("without item {sequence} the stream was taken as whole"));
+            assert_eq!((&error.code, &error.effect), (&Code::UnknownOutcome, &Effect::None), "{error:?}");
+            assert!(error.message.contains("a part of the stream was lost"), "{error:?}");
+            assert_eq!(lines, (0..sequence).map(line).collect::<Vec<_>>(), "what came before is handed on");
+        }
+    }
+}

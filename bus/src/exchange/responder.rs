@@ -24,7 +24,7 @@ use crate::subscription::SubscribeConfig;
 use crate::task::Tasks;
 use crate::transport::{Message, Transport};
 
-pub(crate) use self::lease::Lease;
+pub(crate) use self::lease::SharedLease;
 
 /// Control frames that wait for one call: a window of chunks, and room for credits.
 const CONTROL_FRAMES_MAX: usize = 2 * limits::STREAM_WINDOW_FRAMES as usize;
@@ -43,7 +43,7 @@ struct Inner {
     transport: Arc<dyn Transport>,
     subjects: InstanceSubjects,
     platform: Arc<dyn Platform>,
-    lease: Arc<Lease>,
+    lease: Arc<SharedLease>,
     metrics: BusMetrics,
     tasks: Tasks,
     running: Mutex<UnderWay>,
@@ -103,7 +103,7 @@ impl Responder {
         transport: Arc<dyn Transport>,
         config: &SubscribeConfig,
         platform: Arc<dyn Platform>,
-        lease: Arc<Lease>,
+        lease: Arc<SharedLease>,
         tasks: Tasks,
         fatal: mpsc::Sender<CallError>,
     ) -> Self {

@@ -262,7 +262,10 @@ impl AgentSession {
         let epoch = *epoch;
         effects.push(AgentEffect::HubTime { hub_unix_ms: answer.hub_unix_ms, asked_at });
         match answer.order {
-            Order::Go => self.serve(now, now, epoch, asked_at, effects),
+            Order::Go => {
+                effects.push(AgentEffect::Begin { epoch, since: answer.since });
+                self.serve(now, now, epoch, asked_at, effects);
+            }
             Order::Kick => self.end(now, EndReason::Kicked { by: answer.by }, effects),
             // Wait, or an answer of a newer hub: ask again in time.
             _ => *heard = now,

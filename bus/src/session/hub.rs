@@ -20,7 +20,9 @@ use crate::clock::Moment;
 use crate::event::EventKind;
 
 use self::active::{Active, Stage, confirms};
-use self::say::{answer_ready, answer_renewal, claim_answer, connected, order_to, target_of, tell};
+use self::say::{
+    answer_go, answer_ready, answer_renewal, claim_answer, connected, order_to, target_of, tell,
+};
 
 pub use self::words::{HubEffect, HubEvent, Question, Target};
 
@@ -46,6 +48,8 @@ struct Claimed {
     epoch: Option<Epoch>,
     /// The number of the latest ready, once there was one.
     ready: Option<u32>,
+    /// As [`Grant::since`], once the authority was asked to activate it.
+    since: Option<Epoch>,
 }
 
 impl HubSession {
@@ -180,8 +184,11 @@ impl HubSession {
             return;
         }
         self.activating = self.claimed.take_if(is_due);
-        if let Some(Claimed { epoch: Some(epoch), claim, .. }) = &self.activating {
-            let grant = Grant { epoch: *epoch, boot: claim.boot, store: claim.store, ended: false };
+        if let Some(Claimed { epoch: Some(epoch), claim, since, .. }) = &mut self.activating {
+            // Of the very grant that the compare-and-set expects.
+            *since = self.active.as_ref().and_then(|active| active.since_for(claim.store, *epoch));
+            let grant =
+                Grant { epoch: *epoch, boot: claim.boot, store: claim.store, since: *since, ended: false };
             let expected = self.active.as_ref().map(|active| active.target.epoch);
             effects.push(HubEffect::Activate { expected, grant });
         }
@@ -194,11 +201,14 @@ impl HubSession {
         result: Result<Activation, AuthorityError>,
         effects: &mut Vec<HubEffect>,
     ) {
-        let Some(claimed) = self.activating.take_if(|claimed| claimed.epoch == Some(epoch)) else { return };
+        let Some(mut claimed) = self.activating.take_if(|claimed| claimed.epoch == Some(epoch)) else {
+            return;
+        };
         match result {
             Ok(Activation::Won) => self.on_won(now, epoch, &claimed, true, effects),
             // An earlier attempt whose outcome was not known had taken effect after all; or another replica was faster.
             Ok(Activation::Lost { active: Some(grant) }) if grant.epoch == epoch => {
+                claimed.since = grant.since;
                 self.on_won(now, epoch, &claimed, self.replicas == Replicas::One, effects);
             }
             Ok(Activation::Lost { active }) => {
@@ -253,10 +263,11 @@ impl HubSession {
                     }
                 }
                 self.active = Some(if is_ours {
-                    Active::after(older, target, self.replicas, now)
+                    Active { since: claimed.since, ..Active::after(older, target, self.replicas, now) }
                 } else {
                     // Not ours, so whom it replaced may be somebody whom this hub never saw.
-                    let grant = Grant { epoch, boot: target.boot, store: target.store, ended: false };
+                    let (boot, store, since) = (target.boot, target.store, claimed.since);
+                    let grant = Grant { epoch, boot, store, since, ended: false };
                     Active { target, ..Active::learned(&grant, now) }
                 });
             }
@@ -394,7 +405,7 @@ impl HubSession {
                     effects.push(connected(&active.target));
                 }
                 active.begin();
-                effects.push(answer_ready(asked, Order::Go, None));
+                effects.push(answer_go(asked, grant.and_then(|grant| grant.since)));
             }
             Some(active) if active.target.epoch == epoch && active.gone => {
                 effects.push(answer_ready(asked, Order::Kick, None));

@@ -2,9 +2,11 @@
 //!
 //! What it does to a message is drawn from a seed, so that the same messages in the same order meet the same faults. The
 //! order of one subject is kept, as every transport keeps it; subjects overtake each other. A partition is silent: publishes
-//! succeed and go nowhere, and nothing arrives, as with a cut that nobody has noticed yet.
+//! succeed and go nowhere, and nothing arrives, as with a cut that nobody has noticed yet. What is under way when it begins
+//! is lost, as in a cable that is cut: nothing of before it arrives after it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,12 +33,40 @@ pub struct Faults {
     pub delay_max: Duration,
 }
 
-/// A message under way.
-#[derive(Debug, Clone)]
+/// Whether the connection is parted from the bus.
+#[derive(Debug, Clone, Copy, Default)]
+struct Partition {
+    is_on: bool,
+    /// How often it has begun: what was published before the last time is lost.
+    begun: u64,
+}
+
+/// A message under way. It counts among those as long as it is kept.
+#[derive(Debug)]
 struct Letter {
     subject: String,
     reply: Option<String>,
     payload: Bytes,
+    /// How many partitions had begun when it was published.
+    partitions: u64,
+    counted: UnderWay,
+}
+
+/// One of the messages under way.
+#[derive(Debug)]
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn one_of(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// A transport with faults. Its own publishes meet them; what arrives met those of its publisher.
@@ -44,8 +74,9 @@ struct Letter {
 pub struct FaultyTransport {
     inner: Arc<dyn Transport>,
     state: Mutex<State>,
-    partitioned: watch::Sender<bool>,
+    partition: watch::Sender<Partition>,
     waiting: mpsc::Sender<(Instant, Letter)>,
+    under_way: Arc<AtomicUsize>,
     tasks: Tasks,
 }
 
@@ -63,10 +94,11 @@ impl FaultyTransport {
     pub fn over(inner: Arc<dyn Transport>, faults: Faults, seed: u64) -> Arc<Self> {
         let (waiting, letters) = mpsc::channel(WAITING_MAX);
         let tasks = Tasks::new();
-        let deliveries = deliver(inner.clone(), letters, tasks.stopping().clone());
+        let partition = watch::Sender::new(Partition::default());
+        let deliveries = deliver(inner.clone(), letters, partition.subscribe(), tasks.stopping().clone());
         tasks.spawn("faulty deliveries", deliveries);
         let state = Mutex::new(State { faults, random: seed | 1, due: HashMap::new() });
-        Arc::new(Self { inner, state, partitioned: watch::Sender::new(false), waiting, tasks })
+        Arc::new(Self { inner, state, partition, waiting, under_way: Arc::default(), tasks })
     }
 
     /// Changes the faults from now on.
@@ -74,9 +106,20 @@ impl FaultyTransport {
         self.lock().faults = faults;
     }
 
-    /// Parts this connection from the bus, or joins it again. Nobody is told.
+    /// Parts this connection from the bus, or joins it again. Nobody is told. What is under way when it is parted is lost.
     pub fn set_partitioned(&self, partitioned: bool) {
-        self.partitioned.send_replace(partitioned);
+        if partitioned {
+            self.lock().due.clear();
+        }
+        self.partition.send_modify(|partition| {
+            partition.begun += u64::from(partitioned && !partition.is_on);
+            partition.is_on = partitioned;
+        });
+    }
+
+    /// Whether a message meets no fault, and none before it is still under way: it must not overtake those of its subject.
+    fn is_faultless(&self) -> bool {
+        self.lock().faults == Faults::default() && self.under_way.load(Ordering::Acquire) == 0
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -91,12 +134,6 @@ impl Drop for FaultyTransport {
 }
 
 impl State {
-    /// Whether a message meets no fault, and none before it is still under way.
-    fn is_faultless(&self) -> bool {
-        let now = Instant::now();
-        self.faults == Faults::default() && self.due.values().all(|due| *due <= now)
-    }
-
     /// When each copy of a message is due; none for one that is lost.
     fn fate(&mut self, subject: &str, now: Instant) -> Vec<Instant> {
         // Forget what is over, so that memory follows what is under way.
@@ -126,10 +163,11 @@ impl State {
     }
 }
 
-/// Sends each letter when it is due.
+/// Sends each letter when it is due, unless a partition has begun meanwhile.
 async fn deliver(
     inner: Arc<dyn Transport>,
     mut letters: mpsc::Receiver<(Instant, Letter)>,
+    mut partition: watch::Receiver<Partition>,
     stopping: tokio_util::sync::CancellationToken,
 ) {
     let mut waiting: BTreeMap<(Instant, u64), Letter> = BTreeMap::new();
@@ -151,11 +189,18 @@ async fn deliver(
                 }
                 None => return,
             },
+            Ok(()) = partition.changed() => {
+                let begun = partition.borrow_and_update().begun;
+                waiting.retain(|_, letter| letter.partitions == begun);
+            }
             () = timer => {
-                if let Some((_, Letter { subject, reply, payload })) = waiting.pop_first() {
+                let Some((_, letter)) = waiting.pop_first() else { continue };
+                let Letter { subject, reply, payload, partitions, counted } = letter;
+                if partitions == partition.borrow().begun {
                     // Whoever tests faults expects loss.
                     let _ = inner.publish(subject, reply, payload).await;
                 }
+                drop(counted);
             }
         }
     }
@@ -176,15 +221,18 @@ impl Transport for FaultyTransport {
         if payload.len() > limit {
             return Err(PublishError::TooLarge { found: payload.len(), limit });
         }
-        if *self.partitioned.borrow() {
+        let Partition { is_on, begun: partitions } = *self.partition.borrow();
+        if is_on {
             return Ok(());
         }
-        if self.lock().is_faultless() {
+        if self.is_faultless() {
             return self.inner.publish(subject, reply, payload).await;
         }
         let fate = self.lock().fate(&subject, Instant::now());
         for due in fate {
-            let letter = Letter { subject: subject.clone(), reply: reply.clone(), payload: payload.clone() };
+            let (subject, reply, payload) = (subject.clone(), reply.clone(), payload.clone());
+            let counted = UnderWay::one_of(&self.under_way);
+            let letter = Letter { subject, reply, payload, partitions, counted };
             self.waiting.send((due, letter)).await.map_err(|_| PublishError::Disconnected)?;
         }
         Ok(())
@@ -196,12 +244,12 @@ impl Transport for FaultyTransport {
         queue: Option<String>,
     ) -> Result<Subscription, SubscribeError> {
         let inner = self.inner.subscribe(pattern, queue).await?;
-        let partitioned = self.partitioned.subscribe();
+        let partition = self.partition.subscribe();
         let messages = futures::stream::unfold(inner, |mut inner| async {
             let message = inner.next().await?;
             Some((message, inner))
         });
-        Ok(Subscription::new(messages.filter(move |_| std::future::ready(!*partitioned.borrow()))))
+        Ok(Subscription::new(messages.filter(move |_| std::future::ready(!partition.borrow().is_on))))
     }
 
     fn link(&self) -> watch::Receiver<LinkState> {
@@ -224,7 +272,11 @@ impl Transport for FaultyTransport {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Message;
+    use super::super::memory::MemoryBroker;
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     fn fates(seed: u64) -> Vec<Vec<Duration>> {
         let faults = Faults { loss_percent: 30, double_percent: 30, delay_max: Duration::from_millis(50) };
@@ -249,5 +301,87 @@ mod tests {
             let due: Vec<_> = fates(7).into_iter().skip(subject).step_by(3).flatten().collect();
             assert!(due.is_sorted(), "subject {subject}");
         }
+    }
+
+    async fn publish(link: &FaultyTransport, subject: &str, text: impl ToString) {
+        link.publish(subject.to_owned(), None, text.to_string().into()).await.unwrap();
+    }
+
+    async fn next(heard: &mut Subscription) -> Message {
+        tokio::time::timeout(PATIENCE, heard.next()).await.expect("a message in time").expect("it is open")
+    }
+
+    /// Through the transport, as a listener to everything hears it.
+    #[tokio::test]
+    async fn subjects_overtake_each_other_and_none_itself() {
+        const SENT: usize = 120;
+        let broker = MemoryBroker::new();
+        let listener = broker.connect();
+        let mut heard = listener.subscribe("s.>".to_owned(), None).await.unwrap();
+        let faults = Faults { delay_max: Duration::from_millis(30), ..Faults::default() };
+        let link = FaultyTransport::over(broker.connect(), faults, 7);
+        for number in 0..SENT {
+            publish(&link, &format!("s.{}", number % 3), number).await;
+        }
+        let mut order = Vec::new();
+        for _ in 0..SENT {
+            let message = next(&mut heard).await;
+            order.push(std::str::from_utf8(&message.payload).unwrap().parse::<usize>().unwrap());
+        }
+        assert!(!order.is_sorted(), "no subject overtook another");
+        for subject in 0..3 {
+            let own: Vec<_> = order.iter().filter(|number| *number % 3 == subject).collect();
+            assert!(own.len() == SENT / 3 && own.is_sorted(), "subject {subject}: {own:?}");
+        }
+    }
+
+    /// What is under way when the faults end is not overtaken either.
+    #[tokio::test]
+    async fn a_subject_keeps_its_order_when_the_faults_end() {
+        let broker = MemoryBroker::new();
+        let listener = broker.connect();
+        let mut heard = listener.subscribe("s".to_owned(), None).await.unwrap();
+        let faults = Faults { delay_max: Duration::from_millis(20), ..Faults::default() };
+        let link = FaultyTransport::over(broker.connect(), faults, 7);
+        for number in 0..200 {
+            link.set_faults(if number % 10 < 5 { faults } else { Faults::default() });
+            publish(&link, "s", number).await;
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        for number in 0..200 {
+            assert_eq!(next(&mut heard).await.payload, number.to_string());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_when_a_partition_begins_is_lost() {
+        let broker = MemoryBroker::new();
+        let listener = broker.connect();
+        let mut heard = listener.subscribe("s.>".to_owned(), None).await.unwrap();
+        let late = Faults { delay_max: Duration::from_millis(500), ..Faults::default() };
+        let link = FaultyTransport::over(broker.connect(), late, 7);
+        // Half of them would arrive while it is parted, and half of them after.
+        let begun = Instant::now();
+        for number in 0..100 {
+            publish(&link, &format!("s.{number}"), "before").await;
+        }
+        link.set_partitioned(true);
+        publish(&link, "s.0", "during").await;
+        tokio::time::sleep_until(begun + late.delay_max / 2).await;
+        link.set_partitioned(false);
+        link.set_faults(Faults::default());
+        tokio::time::sleep_until(begun + late.delay_max).await;
+        publish(&link, "s.0", "after").await;
+        let mut before = 0;
+        loop {
+            let message = next(&mut heard).await;
+            match message.payload.as_ref() {
+                b"after" => break,
+                b"before" => before += 1,
+                other => panic!("{other:?} came"),
+            }
+        }
+        // Some were faster than the cut.
+        assert!(before < 50, "{before} of 100 came");
     }
 }

@@ -156,6 +156,7 @@ async fn subscribe_over(
         mode,
         vitals,
         record_epoch: Box::new(|_| ()),
+        begin: Box::new(|_, _| {}),
         metrics: metrics.clone(),
     };
     (subscribe(transport, config, platform).await.unwrap(), metrics)

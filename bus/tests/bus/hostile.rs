@@ -94,12 +94,15 @@ async fn x_b17_an_undecodable_request_is_refused_and_counted() {
     let agent = hub.serving("a").await;
     let epoch = epoch_of(&agent);
     let mut caller = Caller::new(&hub).await;
+    let mut undecodable = 0;
     for method in Method::ALL {
         for body in [vec![], vec![0xc1], vec![0xff; 40], vec![0x91; 5_000], wire::encode(&"a string")] {
             let error = caller.call(epoch, method.name(), body).await;
             assert_eq!(error.code, Code::Invalid, "{method}: {error}");
+            undecodable += 1;
         }
     }
+    assert_eq!(refusals(&agent.metrics, "malformed_body"), undecodable);
     for payload in [&b""[..], b"\0", b"\x01\x01", &[1; 29], b"GET / HTTP/1.1\r\n\r\n"] {
         let subject = format!("tl.c.default.a.{epoch}.ping");
         let error = caller.ask(&subject, Bytes::copy_from_slice(payload)).await;

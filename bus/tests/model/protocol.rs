@@ -384,7 +384,7 @@ impl Protocol {
                         state.agents[index].change(|agent| self.serve(agent, epoch, until));
                     }
                     AgentEffect::StopServing => state.agents[index].change(|agent| agent.lease = None),
-                    AgentEffect::HubTime { .. } => {}
+                    AgentEffect::HubTime { .. } | AgentEffect::Begin { .. } => {}
                     AgentEffect::End(reason) => {
                         if !matches!(reason, EndReason::Kicked { .. }) {
                             state.wrong = Some("a session ended for no reason of the model's");
@@ -478,6 +478,7 @@ impl Protocol {
                 epoch: target.epoch,
                 boot: target.boot,
                 store: target.store,
+                since: None,
                 ended: false,
             }),
             _ => state.record.get().active.clone(),

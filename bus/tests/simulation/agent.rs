@@ -3,28 +3,39 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use towline_bus::clock::Moment;
-use towline_bus::session::{AgentEvent, AgentSession, Ask, HubEvent, Identity};
+use towline_bus::session::{AgentEvent, AgentSession, Ask, HubEvent, Identity, Lease};
 use towline_protocol::session::{ClaimMode, Leaving, Ready, Renewal};
 use towline_protocol::{BootId, Epoch, StoreId};
 use uuid::Uuid;
+
+/// A call, as it travels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) epoch: Epoch,
+    pub(crate) attempt: u64,
+    /// Up to when it is wanted, in Unix milliseconds on its hub's clock.
+    pub(crate) not_after: u64,
+}
 
 /// A place where an agent runs, one process after the other.
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) instance: usize,
     pub(crate) boot: BootId,
-    store: StoreId,
+    pub(crate) store: StoreId,
+    /// The last epoch that it was told to begin under; its store keeps it, too.
+    pub(crate) begun: Option<Epoch>,
     /// Recorded in its store before anything is done under it.
     last_epoch: Option<Epoch>,
     /// None while the process is dead, or has left.
     pub(crate) session: Option<AgentSession>,
-    pub(crate) lease: Option<(Epoch, Moment)>,
+    pub(crate) lease: Lease,
     pub(crate) hears: Option<Epoch>,
     pub(crate) linked: bool,
     pub(crate) frozen: bool,
     /// What came while it was frozen: answers and orders, and calls. Two tasks read them, so either may come first.
     pub(crate) events: VecDeque<AgentEvent>,
-    pub(crate) calls: VecDeque<(Epoch, u64)>,
+    pub(crate) calls: VecDeque<Call>,
     pub(crate) running: BTreeSet<u64>,
 }
 
@@ -34,9 +45,10 @@ impl Agent {
             instance,
             boot: boot(0),
             store: StoreId::new(Uuid::from_u128(number as u128 + 1)),
+            begun: None,
             last_epoch: None,
             session: None,
-            lease: None,
+            lease: Lease::default(),
             hears: None,
             linked: true,
             frozen: false,
@@ -54,7 +66,7 @@ impl Agent {
 
     /// Nothing of the process remains but its store.
     pub(crate) fn die(&mut self) {
-        (self.session, self.lease, self.hears, self.frozen) = (None, None, None, false);
+        (self.session, self.lease, self.hears, self.frozen) = (None, Lease::default(), None, false);
         self.events.clear();
         self.calls.clear();
         self.running.clear();
@@ -73,25 +85,20 @@ impl Agent {
     }
 
     /// Hears an epoch's subjects from now on, if the bus is reached.
-    pub(crate) const fn hear(&mut self, epoch: Epoch) -> AgentEvent {
+    pub(crate) fn hear(&mut self, epoch: Epoch) -> AgentEvent {
         self.last_epoch = Some(epoch);
         if !self.linked {
             self.hears = None;
             return AgentEvent::NotSubscribed { epoch };
         }
         self.hears = Some(epoch);
+        self.lease.expect(epoch);
         AgentEvent::Subscribed { epoch }
     }
 
-    /// The rule of `bus::exchange`: the later end counts, and another epoch replaces it.
-    pub(crate) fn serve_until(&mut self, epoch: Epoch, until: Moment) {
-        let older = self.lease.filter(|(held, _)| *held == epoch).map_or(until, |(_, at)| at);
-        self.lease = Some((epoch, older.max(until)));
-    }
-
-    /// Whether a call of any epoch may begin now. A frozen process may at any moment go on.
+    /// The epoch whose calls may begin now. A frozen process may at any moment go on.
     pub(crate) fn may_begin(&self, now: Moment) -> Option<Epoch> {
-        self.lease.filter(|(_, until)| now <= *until).map(|(epoch, _)| epoch)
+        self.lease.held(now)
     }
 
     /// What a question looks like when it arrives at a hub.

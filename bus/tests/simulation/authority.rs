@@ -63,6 +63,12 @@ impl Record {
         }
     }
 
+    /// The epoch that was active before this one was.
+    pub(crate) fn replaced_by(&self, epoch: Epoch) -> Option<Epoch> {
+        let at = self.history.iter().position(|active| *active == epoch)?;
+        at.checked_sub(1).map(|before| self.history[before])
+    }
+
     fn reserve(&mut self, claim: ClaimId, above: Option<Epoch>) -> Result<Epoch, AuthorityError> {
         if let Some(epoch) = self.reserved.filter(|_| self.reserved_for == Some(claim)) {
             return Ok(epoch);

@@ -12,7 +12,10 @@ pub(crate) const FAULTS_END: Duration = Duration::from_secs(30);
 /// And this long after that, exactly one serves: a lease, a reservation, and a few questions of a standby.
 pub(crate) const CALM: Duration = Duration::from_secs(40);
 
-/// The longest that the authority takes for an answer.
+/// The longest that a question is on its way to the authority, and its answer back.
+pub(crate) const AUTHORITY_QUICK_MAX: Duration = Duration::from_millis(2);
+
+/// The same while the authority is slow.
 pub(crate) const AUTHORITY_SLOW_MAX: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

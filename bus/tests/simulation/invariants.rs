@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use towline_bus::clock::Moment;
 use towline_bus::presence::Presence;
-use towline_protocol::{BootId, Epoch};
+use towline_protocol::{BootId, Epoch, StoreId};
 
+use super::agent::Call;
 use super::authority::Record;
 use super::world::World;
 
@@ -13,10 +14,18 @@ use super::world::World;
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     served: BTreeMap<(usize, Epoch), BootId>,
+    /// What each process was given by the answers that it got: an epoch, and until when.
+    given: BTreeMap<BootId, (Epoch, Moment)>,
+    /// Which store was told to begin, by epoch.
+    stores: BTreeMap<(usize, Epoch), StoreId>,
     begun: BTreeSet<u64>,
     last_begun: BTreeMap<usize, Moment>,
-    kicked: BTreeSet<(u64, usize, Epoch)>,
+    kicked: BTreeSet<(usize, Epoch)>,
+    /// The sessions of which a hub heard, while they held their lease, that it has replaced them.
+    replaced: BTreeSet<(usize, Epoch)>,
     pub(crate) kicks_counted: usize,
+    /// Calls that were refused because nobody wanted them any more.
+    pub(crate) late: usize,
 }
 
 fn demand(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
@@ -24,15 +33,59 @@ fn demand(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String>
 }
 
 impl Ledger {
-    /// An epoch belongs to one process.
-    pub(crate) fn note_served(&mut self, instance: usize, epoch: Epoch, boot: BootId) -> Result<(), String> {
+    /// An epoch belongs to one process, which may begin its calls up to a moment.
+    pub(crate) fn note_served(
+        &mut self,
+        instance: usize,
+        epoch: Epoch,
+        boot: BootId,
+        until: Moment,
+    ) -> Result<(), String> {
+        let given = self.given.entry(boot).or_insert((epoch, until));
+        *given = if given.0 == epoch { (epoch, given.1.max(until)) } else { (epoch, until) };
         let first = *self.served.entry((instance, epoch)).or_insert(boot);
         demand(first == boot, || format!("epoch {epoch} is served by {first} and {boot}"))
     }
 
-    /// A session is told to stand down once by each process of a hub, and that is counted once.
-    pub(crate) fn note_kick(&mut self, process: u64, instance: usize, epoch: Epoch) -> Result<(), String> {
-        demand(self.kicked.insert((process, instance, epoch)), || format!("epoch {epoch} is kicked twice"))
+    /// A store that is told to begin again is told if another began in between, also where it missed its own turns since.
+    pub(crate) fn note_begin(
+        &mut self,
+        instance: usize,
+        store: StoreId,
+        before: Option<Epoch>,
+        epoch: Epoch,
+        since: Option<Epoch>,
+    ) -> Result<(), String> {
+        self.stores.insert((instance, epoch), store);
+        let Some(before) = before else { return Ok(()) };
+        let between = self.stores.range((instance, before)..(instance, epoch));
+        let passed_over = between.into_iter().any(|(_, other)| *other != store);
+        let told = since.is_some_and(|since| since > before);
+        demand(told || !passed_over, || {
+            format!(
+                "{store} begins {epoch} after {before}, since {since:?}, and another store began in between"
+            )
+        })
+    }
+
+    /// A process gave back what it was given.
+    pub(crate) fn note_stopped(&mut self, boot: BootId) {
+        self.given.remove(&boot);
+    }
+
+    /// A session that was replaced is counted once, whatever hubs restart: a new process knows from the authority only
+    /// what is active, not whom that replaced.
+    pub(crate) fn note_kick(&mut self, instance: usize, epoch: Epoch, record: &Record) -> Result<(), String> {
+        demand(self.kicked.insert((instance, epoch)), || {
+            format!("epoch {epoch} is counted as kicked twice")
+        })?;
+        let is_replaced = record.history.iter().rev().skip(1).any(|older| *older == epoch);
+        demand(is_replaced, || format!("epoch {epoch} is counted as kicked, and nobody has replaced it"))
+    }
+
+    /// A hub hears that it has replaced a session that holds its lease.
+    pub(crate) fn note_takeover(&mut self, instance: usize, older: Epoch) {
+        self.replaced.insert((instance, older));
     }
 
     pub(crate) fn note_history(&self, instance: usize, record: &Record) -> Result<(), String> {
@@ -40,21 +93,32 @@ impl Ledger {
         demand(grows, || format!("epochs of instance {instance} go back: {:?}", record.history))
     }
 
-    /// A call begins once, and under the newest epoch that ever served. A newer one may be active by then, and wait.
+    /// A call begins once, within what its process was given, and under the newest epoch that ever served. A newer one may
+    /// be active by then, and wait.
     pub(crate) fn note_begun(
         &mut self,
         now: Moment,
         instance: usize,
-        epoch: Epoch,
-        attempt: u64,
+        boot: BootId,
+        call: &Call,
     ) -> Result<(), String> {
+        let Call { epoch, attempt, .. } = *call;
         self.last_begun.insert(instance, now);
+        let given = self.given.get(&boot);
+        demand(given.is_some_and(|(held, until)| *held == epoch && now <= *until), || {
+            format!("call {attempt} of {epoch} begins outside a lease: {given:?}")
+        })?;
         demand(self.begun.insert(attempt), || format!("call {attempt} is executed twice"))?;
         let newest =
             self.served.keys().filter(|(other, _)| *other == instance).map(|(_, epoch)| *epoch).max();
         demand(newest == Some(epoch), || {
             format!("call {attempt} begins under {epoch}, but {newest:?} has served")
         })
+    }
+
+    /// How often a hub heard that it has replaced a session that held its lease.
+    pub(crate) fn takeovers(&self) -> usize {
+        self.replaced.len()
     }
 
     pub(crate) fn kicks(&self) -> usize {
@@ -68,7 +132,10 @@ pub(crate) fn check(world: &World) -> Result<(), String> {
         let serving = world.serving(instance);
         demand(serving.len() <= 1, || format!("agents {serving:?} serve instance {instance} at once"))?;
     }
-    demand(world.ledger.kicks_counted == world.ledger.kicks(), || "a kick is not counted once".into())?;
+    let ledger = &world.ledger;
+    demand(ledger.kicks_counted == ledger.kicks(), || "a kick is not counted once".into())?;
+    let missed = ledger.replaced.iter().find(|replaced| !ledger.kicked.contains(replaced));
+    demand(missed.is_none(), || format!("a session was replaced, and its kick is not counted: {missed:?}"))?;
     for (number, hub) in world.hubs.iter().enumerate() {
         // A hub that is deaf says so itself; one that is frozen says nothing.
         if !hub.hears() || hub.frozen || world.now < hub.looks_by {
@@ -80,7 +147,7 @@ pub(crate) fn check(world: &World) -> Result<(), String> {
                 format!("hub {number}: odd {:?}", entry.presence)
             })?;
             let silent = world.now.since(entry.truly_heard.max(hub.deaf_until));
-            demand(silent <= World::presence_bound(), || {
+            demand(silent <= world.presence_bound(heard), || {
                 format!("hub {number} calls instance {instance} connected after {silent:?} of silence")
             })?;
         }

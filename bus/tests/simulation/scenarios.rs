@@ -155,7 +155,7 @@ fn an_order_of_another_epoch_means_nothing() {
     let mut world = served();
     for epoch in [1, 999_999] {
         let epoch = Epoch::new(epoch).unwrap();
-        let order = SessionOrder { order: Order::Kick, epoch, by: None, hub_unix_ms: 0 };
+        let order = SessionOrder { order: Order::Kick, epoch, by: None, since: None, hub_unix_ms: 0 };
         world.tell_agent(0, AgentEvent::Ordered(order));
     }
     assert_eq!(world.serving(0), [0]);

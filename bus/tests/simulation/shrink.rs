@@ -10,12 +10,15 @@ pub(crate) struct Run {
     pub(crate) outcome: Result<(), String>,
     pub(crate) log: String,
     pub(crate) kicks: usize,
+    pub(crate) takeovers: usize,
+    pub(crate) late: usize,
 }
 
 pub(crate) fn run(plan: &Plan, logged: bool) -> Run {
     let mut world = World::new(plan, logged);
     let outcome = world.run(FAULTS_END + CALM).and_then(|()| invariants::check_settled(&world));
-    Run { outcome, log: world.log().to_owned(), kicks: world.ledger.kicks() }
+    let (log, ledger) = (world.log().to_owned(), &world.ledger);
+    Run { outcome, log, kicks: ledger.kicks(), takeovers: ledger.takeovers(), late: ledger.late }
 }
 
 /// The smallest plan found that fails still: delta debugging (Zeller, Hildebrandt, 2002) over the faults, then over the

@@ -12,9 +12,9 @@ use towline_bus::session::{AgentEvent, EndReason, HubEvent};
 use towline_protocol::session::{ClaimMode, SessionOrder};
 use towline_protocol::{BootId, Epoch, limits};
 
-use super::agent::Agent;
+use super::agent::{Agent, Call};
 use super::authority::{Record, Request};
-use super::faults::{Fault, Node, Plan, Step, Way};
+use super::faults::{AUTHORITY_QUICK_MAX, AUTHORITY_SLOW_MAX, Fault, Node, Plan, Step, Way};
 use super::hub::{self, Hub};
 use super::invariants::Ledger;
 use super::random::Random;
@@ -31,7 +31,7 @@ pub(crate) enum Mail {
     Question { hub: usize, instance: usize, event: HubEvent },
     Answer { boot: BootId, event: AgentEvent },
     Order { instance: usize, order: SessionOrder },
-    Call { instance: usize, epoch: Epoch, attempt: u64 },
+    Call { instance: usize, call: Call },
 }
 
 /// What happens next.
@@ -54,7 +54,8 @@ enum Happening {
 struct Troubles {
     weather: (u64, u64, u64),
     weather_until: Moment,
-    slow_until: Moment,
+    /// Each time that the authority was slow, from and until.
+    slow: Vec<(Moment, Moment)>,
     doubtful_until: Moment,
     cut: BTreeMap<usize, (Way, Moment)>,
     deaf: BTreeMap<(usize, usize), Moment>,
@@ -246,7 +247,7 @@ impl World {
                 troubles.weather = (loss, doubling, delay_ms);
                 troubles.weather_until = troubles.weather_until.max(until);
             }
-            Fault::SlowAuthority => troubles.slow_until = troubles.slow_until.max(until),
+            Fault::SlowAuthority => troubles.slow.push((self.now, until)),
             Fault::DoubtfulAuthority => troubles.doubtful_until = troubles.doubtful_until.max(until),
             Fault::Cut(agent, way) => {
                 troubles.cut.insert(agent, (way, until));
@@ -357,12 +358,12 @@ impl World {
                     }
                 }
             }
-            Mail::Call { instance, epoch, attempt } => {
-                for agent in self.hearers(instance, epoch) {
+            Mail::Call { instance, call } => {
+                for agent in self.hearers(instance, call.epoch) {
                     if self.agents[agent].frozen {
-                        self.agents[agent].calls.push_back((epoch, attempt));
+                        self.agents[agent].calls.push_back(call);
                     } else {
-                        self.take_call(agent, epoch, attempt);
+                        self.take_call(agent, call);
                     }
                 }
             }
@@ -378,10 +379,19 @@ impl World {
         (0..self.agents.len()).filter(|index| hears(&self.agents[*index]) && self.reaches(*index)).collect()
     }
 
-    /// The bound within which presence is true: silence, a tick, and between a ready and a go what a hub waits with it and
-    /// what an authority takes.
-    pub(crate) fn presence_bound() -> Duration {
-        limits::PRESENCE_LOST_AFTER + hub::TICK + limits::RENEW_EVERY + 2 * super::faults::AUTHORITY_SLOW_MAX
+    /// The bound within which presence that counts from `heard` is true: silence, a tick, and between a ready and a go what
+    /// a hub waits with it and what the authority takes: two answers, each asked for and told.
+    pub(crate) fn presence_bound(&self, heard: Moment) -> Duration {
+        // What was asked at the end of a slow time comes a while after it.
+        let was_slow = |(from, until): &(Moment, Moment)| {
+            *from <= heard && heard <= *until + AUTHORITY_SLOW_MAX + AUTHORITY_QUICK_MAX
+        };
+        let authority = if self.troubles.slow.iter().any(was_slow) {
+            2 * AUTHORITY_SLOW_MAX
+        } else {
+            4 * AUTHORITY_QUICK_MAX
+        };
+        limits::PRESENCE_LOST_AFTER + hub::TICK + limits::RENEW_EVERY + authority
     }
 }
 

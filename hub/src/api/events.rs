@@ -38,15 +38,21 @@ pub(super) async fn events(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
+    let (filter, follow) = asked(params, clock::unix_ms())?;
+    let tail = api.log.tail(last_event_id(&headers)?, filter, follow, api.tasks.stopping().clone());
+    Ok(respond(stream::unfold(Some(tail), next)))
+}
+
+/// Which events are asked for, and whether those to come, too.
+pub(super) fn asked(params: Params, now_unix_ms: u64) -> Result<(EventFilter, bool), Refusal> {
     let params = params.only(&["instance", "kind", "since", "follow"])?;
     let filter = EventFilter {
         instance: params.parsed("instance", str::parse::<InstanceId>)?,
         kinds: params.many("kind").map(known_kind).collect::<Result<_, _>>()?,
-        since_unix_ms: params.parsed("since", |text| parse_since(text, clock::unix_ms()))?,
+        since_unix_ms: params.parsed("since", |text| parse_since(text, now_unix_ms))?,
     };
     let follow = params.flag("follow")?.unwrap_or(true);
-    let tail = api.log.tail(last_event_id(&headers)?, filter, follow, api.tasks.stopping().clone());
-    Ok(respond(stream::unfold(Some(tail), next)))
+    Ok((filter, follow))
 }
 
 /// A failure of the store is the last thing that a stream tells.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
@@ -63,15 +63,19 @@ pub(super) struct Params(Vec<(String, String)>);
 impl FromRequestParts<Arc<Api>> for Params {
     type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
-        let Query(pairs) = Query::from_request_parts(parts, api).await.map_err(|rejection| {
-            Refusal::malformed(format!("the query cannot be read: {}", rejection.body_text()))
-        })?;
-        Ok(Self(pairs))
+    async fn from_request_parts(parts: &mut Parts, _api: &Arc<Api>) -> Result<Self, Refusal> {
+        Self::of(&parts.uri)
     }
 }
 
 impl Params {
+    pub(super) fn of(uri: &Uri) -> Result<Self, Refusal> {
+        let Query(pairs) = Query::try_from_uri(uri).map_err(|rejection| {
+            Refusal::malformed(format!("the query cannot be read: {}", rejection.body_text()))
+        })?;
+        Ok(Self(pairs))
+    }
+
     /// Refuses parameters that the route does not have: a misspelled one would be ignored otherwise, and with it what
     /// its author meant.
     pub(super) fn only(self, known: &[&str]) -> Result<Self, Refusal> {

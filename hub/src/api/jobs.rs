@@ -47,16 +47,22 @@ pub(super) async fn list(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Json<JobList>, Refusal> {
+    let (asked, request) = asked(params, &headers)?;
+    let page = api.bus.connect(&instance).list_jobs(&asked.reading(), &request).await?;
+    Ok(Json(JobList { jobs: page.jobs.into_iter().map(Into::into).collect(), next: page.next }))
+}
+
+/// Which jobs are asked for.
+pub(super) fn asked(params: Params, headers: &HeaderMap) -> Result<(Asked, ListJobsRequest), Refusal> {
     let params = params.only(&["bundle", "state", "after", "limit", "timeout"])?;
-    let context = Asked::from(&headers, &params)?.reading();
+    let asked = Asked::from(headers, &params)?;
     let request = ListJobsRequest {
         bundle: params.parsed("bundle", str::parse::<Name>)?,
         states: params.many("state").map(known_state).collect::<Result<_, _>>()?,
         after: params.parsed("after", str::parse::<JobId>)?,
         limit: limit(&params)?,
     };
-    let page = api.bus.connect(&instance).list_jobs(&context, &request).await?;
-    Ok(Json(JobList { jobs: page.jobs.into_iter().map(Into::into).collect(), next: page.next }))
+    Ok((asked, request))
 }
 
 fn known_state(word: &str) -> Result<JobState, Refusal> {

@@ -41,20 +41,30 @@ pub(super) async fn logs(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
+    let (asked, request) = asked(params, &headers, clock::unix_ms())?;
+    let lines = api.bus.connect(&instance).logs(&asked.reading(), &request).await?;
+    let source = Source { lines, stopping: api.tasks.stopping().clone() };
+    Ok(respond(stream::unfold(Some(source), next)))
+}
+
+/// Which lines are asked for.
+pub(super) fn asked(
+    params: Params,
+    headers: &HeaderMap,
+    now_unix_ms: u64,
+) -> Result<(Asked, LogsRequest), Refusal> {
     let params = params.only(&["app", "unit", "follow", "since", "tail", "timeout"])?;
-    let context = Asked::from(&headers, &params)?.reading();
+    let asked = Asked::from(headers, &params)?;
     let app = params.parsed("app", str::parse::<ResourceId>)?;
     let app = app.ok_or_else(|| Refusal::malformed("the parameter `app` is missing: it names the app"))?;
     let request = LogsRequest {
         app,
         unit: params.one("unit")?.map(str::to_owned),
         follow: params.flag("follow")?.unwrap_or(false),
-        since_unix_ms: params.parsed("since", |text| parse_since(text, clock::unix_ms()))?,
+        since_unix_ms: params.parsed("since", |text| parse_since(text, now_unix_ms))?,
         tail: params.parsed("tail", |text| text.parse::<u64>().map_err(|_| "it is a whole number from 0"))?,
     };
-    let lines = api.bus.connect(&instance).logs(&context, &request).await?;
-    let source = Source { lines, stopping: api.tasks.stopping().clone() };
-    Ok(respond(stream::unfold(Some(source), next)))
+    Ok((asked, request))
 }
 
 struct Source {

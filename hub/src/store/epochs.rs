@@ -52,18 +52,20 @@ struct GrantRecord {
     boot: BootId,
     store: StoreId,
     #[serde(default)]
+    since: Option<Epoch>,
+    #[serde(default)]
     ended: bool,
 }
 
 impl From<Grant> for GrantRecord {
-    fn from(Grant { epoch, boot, store, ended }: Grant) -> Self {
-        Self { epoch, boot, store, ended }
+    fn from(Grant { epoch, boot, store, since, ended }: Grant) -> Self {
+        Self { epoch, boot, store, since, ended }
     }
 }
 
 impl From<GrantRecord> for Grant {
-    fn from(GrantRecord { epoch, boot, store, ended }: GrantRecord) -> Self {
-        Self { epoch, boot, store, ended }
+    fn from(GrantRecord { epoch, boot, store, since, ended }: GrantRecord) -> Self {
+        Self { epoch, boot, store, since, ended }
     }
 }
 
@@ -251,7 +253,8 @@ mod tests {
     use uuid::Uuid;
 
     fn grant(epoch: Epoch) -> Grant {
-        Grant { epoch, boot: BootId::new(Uuid::new_v4()), store: StoreId::new(Uuid::new_v4()), ended: false }
+        let (boot, store) = (BootId::new(Uuid::new_v4()), StoreId::new(Uuid::new_v4()));
+        Grant { epoch, boot, store, since: Some(epoch), ended: false }
     }
 
     fn claim(nonce: u64) -> ClaimId {

@@ -138,6 +138,7 @@ impl TestHub {
             mode: ClaimMode::Fresh,
             vitals,
             record_epoch: Box::new(|_| {}),
+            begin: Box::new(|_, _| {}),
             metrics: towline_bus::metrics::BusMetrics::unregistered(),
         };
         let active =

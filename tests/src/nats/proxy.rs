@@ -27,6 +27,8 @@ struct Shared {
     cut: watch::Sender<bool>,
     /// Bytes a second towards the server; 0 is as many as come.
     rate: AtomicU64,
+    /// Bytes that came from the clients, and from the server.
+    passed: [AtomicU64; 2],
     attempts: Mutex<Vec<Instant>>,
     open: AtomicUsize,
 }
@@ -42,6 +44,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             cut: watch::Sender::new(false),
             rate: AtomicU64::new(0),
+            passed: Default::default(),
             attempts: Mutex::default(),
             open: AtomicUsize::new(0),
         });
@@ -59,7 +62,7 @@ impl Proxy {
                     let mut cut = shared.cut.subscribe();
                     shared.open.fetch_add(1, Ordering::Relaxed);
                     tokio::select! {
-                        () = pass(near, far, &shared.rate) => {}
+                        () = pass(near, far, &shared) => {}
                         _ = cut.wait_for(|cut| *cut) => {}
                         () = stopping.cancelled() => {}
                     }
@@ -97,6 +100,12 @@ impl Proxy {
         self.shared.rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
+    /// How many bytes came so far from the clients, and from the server: all that TCP carries, its own headers aside.
+    #[must_use]
+    pub fn passed(&self) -> [u64; 2] {
+        self.shared.passed.each_ref().map(|passed| passed.load(Ordering::Relaxed))
+    }
+
     /// When a client tried to connect.
     ///
     /// # Panics
@@ -120,12 +129,13 @@ impl Drop for Proxy {
 }
 
 /// Passes bytes both ways. What a side has sent before it closed reaches the other.
-async fn pass(mut near: TcpStream, mut far: TcpStream, rate: &AtomicU64) {
+async fn pass(mut near: TcpStream, mut far: TcpStream, shared: &Shared) {
     let (mut from_near, mut to_near) = near.split();
     let (mut from_far, mut to_far) = far.split();
     let full = AtomicU64::new(0);
-    let up = copy(&mut from_near, &mut to_far, rate);
-    let down = copy(&mut from_far, &mut to_near, &full);
+    let [from_clients, from_server] = &shared.passed;
+    let up = copy(&mut from_near, &mut to_far, &shared.rate, from_clients);
+    let down = copy(&mut from_far, &mut to_near, &full, from_server);
     tokio::pin!(up, down);
     tokio::select! {
         // The client has gone; the server still reads what it sent, unless it is reset meanwhile.
@@ -135,12 +145,18 @@ async fn pass(mut near: TcpStream, mut far: TcpStream, rate: &AtomicU64) {
     }
 }
 
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), rate: &AtomicU64) {
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    rate: &AtomicU64,
+    passed: &AtomicU64,
+) {
     let mut piece = vec![0; PIECE];
     let mut is_heard = true;
     while let Ok(read @ 1..) = from.read(&mut piece).await {
         is_heard = is_heard && to.write_all(piece.get(..read).unwrap_or_default()).await.is_ok();
         let bytes = u64::try_from(read).unwrap_or(0);
+        passed.fetch_add(bytes, Ordering::Relaxed);
         if let Some(pause) = (bytes * 1_000_000).checked_div(rate.load(Ordering::Relaxed)) {
             tokio::time::sleep(Duration::from_micros(pause)).await;
         }

@@ -1,4 +1,4 @@
-//! Both batteries, on a real nats-server.
+//! The transport battery on a real nats-server. That of platforms is run in `chain`, and in `faults` over a faulty link.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use towline_bus::Transport;
 use towline_bus::transport::battery::{Venue, battery};
+use towline_bus::transport::fault::{Faults, FaultyTransport};
 use towline_bus::transport::nats::{NatsConfig, NatsTransport};
 use towline_tests::nats::{NatsServer, Proxy};
 
@@ -13,15 +14,17 @@ use towline_tests::nats::{NatsServer, Proxy};
 struct Nats {
     server: NatsServer,
     proxies: Mutex<HashMap<usize, Proxy>>,
+    /// Puts a wrapper without faults before each connection.
+    wraps: bool,
 }
 
 impl Nats {
-    async fn start() -> Self {
+    async fn start(wraps: bool) -> Self {
         let users = r#"authorization { users: [
             { user: free, password: free }
             { user: bound, password: bound, permissions: { publish: ["mine.>"], subscribe: ["mine.>"] } }
         ] }"#;
-        Self { server: NatsServer::start(users).await, proxies: Mutex::default() }
+        Self { server: NatsServer::start(users).await, proxies: Mutex::default(), wraps }
     }
 
     fn with(&self, connection: &Arc<dyn Transport>, act: impl FnOnce(&Proxy)) {
@@ -48,7 +51,10 @@ impl Venue for Nats {
         let proxy = Proxy::before(self.server.address()).await;
         let server = format!("nats://{user}:{user}@{}", proxy.address());
         let config = NatsConfig { servers: vec![server], name: user.to_owned(), ..NatsConfig::default() };
-        let connection: Arc<dyn Transport> = NatsTransport::connect(&config).await.unwrap();
+        let mut connection: Arc<dyn Transport> = NatsTransport::connect(&config).await.unwrap();
+        if self.wraps {
+            connection = FaultyTransport::over(connection, Faults::default(), 1);
+        }
         self.proxies.lock().unwrap().insert(key(&connection), proxy);
         connection
     }
@@ -64,5 +70,10 @@ impl Venue for Nats {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transport_battery_over_nats() {
-    battery(&Nats::start().await).await;
+    battery(&Nats::start(false).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transport_battery_over_a_wrapper_over_nats() {
+    battery(&Nats::start(true).await).await;
 }

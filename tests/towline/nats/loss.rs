@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use towline_bus::Platform as _;
+use towline_bus::Platform;
 use towline_bus::platform::CallContext;
-use towline_protocol::Code;
+use towline_protocol::{Code, Effect};
 use towline_tests::chain::{HubChain, Wire, instance};
 use towline_tests::wait::{PATIENCE, until};
 
@@ -24,6 +24,23 @@ async fn x_a1_absence_answers_at_once_on_nats() {
         (error.code == Code::Unavailable && begun.elapsed() < Duration::from_millis(100)).then_some(())
     })
     .await;
+    hub.stop().await;
+}
+
+/// A name that the hub has never heard, at the bus and at the API.
+#[tokio::test]
+async fn x_a1_who_was_never_seen_answers_at_once_on_nats() {
+    let hub = hub().await;
+    let (near, far) = (hub.bus.connect(&instance("never-seen")), hub.platform("never-seen"));
+    for platform in [&near as &dyn Platform, &far] {
+        until("an answer at once", || async {
+            let begun = tokio::time::Instant::now();
+            let error = platform.ping(&CallContext::new()).await.unwrap_err();
+            assert_eq!((&error.code, &error.effect), (&Code::Unavailable, &Effect::None), "{error:?}");
+            (begun.elapsed() < Duration::from_millis(100)).then_some(())
+        })
+        .await;
+    }
     hub.stop().await;
 }
 

@@ -3,8 +3,10 @@
 mod agents;
 mod cli;
 mod health;
+mod marks;
 mod namespaces;
 mod outages;
+mod servers;
 mod takeover;
 
 use std::path::PathBuf;

@@ -14,6 +14,8 @@ use crate::{
     manifest::{Complaint, read_app_of_bundle},
 };
 
+pub(super) const KIND: &str = "App";
+
 /// Carries out `App`.
 #[derive(Debug)]
 pub(super) struct Apps {
@@ -24,6 +26,11 @@ impl Apps {
     pub(super) fn new(direct: Direct) -> Self {
         Self { direct }
     }
+}
+
+pub(super) fn read_traits(document: &[u8]) -> Result<Traits, Vec<Complaint>> {
+    let spec = read_app_of_bundle(document)?.spec;
+    Ok(Traits { shared: false, needs: Room::of_units(&spec) })
 }
 
 fn owned(work: &Work) -> Owned {
@@ -40,7 +47,7 @@ fn owned(work: &Work) -> Owned {
 #[async_trait]
 impl Manager for Apps {
     fn kind(&self) -> &'static str {
-        "App"
+        KIND
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
@@ -51,6 +58,10 @@ impl Manager for Apps {
         }
         let needs = Room::of_units(&spec);
         Ok(Traits { shared: false, needs })
+    }
+
+    fn takes_turns(&self) -> bool {
+        true
     }
 
     fn provision(&self, work: Work) -> Vec<Step> {
@@ -90,8 +101,9 @@ impl Manager for Apps {
     }
 
     async fn observe(&self, work: Work) -> Seen {
-        let service = self.direct.some_services(&[work.resource]).pop();
-        let Some(service) = service else { return Seen::unknown("nothing is known of it".to_owned()) };
+        let Some(service) = self.direct.service(&work.resource) else {
+            return Seen::unknown("nothing is known of it".to_owned());
+        };
         // Mended by the same watch as what `apply` brought here.
         let mend = if self.direct.mends(service.id.as_str()) { Mend::Manager } else { Mend::Nobody };
         let drift = (service.status == ServiceStatus::Degraded).then(|| {

@@ -31,7 +31,7 @@ use crate::{
     runtime::process::{blocking, owner_of},
 };
 
-const KIND: &str = "Directory";
+pub(super) const KIND: &str = "Directory";
 
 /// Carries out `Directory`.
 #[derive(Debug)]
@@ -62,6 +62,11 @@ fn read(document: &[u8]) -> Result<Spec, Vec<Complaint>> {
         Some(Spec { path: path?, size, mode, owner, group, shared, drift })
     });
     spec.map(|(_, spec)| spec)
+}
+
+pub(super) fn read_traits(document: &[u8]) -> Result<Traits, Vec<Complaint>> {
+    read(document)
+        .map(|spec| Traits { shared: spec.shared, needs: Room { disk: spec.size.get(), ..Room::default() } })
 }
 
 /// A definition that was accepted, read again.
@@ -129,10 +134,7 @@ impl Manager for Directories {
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        read(document).map(|spec| Traits {
-            shared: spec.shared,
-            needs: Room { disk: spec.size.get(), ..Room::default() },
-        })
+        read_traits(document)
     }
 
     async fn initialise(&self) -> Result<(), ItemError> {

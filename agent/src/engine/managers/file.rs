@@ -22,10 +22,10 @@ use crate::{
         pipeline::{Step, Stop},
     },
     manifest::{Complaint, Drift, FileSpec, drift_field, file_fields, path_field, read_kind},
-    runtime::process::{blocking, write_file},
+    runtime::process::{blocking, remove_file, write_file},
 };
 
-const KIND: &str = "File";
+pub(super) const KIND: &str = "File";
 
 /// Carries out `File`.
 #[derive(Debug)]
@@ -49,6 +49,12 @@ fn read(document: &[u8]) -> Result<Spec, Vec<Complaint>> {
     spec.map(|(_, spec)| spec)
 }
 
+pub(super) fn read_traits(document: &[u8]) -> Result<Traits, Vec<Complaint>> {
+    let size = read(document)?.file.content.len();
+    let disk = u64::try_from(size).unwrap_or(u64::MAX);
+    Ok(Traits { shared: false, needs: Room { disk, ..Room::default() } })
+}
+
 fn spec_of(work: &Work) -> Result<Spec, ItemError> {
     read(&work.definition).map_err(|complaints| {
         let text = complaints.iter().map(|complaint| format!("{}: {}", complaint.path, complaint.text));
@@ -63,7 +69,7 @@ fn write(spec: &Spec) -> Result<Value, ItemError> {
 
 fn take_down(labels: &Labels, work: &Work) -> Result<(), ItemError> {
     let path = spec_of(work)?.file.path;
-    labels.leave(&path, &work.resource, &work.bundle, |path| fs::remove_file(path))
+    labels.leave(&path, &work.resource, &work.bundle, remove_file)
 }
 
 impl Files {
@@ -98,9 +104,7 @@ impl Manager for Files {
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        let size = read(document)?.file.content.len();
-        let disk = u64::try_from(size).unwrap_or(u64::MAX);
-        Ok(Traits { shared: false, needs: Room { disk, ..Room::default() } })
+        read_traits(document)
     }
 
     async fn initialise(&self) -> Result<(), ItemError> {
@@ -166,6 +170,6 @@ impl Manager for Files {
     }
 
     async fn clean_up(&self, known: Arc<Known>) -> Vec<String> {
-        super::clean_up(self.labels.clone(), KIND, known, |path| fs::remove_file(path)).await
+        super::clean_up(self.labels.clone(), KIND, known, remove_file).await
     }
 }

@@ -28,6 +28,16 @@ pub(super) struct Label {
     pub(super) holders: BTreeSet<Name>,
 }
 
+impl Label {
+    pub(super) fn read(json: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(json)
+    }
+
+    pub(super) fn written(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+}
+
 /// All labels, below the agent's data directory. Clones share one lock.
 #[derive(Debug, Clone)]
 pub(super) struct Labels {
@@ -141,8 +151,7 @@ impl Labels {
     /// Labels of this store whose resources are not `known`.
     pub(super) fn strangers(&self, kind: &str, known: &Known) -> Vec<Label> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let labels =
-            entries.filter_map(|entry| serde_json::from_slice::<Label>(&fs::read(entry.path()).ok()?).ok());
+        let labels = entries.filter_map(|entry| Label::read(&fs::read(entry.path()).ok()?).ok());
         let of_kind = |label: &Label| label.resource.as_str().split('/').nth(1) == Some(kind);
         labels
             .filter(|label| label.store == self.store && of_kind(label) && !known.listed(&label.resource))
@@ -153,7 +162,7 @@ impl Labels {
         match fs::read(self.file(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("cannot read the label of", path, &error)),
-            Ok(json) => serde_json::from_slice(&json)
+            Ok(json) => Label::read(&json)
                 .map(Some)
                 .map_err(|error| failed("cannot read the label of", path, &error.into())),
         }
@@ -162,8 +171,7 @@ impl Labels {
     fn write(&self, label: &Label) -> Result<(), ItemError> {
         let file = self.file(&label.path);
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let json =
-            serde_json::to_vec(label).map_err(|error| failed("cannot label", &label.path, &error.into()))?;
+        let json = label.written().map_err(|error| failed("cannot label", &label.path, &error.into()))?;
         write_durably(&self.dir, &name, &json).map_err(|error| failed("cannot label", &label.path, &error))
     }
 

@@ -17,7 +17,7 @@ impl Rig {
         panic!("it does not come to that");
     }
 
-    async fn runs(&self, put: &PutBundleResponse) {
+    pub(super) async fn runs(&self, put: &PutBundleResponse) {
         let id = put.job.unwrap();
         self.until(|state| state.jobs.get(&id).is_some_and(|open| open.job.state == JobState::Running)).await;
     }
@@ -192,4 +192,67 @@ async fn z_e8_work_waits_for_a_store_that_cannot_be_read() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     rig.disk.set_full(false);
     assert_eq!(rig.ended(&put).await.state, JobState::Done);
+}
+
+#[tokio::test]
+async fn z_s7_a_retry_behind_a_deletion_finds_nothing_to_do() {
+    let rig = Rig::new().await;
+    let put = rig.put("shop", &thing("a", "")).await.unwrap();
+    rig.ended(&put).await;
+    rig.script.turns.forget_permits(PLENTY);
+    rig.engine.delete(&caller(), deletion()).await.unwrap();
+    rig.until(|state| state.bundles[&shop()].row.phase == BundlePhase::Deleting).await;
+    let retry = rig.engine.operation(&caller(), JobKind::Retry, shop(), None, Vec::new()).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    let retried = rig.ended(&PutBundleResponse { job: Some(retry.job), ..put }).await;
+    assert_eq!((retried.state, retried.errors.len()), (JobState::Done, 0));
+    assert_eq!(rig.row().phase, BundlePhase::Deleted);
+    assert_eq!(rig.took(), ["add a", "remove a"]);
+}
+
+type Held = Vec<Option<towline_protocol::ContentDigest>>;
+
+impl Rig {
+    fn held(&self) -> Held {
+        self.engine.state().bundles[&shop()].workloads.values().map(|row| row.holds).collect()
+    }
+}
+
+/// A rig whose second version was begun by an agent that ended in its middle, and waits behind a reboot; and what held
+/// before.
+async fn half_done() -> (Rig, PutBundleResponse, Held) {
+    let rig = Rig::new().await;
+    rig.done("shop", &[thing("a", ""), thing("b", "")].concat()).await;
+    let before = rig.held();
+    rig.script.turns.forget_permits(PLENTY);
+    let second = [thing("a", "size: 2"), thing("b", "size: 2"), thing("c", "")].concat();
+    let put = rig.put("shop", &second).await.unwrap();
+    rig.runs(&put).await;
+    rig.engine.inner.tasks.stopping().cancel();
+    rig.script.turns.add_permits(1);
+    rig.until(|state| state.bundles[&shop()].workloads[&"Thing/a".parse().unwrap()].version == 2).await;
+    let rig = rig.reopened("another boot").await;
+    rig.until(|state| state.at_work.contains_key(&shop()) && state.lanes.depth() > 0).await;
+    assert_ne!(rig.held()[..2], before);
+    (rig, put, before)
+}
+
+#[tokio::test]
+async fn z_u7_what_an_earlier_agent_began_is_taken_back_whole() {
+    let (rig, put, before) = half_done().await;
+    rig.engine.cancel(&caller(), put.job.unwrap(), None).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(rig.ended(&put).await.state, JobState::Cancelled);
+    rig.until(|state| state.bundles[&shop()].row.applied == Some(1)).await;
+    assert_eq!((rig.row().target, rig.held()), (1, before));
+}
+
+#[tokio::test]
+async fn z_u5_what_an_earlier_agent_began_gives_way_to_nothing() {
+    let (rig, put, _) = half_done().await;
+    let third = rig.put("shop", &thing("a", "size: 3")).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(rig.ended(&put).await.state, JobState::Done);
+    assert_eq!(rig.ended(&third).await.state, JobState::Done);
+    assert_eq!(rig.row().applied, Some(3));
 }

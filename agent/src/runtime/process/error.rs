@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::mark::Fenced;
+
 /// Why a runtime did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -67,6 +69,12 @@ pub enum RuntimeError {
         /// Why.
         reason: String,
     },
+    /// Another agent acts for the instance.
+    #[error("{reason}")]
+    Fenced {
+        /// Who, or why that is not known.
+        reason: String,
+    },
     /// The system refused.
     #[error("{what}: {source}")]
     Io {
@@ -75,6 +83,12 @@ pub enum RuntimeError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<Fenced> for RuntimeError {
+    fn from(fenced: Fenced) -> Self {
+        Self::Fenced { reason: fenced.to_string() }
+    }
 }
 
 impl RuntimeError {

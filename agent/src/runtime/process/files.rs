@@ -98,14 +98,35 @@ fn write_one(
     } else if !parent.is_dir() {
         return Err(io::Error::other("its directory does not exist"));
     }
-    let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = parent.join(format!(".{name}.towline-{}", uuid::Uuid::new_v4().simple()));
+    let temporary = temporary(&file.path);
+    // Of an agent that died while it wrote.
+    fs::remove_file(&temporary).ok();
     let written = write_new(&temporary, file.spec, owner).and_then(|()| fs::rename(&temporary, &file.path));
     if written.is_err() {
         // Not there if it could not even be made.
         fs::remove_file(&temporary).ok();
     }
     written
+}
+
+/// Where a file is written before it is renamed into its place: always the same, so that one that was left is found again.
+fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let digest = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
+    let mark: String = digest.chars().take(16).collect();
+    path.with_file_name(format!(".{name}.towline-{mark}"))
+}
+
+/// Removes a file that was written here, with what is left of one that was not written to its end.
+///
+/// # Errors
+/// Those of the system; also that there is no such file.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(temporary(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::remove_file(path)
 }
 
 fn make_dirs(dir: &Path, account: Option<&RunAs>) -> io::Result<()> {
@@ -132,7 +153,7 @@ fn write_new(path: &Path, spec: &FileSpec, (uid, gid): (Option<u32>, Option<u32>
 /// Removes the files elsewhere that were written for `record`'s unit and are not also another's.
 pub(super) fn remove(record: &UnitRecord, others: &BTreeMap<PathBuf, String>) -> Result<(), RuntimeError> {
     for path in record.files.iter().filter(|path| !others.contains_key(*path)) {
-        match fs::remove_file(path) {
+        match remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(RuntimeError::io(format!("cannot remove {}", path.display()), error));
             }
@@ -140,4 +161,27 @@ pub(super) fn remove(record: &UnitRecord, others: &BTreeMap<PathBuf, String>) ->
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_left_that_died_while_it_wrote_goes_with_the_next_write_or_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, content) = (dir.path().join("conf"), b"whole".to_vec());
+        let spec = FileSpec { path: path.clone(), content, mode: 0o600, owner: None, group: None };
+        let names =
+            || fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+        fs::write(temporary(&path), "hal").unwrap();
+        write_file(&spec).unwrap();
+        assert_eq!((names(), fs::read(&path).unwrap()), (vec![path.clone()], spec.content));
+        fs::write(temporary(&path), "hal").unwrap();
+        remove_file(&path).unwrap();
+        assert_eq!(names(), Vec::<PathBuf>::new());
+        fs::write(temporary(&path), "hal").unwrap();
+        assert_eq!(remove_file(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(names(), Vec::<PathBuf>::new(), "also of one that never came to be");
+    }
 }

@@ -81,7 +81,7 @@ impl ProcessRuntime {
         let run_as = account.as_ref().map(|account| &account.run_as);
         let made = files::check(&placed, &spec.manifest.id, &unit.dir, &others).and_then(|()| {
             // From here on the files are ours by label, and a second app that wants them sees that.
-            self.units().insert(id.clone(), Arc::clone(&unit));
+            self.units().insert(Arc::clone(&unit));
             self.make_dir(&unit, &shim_spec)
                 .map_err(|source| RuntimeError::io(format!("cannot make {}", unit.dir.display()), source))?;
             files::write(&placed, &unit.dir, run_as)
@@ -99,17 +99,16 @@ impl ProcessRuntime {
     /// # Errors
     /// Which could not be written.
     pub(crate) async fn restore_files(&self, spec: &UnitSpec) -> Result<(), RuntimeError> {
-        let (runtime, spec) = (self.clone(), spec.clone());
+        let (runtime, spec, turn) = (self.clone(), spec.clone(), self.mark().turn().await?);
         blocking(move || {
+            let _turn = turn;
             let app = &spec.manifest.spec;
             let account = app.user.as_deref().map(users::account).transpose()?;
             // What has no working directory elsewhere has its relative files in the unit's own, where nobody else writes.
             let working_dir = app.working_dir.clone().unwrap_or_default();
             let units = runtime.units();
             let ours = |path: &Path| {
-                units.values().any(|unit| {
-                    unit.record.app == spec.manifest.id && unit.record.files.iter().any(|file| file == path)
-                })
+                units.of_app(&spec.manifest.id).any(|unit| unit.record.files.iter().any(|file| file == path))
             };
             let mut placed = files::place(&app.files, &working_dir);
             placed.retain(|file| ours(&file.path));
@@ -162,7 +161,7 @@ impl ProcessRuntime {
             let random = uuid::Uuid::new_v4().simple().to_string();
             let id = format!("{name}-{}", random.get(..8).unwrap_or(&random));
             let dir = self.inner.units_dir.join(&id);
-            if !dir.exists() && !self.units().contains_key(&id) {
+            if !dir.exists() && self.units().get(&id).is_none() {
                 return (id, dir);
             }
         }
@@ -322,7 +321,7 @@ impl ProcessRuntime {
         let (started, ended) = (known.is_some(), known.as_ref().is_some_and(|state| state.final_state));
         let state = known.unwrap_or_else(|| UnitState::new(Status::Starting, record.created));
         let unit = Arc::new(Unit::new(record, dir, state, self.inner.changes.clone()));
-        self.units().insert(unit.id().to_owned(), Arc::clone(&unit));
+        self.units().insert(Arc::clone(&unit));
         match connect(&unit.dir) {
             Ok(stream) => {
                 let following = unit.follow().await;

@@ -19,6 +19,7 @@ use tokio::{
 use super::{changes::Changes, error::RuntimeError};
 use crate::{
     manifest::Protocol,
+    mark::Turn,
     proc,
     shim::{Command, Ended, ShimSpec, Status, UnitState, write_durably},
 };
@@ -144,8 +145,9 @@ impl Unit {
         *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = commands;
     }
 
-    /// Ends the unit and waits until nothing of it is left, its shim included.
-    pub(super) async fn stop(&self) -> Result<(), RuntimeError> {
+    /// Ends the unit and waits until nothing of it is left, its shim included. The turn is over when the shim is told: what
+    /// follows is the shim's own doing, in the unit's own time.
+    pub(super) async fn stop(&self, turn: Turn) -> Result<(), RuntimeError> {
         let _gate = self.gate.lock().await;
         if self.state.borrow().status == Status::Building {
             // Nothing was started yet, and nothing will be: who is about to start it sees this.
@@ -158,6 +160,7 @@ impl Unit {
             // Refused only by a shim that has ended, which is what we want of it.
             commands.send(Command::Stop).await.ok();
         }
+        drop(turn);
         let state = self.ended().await?;
         self.shim_gone(&state).await?;
         match state.reason {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use prometheus::IntCounterVec;
 use tokio_util::sync::CancellationToken;
 use towline_protocol::bundle::{
     BundleChangesRequest, BundleStatusRequest, DeleteBundleRequest, GetBundleRequest, ListBundlesRequest,
@@ -34,6 +35,7 @@ struct Asked<'a> {
     body: &'a Bytes,
     time: Option<Duration>,
     cancelled: &'a CancellationToken,
+    refusals: &'a IntCounterVec,
 }
 
 /// One row: reads the arguments, does the work, encodes what it answers.
@@ -52,16 +54,17 @@ macro_rules! pass {
     };
 }
 
-/// Decodes a call, asks the platform, and encodes its answer.
+/// Decodes a call, asks the platform, and encodes its answer. A body that is none is counted as refused.
 pub(super) async fn dispatch(
     platform: &dyn Platform,
     method: Method,
     time: Option<Duration>,
     body: &Bytes,
     cancelled: &CancellationToken,
+    refusals: &IntCounterVec,
 ) -> Result<Outcome, CallError> {
     let time = time.map(|time| time.min(limits::CALL_TIME_MAX));
-    let asked = Asked { body, time, cancelled };
+    let asked = Asked { body, time, cancelled, refusals };
     match method {
         Method::Ping => call!(asked, PingRequest, |cx, _args| {
             platform.ping(&cx).await?;
@@ -122,8 +125,10 @@ pub(super) async fn dispatch(
 
 impl Asked<'_> {
     fn read<R: Request>(&self) -> Result<(CallContext, R), CallError> {
-        let body: CallBody<R> =
-            wire::decode(self.body).map_err(|error| CallError::new(Code::Invalid, error.to_string()))?;
+        let body: CallBody<R> = wire::decode(self.body).map_err(|error| {
+            self.refusals.with_label_values(&["malformed_body"]).inc();
+            CallError::new(Code::Invalid, error.to_string())
+        })?;
         let cancelled = self.cancelled.clone();
         Ok((CallContext { id: body.id, time: self.time, store: body.store, cancelled }, body.args))
     }

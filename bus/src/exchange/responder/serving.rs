@@ -16,12 +16,12 @@ use towline_protocol::{AttemptId, CallError, Code, Epoch, Method, limits, wire};
 
 use super::batch::{Batch, next_batch};
 use super::dispatch::{Outcome, dispatch};
-use super::lease::NotNow;
 use super::{CONTROL_FRAMES_MAX, Inner};
 use crate::clock;
 use crate::exchange::transfer::{Incoming, JoinError, Joined, Outgoing};
 use crate::exchange::{OPENED, WORKING, compress};
 use crate::platform::ItemStream;
+use crate::session::NotNow;
 
 /// Where the answer to one call goes.
 pub(super) struct Answer {
@@ -183,8 +183,9 @@ impl Serving {
         // At the last moment: until here it may have travelled, or the process been frozen.
         self.check_time(not_after)?;
         // In one expression: a future that is moved is kept twice.
+        let refusals = &self.inner.metrics.refusals;
         let mut work = pin!(
-            AssertUnwindSafe(dispatch(&*self.inner.platform, method, time, body, &self.cancelled))
+            AssertUnwindSafe(dispatch(&*self.inner.platform, method, time, body, &self.cancelled, refusals))
                 .catch_unwind()
         );
         let result = match futures::poll!(&mut work) {

@@ -95,6 +95,13 @@ pub enum AgentEffect {
     },
     /// Hear the subjects of this epoch, prove it, and say so. An earlier epoch is not heard any more.
     Subscribe(Epoch),
+    /// The hub said go for this epoch, which is new. Said once, before calls of it begin.
+    Begin {
+        /// The epoch.
+        epoch: Epoch,
+        /// As in [`SessionOrder::since`].
+        since: Option<Epoch>,
+    },
     /// Begin calls of this epoch, until the moment given. Said again with each renewal.
     ServeUntil {
         /// The epoch.

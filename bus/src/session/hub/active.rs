@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use towline_protocol::call::CallSet;
-use towline_protocol::{BootId, Epoch, limits};
+use towline_protocol::{BootId, Epoch, StoreId, limits};
 
 use super::words::Target;
 use crate::authority::{Grant, Replicas};
@@ -23,6 +23,8 @@ pub(super) struct Active {
     pub(super) gone: bool,
     /// The number of its latest ready that waits for an answer, and when it came.
     pub(super) ready: Option<(u32, Moment)>,
+    /// As [`Grant::since`].
+    pub(super) since: Option<Epoch>,
 }
 
 /// How far it is.
@@ -50,7 +52,8 @@ impl Active {
     pub(super) fn after(older: Option<Self>, target: Target, replicas: Replicas, now: Moment) -> Self {
         let before = Before::after(older, target.boot, replicas, now);
         let lease_ends = now + limits::LEASE_HUB;
-        Self { target, stage: Stage::Waits(before), lease_ends, gone: false, ready: None }
+        let since = None;
+        Self { target, stage: Stage::Waits(before), lease_ends, gone: false, ready: None, since }
     }
 
     /// What is known from the authority alone. It may have been activated a moment ago, so nobody knows who acts under an
@@ -67,11 +70,17 @@ impl Active {
         let lease_ends = now + limits::LEASE_HUB;
         let before = Before { who: None, until: lease_ends, kicked_at: None };
         let stage = if grant.ended { Stage::Begun } else { Stage::Waits(before) };
-        Self { target, stage, lease_ends, gone: grant.ended, ready: None }
+        Self { target, stage, lease_ends, gone: grant.ended, ready: None, since: grant.since }
     }
 
     pub(super) fn is(&self, epoch: Epoch, boot: BootId) -> bool {
         (self.target.epoch, self.target.boot) == (epoch, boot)
+    }
+
+    /// [`Grant::since`] of the grant that replaces this one. Also one that never came to begin counts as another store: what
+    /// another hub said to it is not known.
+    pub(super) fn since_for(&self, store: StoreId, epoch: Epoch) -> Option<Epoch> {
+        if self.target.store == store { self.since } else { Some(epoch) }
     }
 
     /// Whether this hub need not count on it any more.
@@ -154,7 +163,6 @@ pub(super) fn confirms(grant: Option<&Grant>, epoch: Epoch, boot: BootId) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use towline_protocol::StoreId;
     use uuid::Uuid;
 
     fn at(seconds: u64) -> Moment {
@@ -164,7 +172,7 @@ mod tests {
     fn grant(number: u64) -> Grant {
         let id = Uuid::from_u128(u128::from(number));
         let epoch = Epoch::new(number).unwrap();
-        Grant { epoch, boot: BootId::new(id), store: StoreId::new(id), ended: false }
+        Grant { epoch, boot: BootId::new(id), store: StoreId::new(id), since: None, ended: false }
     }
 
     fn target(number: u64) -> Target {
@@ -217,6 +225,18 @@ mod tests {
         let ended = Grant { ended: true, ..grant(2) };
         let third = Active::after(Some(Active::learned(&ended, at(0))), target(3), Replicas::Several, at(1));
         assert!(third.is_free(at(1)), "a goodbye is believed at once");
+    }
+
+    #[test]
+    fn a_store_serves_alone_since_another_was_active() {
+        let (one, two) = (grant(1).store, grant(2).store);
+        let at_epoch = |number| Epoch::new(number).unwrap();
+        let first = Active::learned(&grant(1), at(0));
+        assert_eq!(first.since_for(one, at_epoch(5)), None, "nobody else is known");
+        assert_eq!(first.since_for(two, at_epoch(5)), Some(at_epoch(5)));
+        let alone = Active { since: Some(at_epoch(4)), ..first };
+        assert_eq!(alone.since_for(one, at_epoch(9)), Some(at_epoch(4)), "also over several epochs");
+        assert_eq!(alone.since_for(two, at_epoch(9)), Some(at_epoch(9)));
     }
 
     #[test]

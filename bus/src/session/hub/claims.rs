@@ -54,7 +54,7 @@ impl HubSession {
             return;
         }
         effects.push(HubEffect::Reserve { boot: claim.boot, nonce: claim.nonce, above: claim.last_epoch });
-        self.claimed = Some(Claimed { claim, number, at: now, epoch: None, ready: None });
+        self.claimed = Some(Claimed { claim, number, at: now, epoch: None, ready: None, since: None });
     }
 
     /// The epoch, or the one to be, that another process holds now.

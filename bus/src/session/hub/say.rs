@@ -36,7 +36,7 @@ pub(super) fn claim_answer(
 }
 
 pub(super) fn order_to(order: Order, epoch: Epoch, by: Option<Epoch>) -> SessionOrder {
-    SessionOrder { order, epoch, by, hub_unix_ms: 0 }
+    SessionOrder { order, epoch, by, since: None, hub_unix_ms: 0 }
 }
 
 /// The answer to one question.
@@ -46,6 +46,15 @@ pub(super) fn answer_ready(
     by: Option<Epoch>,
 ) -> HubEffect {
     HubEffect::AnswerReady { boot, number, answer: order_to(order, epoch, by) }
+}
+
+/// The answer to a ready that lets it begin.
+pub(super) fn answer_go((number, boot, epoch): (u32, BootId, Epoch), since: Option<Epoch>) -> HubEffect {
+    HubEffect::AnswerReady {
+        boot,
+        number,
+        answer: SessionOrder { since, ..order_to(Order::Go, epoch, None) },
+    }
 }
 
 /// The answer to one heartbeat.

@@ -2,16 +2,23 @@
 
 use std::time::Duration;
 
-use towline_bus::authority::ClaimId;
+use towline_bus::authority::{Activation, ClaimId};
 use towline_bus::event::EventKind;
-use towline_bus::session::{AgentEffect, AgentEvent, EndReason, HubEffect, HubEvent};
-use towline_protocol::Epoch;
+use towline_bus::session::{AgentEffect, AgentEvent, EndReason, HubEffect, HubEvent, Lease, NotNow};
+use towline_protocol::limits;
 use towline_protocol::session::ClaimMode;
 
 use super::{Happening, Mail, World};
+use crate::agent::Call;
 use crate::authority::Request;
-use crate::faults::{AUTHORITY_SLOW_MAX, Node};
+use crate::faults::{AUTHORITY_QUICK_MAX, AUTHORITY_SLOW_MAX, Node};
 use crate::hub::{self, Hub};
+
+/// What the clock of the hubs' machines shows when the virtual one begins.
+const HUB_EPOCH_UNIX_MS: u64 = 1_800_000_000_000;
+
+/// The shortest that a call is wanted. Mail takes longer in bad weather.
+const WANTED_MS_MIN: u64 = 200;
 
 /// The longest that a call takes.
 const CALL_MS_MAX: u64 = 800;
@@ -53,13 +60,23 @@ impl World {
                     }
                     AgentEffect::Subscribe(epoch) => next = Some(self.agents[agent].hear(epoch)),
                     AgentEffect::ServeUntil { epoch, until } => {
-                        self.agents[agent].serve_until(epoch, until + self.stretched);
+                        let until = until + self.stretched;
+                        self.agents[agent].lease.extend(epoch, until);
                         let (instance, boot) = (self.agents[agent].instance, self.agents[agent].boot);
-                        let noted = self.ledger.note_served(instance, epoch, boot);
+                        let noted = self.ledger.note_served(instance, epoch, boot, until);
                         self.demand(noted);
                     }
-                    AgentEffect::StopServing => self.agents[agent].lease = None,
-                    AgentEffect::HubTime { .. } => {}
+                    AgentEffect::Begin { epoch, since } => {
+                        let place = &mut self.agents[agent];
+                        let (instance, store) = (place.instance, place.store);
+                        let before = place.begun.replace(epoch);
+                        let noted = self.ledger.note_begin(instance, store, before, epoch, since);
+                        self.demand(noted);
+                    }
+                    AgentEffect::StopServing => self.stop_serving(agent),
+                    AgentEffect::HubTime { hub_unix_ms, asked_at } => {
+                        self.agents[agent].lease.set_hub_time(hub_unix_ms, asked_at, now);
+                    }
                     AgentEffect::End(reason) => {
                         self.end_session(agent, reason);
                         return;
@@ -69,10 +86,21 @@ impl World {
         }
     }
 
+    fn stop_serving(&mut self, agent: usize) {
+        self.agents[agent].lease.end();
+        self.ledger.note_stopped(self.agents[agent].boot);
+    }
+
+    /// What the clock of the hubs' machines shows: they keep the time, and so agree.
+    fn hub_unix_ms(&self) -> u64 {
+        HUB_EPOCH_UNIX_MS + u64::try_from(self.now.as_duration().as_millis()).expect("some minutes")
+    }
+
     /// As `agent::link` does: whoever was kicked comes back as a standby, in the same process.
     fn end_session(&mut self, agent: usize, reason: EndReason) {
+        self.stop_serving(agent);
         let place = &mut self.agents[agent];
-        (place.session, place.lease, place.hears) = (None, None, None);
+        (place.session, place.lease, place.hears) = (None, Lease::default(), None);
         self.ends.insert(agent, reason.clone());
         if matches!(reason, EndReason::Kicked { .. }) {
             self.claim(agent, ClaimMode::Standby);
@@ -90,24 +118,31 @@ impl World {
         if event != HubEvent::Tick {
             self.note(|| format!("hub {hub}/{instance} <- {event:?}"));
         }
-        let now = self.now;
+        self.note_takeover(instance, &event);
+        let (now, hub_unix_ms) = (self.now, self.hub_unix_ms());
         for effect in self.hubs[hub].feed(now, instance, event) {
             self.note(|| format!("hub {hub}/{instance}    {effect:?}"));
             let from = Node::Hub(hub);
             match effect {
-                HubEffect::AnswerClaim { boot, number, answer } => {
+                HubEffect::AnswerClaim { boot, number, mut answer } => {
+                    answer.hub_unix_ms = hub_unix_ms;
                     let event = AgentEvent::ClaimAnswered { number, answer };
                     self.post(from, Mail::Answer { boot, event });
                 }
-                HubEffect::AnswerReady { boot, number, answer } => {
+                HubEffect::AnswerReady { boot, number, mut answer } => {
+                    answer.hub_unix_ms = hub_unix_ms;
                     let event = AgentEvent::ReadyAnswered { number, answer };
                     self.post(from, Mail::Answer { boot, event });
                 }
-                HubEffect::AnswerRenewal { boot, number, answer } => {
+                HubEffect::AnswerRenewal { boot, number, mut answer } => {
+                    answer.hub_unix_ms = hub_unix_ms;
                     let event = AgentEvent::RenewalAnswered { number, answer };
                     self.post(from, Mail::Answer { boot, event });
                 }
-                HubEffect::Order(order) => self.post(from, Mail::Order { instance, order }),
+                HubEffect::Order(mut order) => {
+                    order.hub_unix_ms = hub_unix_ms;
+                    self.post(from, Mail::Order { instance, order });
+                }
                 HubEffect::Reserve { boot, nonce, above } => {
                     let claim = ClaimId { boot, nonce };
                     self.request(hub, instance, Request::Reserve { claim, above });
@@ -121,11 +156,22 @@ impl World {
                 HubEffect::NoteEnd { epoch } => self.request(hub, instance, Request::NoteEnd { epoch }),
                 HubEffect::CountKick => self.ledger.kicks_counted += 1,
                 HubEffect::Tell { epoch, kind: EventKind::Kicked, .. } => {
-                    let noted = self.ledger.note_kick(self.hubs[hub].process, instance, epoch);
+                    let noted = self.ledger.note_kick(instance, epoch, &self.records[instance]);
                     self.demand(noted);
                 }
                 HubEffect::Tell { .. } => {}
             }
+        }
+    }
+
+    /// A hub is about to hear that it has replaced a session. If that one holds its lease still, it must be counted as
+    /// kicked. Only one hub alone is held to it: of several, one may not have heard the older session for long.
+    fn note_takeover(&mut self, instance: usize, event: &HubEvent) {
+        let HubEvent::Activated { epoch, result: Ok(Activation::Won) } = event else { return };
+        let Some(older) = self.records[instance].replaced_by(*epoch) else { return };
+        let holds = |agent: &usize| self.agents[*agent].may_begin(self.now) == Some(older);
+        if self.hubs.len() == 1 && self.serving(instance).iter().any(holds) {
+            self.ledger.note_takeover(instance, older);
         }
     }
 
@@ -136,9 +182,9 @@ impl World {
     }
 
     fn authority_delay(&mut self) -> Duration {
-        let slow = self.now < self.troubles.slow_until;
-        let most = if slow { AUTHORITY_SLOW_MAX.as_millis() } else { 2 };
-        self.random.ms(0, u64::try_from(most).expect("a second or two"))
+        let slow = self.troubles.slow.iter().any(|(_, until)| self.now < *until);
+        let most = if slow { AUTHORITY_SLOW_MAX } else { AUTHORITY_QUICK_MAX };
+        self.random.ms(0, u64::try_from(most.as_millis()).expect("a second or two"))
     }
 
     pub(super) fn ask_authority(&mut self, hub: usize, process: u64, instance: usize, request: Request) {
@@ -174,23 +220,33 @@ impl World {
         for instance in 0..self.records.len() {
             if let Some(epoch) = self.hubs[hub].target(instance) {
                 self.attempts += 1;
-                self.post(Node::Hub(hub), Mail::Call { instance, epoch, attempt: self.attempts });
+                let longest = u64::try_from(limits::CALL_SILENCE_MAX.as_millis()).expect("some seconds");
+                let wanted = self.random.ms(WANTED_MS_MIN, longest).as_millis();
+                let not_after = self.hub_unix_ms() + u64::try_from(wanted).expect("some seconds");
+                let call = Call { epoch, attempt: self.attempts, not_after };
+                self.post(Node::Hub(hub), Mail::Call { instance, call });
             }
         }
     }
 
-    /// The rule of `bus::exchange`: a call begins under a lease of its epoch, or not at all.
-    pub(super) fn take_call(&mut self, agent: usize, epoch: Epoch, attempt: u64) {
+    /// As the responder does, but that a call which overtook its go is refused here, and there waits a second for it.
+    pub(super) fn take_call(&mut self, agent: usize, call: Call) {
+        let Call { epoch, attempt, not_after } = call;
         let place = &mut self.agents[agent];
-        if place.may_begin(self.now) != Some(epoch) {
-            self.note(|| format!("agent {agent} refuses call {attempt} of {epoch}"));
+        if let Err(why) = place.lease.check(epoch, Some(not_after), self.now) {
+            self.ledger.late += usize::from(why == NotNow::TooLate);
+            self.note(|| format!("agent {agent} refuses call {attempt} of {epoch}: {why:?}"));
             return;
         }
         place.running.insert(attempt);
         let (instance, boot) = (place.instance, place.boot);
         self.note(|| format!("agent {agent} begins call {attempt} of {epoch}"));
-        let begun = self.ledger.note_begun(self.now, instance, epoch, attempt);
+        let begun = self.ledger.note_begun(self.now, instance, boot, &call);
         self.demand(begun);
+        let late = self.hub_unix_ms().saturating_sub(not_after);
+        let wanted =
+            if late == 0 { Ok(()) } else { Err(format!("call {attempt} begins {late} ms too late")) };
+        self.demand(wanted);
         let takes = self.random.ms(0, CALL_MS_MAX);
         self.after(takes, Happening::CallEnds { agent, boot, attempt });
     }
@@ -217,8 +273,8 @@ impl World {
                     match self.random.below(3) {
                         0 => self.tell_agent(agent, AgentEvent::Tick),
                         1 if calls > 0 => {
-                            let (epoch, attempt) = place.calls.pop_front().expect("one waits");
-                            self.take_call(agent, epoch, attempt);
+                            let call = place.calls.pop_front().expect("one waits");
+                            self.take_call(agent, call);
                         }
                         2 if events > 0 => {
                             let event = place.events.pop_front().expect("one waits");

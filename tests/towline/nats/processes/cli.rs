@@ -1,5 +1,8 @@
 //! `towline` against a hub and an agent over NATS.
 
+use std::process::{Command, Output, Stdio};
+
+use towline_tests::chain::binary;
 use towline_tests::wait::until;
 
 use super::{Site, script};
@@ -33,4 +36,32 @@ async fn the_command_line_works_over_nats() {
     let absent = site.hub.cli(&["--output", "json", "ping", "nobody"]).await;
     assert_eq!(absent.status.code(), Some(3), "{absent:?}");
     assert!(String::from_utf8_lossy(&absent.stderr).contains("\"unavailable\""), "{absent:?}");
+}
+
+/// What is no instance is refused at the door of each program, before anything is begun, in a sentence that names it and
+/// says what is allowed.
+#[test]
+fn x_a6_the_programs_refuse_what_is_no_instance() {
+    let long = "a".repeat(64);
+    for bad in ["*", ">", "a.b", "", &long, "zürich", "UPPER", "a/b/c", "*/a"] {
+        for command in [&["ping", bad][..], &["logs", bad, "web"], &["apply", bad, "-f", "-"]] {
+            assert_refused("towline", command, bad);
+        }
+        assert_refused("towline-agent", &["--instance", bad, "--nats", "nats://127.0.0.1:1"], bad);
+    }
+}
+
+fn assert_refused(program: &str, args: &[&str], bad: &str) {
+    let mut command = Command::new(binary(program));
+    // Nothing of the caller's own surroundings may tell it where to go.
+    let ours = std::env::vars_os().map(|(name, _)| name);
+    ours.filter(|name| name.as_encoded_bytes().starts_with(b"TOWLINE_")).for_each(|name| {
+        command.env_remove(name);
+    });
+    let Output { status, stdout, stderr } = command.args(args).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{program} {args:?}: {said}");
+    assert!(stdout.is_empty(), "{program} {args:?}");
+    assert!(said.contains(&format!("`{bad}` is not an instance id")), "{program} {args:?}: {said}");
+    assert!(said.contains("`tenant/name`, each 1 to 63 characters of a–z"), "{program} {args:?}: {said}");
 }

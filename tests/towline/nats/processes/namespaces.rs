@@ -1,5 +1,7 @@
 //! docs/operations.md, "Over NATS", followed line by line across network namespaces, with links that are cut and joined.
 
+mod readme;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -25,19 +27,33 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The blocks of the page that begin with `sh` and this word.
-fn blocks(word: &str) -> Vec<String> {
-    let page = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
-    let section = page.split("\n## ").find(|section| section.starts_with("Over NATS\n")).unwrap();
-    let begin = format!("```sh {word}\n");
+/// The blocks of this page's section "Over NATS" that begin with `sh` and these words.
+fn blocks_of(page: &str, words: &str) -> Vec<String> {
+    let text = fs::read_to_string(repository().join(page)).unwrap();
+    let section = text.split("\n## ").find(|section| section.starts_with("Over NATS\n")).unwrap();
+    let begin = format!("```sh{words}\n");
     let found: Vec<_> =
         section.split(&begin).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect();
-    assert!(!found.is_empty(), "the page has no block `{begin}`");
+    assert!(!found.is_empty(), "{page} has no block `{begin}`");
     found
+}
+
+fn blocks(word: &str) -> Vec<String> {
+    blocks_of("docs/operations.md", &format!(" {word}"))
 }
 
 fn block(word: &str) -> String {
     blocks(word).remove(0)
+}
+
+/// A shell in a namespace that finds our programs and the server.
+fn shell(net: &Namespaces, place: &str, text: &str) -> std::process::Command {
+    let mut command = net.command(place, "bash");
+    let folders = [binary("towline"), server_binary()].map(|program| program.parent().unwrap().to_owned());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&path))).unwrap();
+    command.arg("-euc").arg(text).env("PATH", path);
+    command
 }
 
 /// Three machines: one with NATS and hub, and two with an agent each.
@@ -88,12 +104,9 @@ impl Machines {
     }
 
     fn shell(&self, place: &str, text: &str) -> std::process::Command {
-        let mut command = self.net.command(place, "bash");
-        let folders =
-            [binary("towline"), server_binary()].map(|program| program.parent().unwrap().to_owned());
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&path))).unwrap();
-        command.arg("-euc").arg(text).env("PATH", path);
+        let mut command = shell(&self.net, place, text);
+        // Places are hosts, so each has marks of its own.
+        command.env("TOWLINE_MARK_DIR", self.dir.path().join(place).join("marks"));
         command
     }
 

@@ -81,7 +81,10 @@ async fn n_b10_revoked_credentials_end_the_connection_and_are_told() {
     guarded.server.reload(&guarded.operator.config_that_revokes());
     await_link(&link, LinkState::Disconnected).await;
     let ended_at = Instant::now();
-    told(&mut events, is_refusal).await;
+    let TransportEvent::CredentialsRefused { what } = told(&mut events, is_refusal).await else {
+        unreachable!("it was looked for");
+    };
+    assert!(what.to_lowercase().contains("revoked"), "it is told why: {what}");
     tokio::time::sleep(Duration::from_secs(4)).await;
     let attempts = guarded.attempts_since(ended_at);
     assert!((1..=14).contains(&attempts), "{attempts} attempts in four seconds");

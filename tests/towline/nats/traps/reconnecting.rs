@@ -74,9 +74,7 @@ async fn n_b14_a_server_that_comes_later_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn n_b16_clients_leave_a_server_that_leaves() {
     const CLIENTS: usize = 30;
-    let (one, other) = (free_port(), free_port());
-    let leaving = NatsServer::start(&cluster(one, other)).await;
-    let staying = NatsServer::start(&cluster(other, one)).await;
+    let [leaving, staying] = NatsServer::pair().await;
     let proxy = Proxy::before(leaving.address()).await;
     let answering = connect(staying.url()).await;
     let tasks = Tasks::new();
@@ -138,12 +136,7 @@ async fn ask_on(client: std::sync::Arc<NatsTransport>, number: usize, all_moved:
 /// sockets come as plain ones.
 #[tokio::test]
 async fn n_b16_only_named_servers_are_tried() {
-    let (one, other) = (free_port(), free_port());
-    let unnamed = NatsServer::start(&cluster(one, other)).await;
-    let named = NatsServer::start(&cluster(other, one)).await;
-    let log = || std::fs::read_to_string(named.dir().join("nats.log")).unwrap_or_default();
-    until("the cluster to stand", || async { log().contains("Route connection created").then_some(()) })
-        .await;
+    let [unnamed, named] = NatsServer::pair().await;
     let link = connect(named.url()).await;
     named.kill();
     await_link(&link, LinkState::Disconnected).await;
@@ -152,12 +145,4 @@ async fn n_b16_only_named_servers_are_tried() {
     named.restart().await;
     await_link(&link, LinkState::Connected).await;
     drop(unnamed);
-}
-
-/// Configuration of one of two servers: its own port for the other, and the other's.
-fn cluster(own: u16, peer: u16) -> String {
-    format!(
-        "server_name: s{own}\ncluster {{ name: pair, listen: \"127.0.0.1:{own}\", \
-         routes: [\"nats://127.0.0.1:{peer}\"] }}"
-    )
 }

@@ -1,0 +1,156 @@
+//! A directory, the agents that live in it one after the other, and all that they were asked.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::process::{Child, Command};
+use towline_bus::{CallContext, MessageBus, Platform as _, message_bus::Remote};
+use towline_protocol::{CallError, InstanceId, JobId, Name, RequestId, bundle::PutBundleRequest};
+
+use crate::{bus::Bus, journal, stream::Op, until};
+
+/// What is put once, and never touched again.
+pub(crate) const STILL: &str = "still";
+
+/// Something that was asked, and what was answered; none while nobody knows.
+pub(crate) struct Asked {
+    pub(crate) request: RequestId,
+    pub(crate) op: Op,
+    pub(crate) answer: Option<Result<Option<JobId>, CallError>>,
+}
+
+pub(crate) struct Site {
+    bus: Arc<Bus>,
+    dir: tempfile::TempDir,
+    pub(crate) instance: InstanceId,
+    pub(crate) asked: Vec<Asked>,
+    /// Errors were injected: jobs may have failed for that.
+    pub(crate) injected: bool,
+}
+
+impl Site {
+    /// With an agent that was killed after it had brought up [`STILL`].
+    pub(crate) async fn new(bus: &Arc<Bus>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("host")).unwrap();
+        fs::write(dir.path().join("unit.sh"), journal::UNIT).unwrap();
+        let name = dir.path().file_name().unwrap().to_string_lossy().to_lowercase().replace('.', "t");
+        let instance = name.parse().unwrap();
+        let site = Self { bus: Arc::clone(bus), dir, instance, asked: Vec::new(), injected: false };
+        let mut life = site.begin("").await;
+        life.serves().await.unwrap();
+        let content = site.app(STILL, "never-touched", 2);
+        life.far.put_bundle(&CallContext::new(), &put(STILL.parse().unwrap(), content)).await.unwrap();
+        until("what is never touched to start", async || {
+            (journal::read(site.path()).iter().filter(|unit| unit.app == STILL).count() == 2).then_some(())
+        })
+        .await;
+        life.kill().await;
+        site
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where bundles of this site put files.
+    pub(crate) fn host(&self) -> PathBuf {
+        self.path().join("host")
+    }
+
+    /// The document of an app whose units write their starts and stops down.
+    pub(crate) fn app(&self, name: &str, tag: &str, units: u64) -> String {
+        let (script, journal) = (self.path().join("unit.sh"), journal::path(self.path()));
+        format!(
+            "---\napiVersion: towline/v1\nkind: App\nmetadata: {{name: {name}}}\nspec:\n  command: [sh, {}, {}, {name}, {tag}]\n  units: {units}\n  stop: {{gracePeriod: 5s}}\n",
+            script.display(),
+            journal.display(),
+        )
+    }
+
+    /// Starts an agent, the real binary, and a hub that it finds.
+    pub(crate) async fn begin(&self, failpoints: &str) -> Life {
+        let hub = self.bus.hub().await;
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_towline-agent"))
+            .arg("--nats")
+            .arg(&self.bus.url)
+            .arg("--instance")
+            .arg(self.instance.to_string())
+            .arg("--data-dir")
+            .arg(self.path().join("data"))
+            .arg("--mark-dir")
+            .arg(self.path().join("marks"))
+            .args(["--metrics-listen", "127.0.0.1:0"])
+            .env("TOWLINE_FAILPOINTS", failpoints)
+            .env_remove("TOWLINE_LOG")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let far = hub.connect(&self.instance);
+        Life { child, hub, far, instance: self.instance.clone() }
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.path().join("agent.log")
+    }
+}
+
+impl Drop for Site {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what its agents said last")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let shown = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
+            eprintln!("---- the agents' log ----\n{}", shown.join("\n"));
+        }
+        journal::kill_all(&self.instance.to_string());
+    }
+}
+
+pub(crate) fn put(bundle: Name, content: String) -> PutBundleRequest {
+    PutBundleRequest {
+        bundle,
+        version: None,
+        content: content.into(),
+        dry_run: false,
+        force: false,
+        adopt: false,
+        envelope: None,
+    }
+}
+
+/// An agent's process, from its start to its end.
+pub(crate) struct Life {
+    pub(crate) child: Child,
+    pub(crate) hub: MessageBus,
+    pub(crate) far: Remote,
+    instance: InstanceId,
+}
+
+impl Life {
+    /// Waits until it serves; its end, if that comes first.
+    pub(crate) async fn serves(&mut self) -> Result<(), ExitStatus> {
+        tokio::select! {
+            present = self.hub.await_presence(&self.instance, Duration::from_secs(60)) => {
+                present.unwrap();
+                Ok(())
+            }
+            ended = self.child.wait() => Err(ended.unwrap()),
+        }
+    }
+
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+        self.hub.stop().await;
+    }
+}
