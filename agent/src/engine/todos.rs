@@ -47,8 +47,8 @@ impl Pass {
         };
         let down = known.in_order().into_iter().rev();
         Ok(match &self.goal {
-            // The first version was taken back: there is none to go back to, and what could not be undone goes.
-            Goal::Bring { .. } if target == 0 => {
+            // The first version was taken back: there is none to go back to, and what could not be undone goes, paused or not.
+            Goal::Bring { .. } | Goal::Pause if target == 0 => {
                 (Vec::new(), down.map(|row| of_row(Verb::Remove, row)).collect())
             }
             Goal::Bring { again, only } => return self.bring(target, &known, &held, *again, only).await,
