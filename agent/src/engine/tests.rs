@@ -25,6 +25,7 @@ use crate::{
     store::faults::Faults,
 };
 
+mod simulation;
 mod taken_back;
 
 /// What the managers of a test do, and did.
