@@ -132,27 +132,84 @@ mod tests {
         assert!(start_order(&[node("App/a", &["App/a"], 0)], &[]).is_err());
     }
 
+    /// Eight workloads of three kinds and several sizes, which need each other in any way.
+    fn anything() -> impl Strategy<Value = Vec<Node>> {
+        let edges = proptest::collection::vec((0_usize..8, 0_usize..8), 0..12);
+        let shapes = proptest::collection::vec((0_u8..3, 0_u64..3), 8);
+        (edges, shapes).prop_map(|(edges, shapes)| {
+            let id = |index: usize| format!("K{}/w{index}", shapes[index].0);
+            let one = |index: usize| {
+                let needs = edges.iter().filter(|(from, _)| *from == index).map(|(_, to)| id(*to));
+                let needs: Vec<String> = needs.collect();
+                let needs: Vec<&str> = needs.iter().map(String::as_str).collect();
+                node(&id(index), &needs, shapes[index].1)
+            };
+            (0..8).map(one).collect()
+        })
+    }
+
+    /// The same without circles: each needs only what is written before it.
+    fn without_circles() -> impl Strategy<Value = Vec<Node>> {
+        anything().prop_map(|mut nodes| {
+            for index in 0..nodes.len() {
+                let before: Vec<WorkloadId> = nodes[..index].iter().map(|node| node.id.clone()).collect();
+                nodes[index].depends_on.retain(|needed| before.contains(needed));
+            }
+            nodes
+        })
+    }
+
+    fn declared() -> Vec<String> {
+        vec!["K2".to_owned(), "K0".to_owned()]
+    }
+
+    /// What a workload is compared by that waits for nothing: kind as declared, the larger first, as written.
+    fn key(nodes: &[Node], position: usize) -> (usize, Reverse<u64>, usize) {
+        let kind = declared().iter().position(|kind| kind == nodes[position].id.kind()).unwrap_or(2);
+        (kind, Reverse(nodes[position].size), position)
+    }
+
     proptest! {
         #[test]
-        fn every_order_is_whole_stable_and_after_its_needs(
-            edges in proptest::collection::vec((0_usize..8, 0_usize..8), 0..12), kinds in proptest::collection::vec(0_u8..3, 8),
-        ) {
-            // Needs point backwards, so there is no circle.
-            let nodes: Vec<Node> = (0..8).map(|index| {
-                let needs = edges.iter().filter(|(from, to)| *from == index && to < from);
-                let needs: Vec<String> = needs.map(|(_, to)| format!("K{}/w{to}", kinds[*to])).collect();
-                node(&format!("K{}/w{index}", kinds[index]), &needs.iter().map(String::as_str).collect::<Vec<_>>(), 0)
-            }).collect();
-            let declared = ["K2".to_owned(), "K0".to_owned()];
-            let order = start_order(&nodes, &declared).unwrap();
-            let place = |id: &WorkloadId| order.iter().position(|position| nodes[*position].id == *id).unwrap();
+        fn every_order_is_whole_and_each_step_takes_the_first_that_waits_for_nothing(nodes in without_circles()) {
+            let order = start_order(&nodes, &declared()).unwrap();
             prop_assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), nodes.len());
+            prop_assert_eq!(order.len(), nodes.len());
+            for (step, taken) in order.iter().enumerate() {
+                let started = |needed: &WorkloadId| order[..step].iter().any(|before| nodes[*before].id == *needed);
+                let ready = |position: &&usize| nodes[**position].depends_on.iter().all(started);
+                let first = order[step..].iter().filter(ready).min_by_key(|position| key(&nodes, **position));
+                prop_assert_eq!(first, Some(taken));
+            }
+        }
+
+        #[test]
+        fn on_the_way_down_nothing_goes_before_what_needs_it(nodes in without_circles()) {
+            let mut down = start_order(&nodes, &declared()).unwrap();
+            down.reverse();
+            let place = |id: &WorkloadId| down.iter().position(|position| nodes[*position].id == *id).unwrap();
             for node in &nodes {
-                for need in &node.depends_on {
-                    prop_assert!(place(need) < place(&node.id));
+                for needed in &node.depends_on {
+                    prop_assert!(place(&node.id) < place(needed));
                 }
             }
-            prop_assert_eq!(start_order(&nodes, &declared).unwrap(), order);
+        }
+
+        #[test]
+        fn without_an_order_those_that_have_none_are_named(nodes in anything()) {
+            // Whoever waits only for those that can start can start, until nobody else can.
+            let mut can: BTreeSet<WorkloadId> = BTreeSet::new();
+            while let Some(next) = nodes.iter().find(|node| {
+                !can.contains(&node.id) && node.depends_on.iter().all(|needed| can.contains(needed))
+            }) {
+                can.insert(next.id.clone());
+            }
+            let cannot: Vec<WorkloadId> =
+                nodes.iter().map(|node| node.id.clone()).filter(|id| !can.contains(id)).collect();
+            match start_order(&nodes, &declared()) {
+                Ok(order) => prop_assert!(cannot.is_empty() && order.len() == nodes.len()),
+                Err(error) => prop_assert_eq!(error, OrderError::Circle { workloads: cannot }),
+            }
         }
     }
 }

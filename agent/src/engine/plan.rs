@@ -97,35 +97,98 @@ mod tests {
         assert_eq!(plan(&after[2..3], &before[..1])[0].op, ChangeOp::Untouched);
     }
 
+    fn states() -> impl Strategy<Value = ResultState> {
+        let all = [
+            ResultState::Init,
+            ResultState::Ok,
+            ResultState::Error,
+            ResultState::Paused,
+            ResultState::Unchanged,
+        ];
+        proptest::sample::select(all.to_vec())
+    }
+
+    /// What is there, in any start order: carried out or never, in any state, failing since or not.
+    fn anything_there() -> impl Strategy<Value = Vec<There>> {
+        let one = (proptest::option::of(0_u8..3), states(), any::<bool>());
+        let all = proptest::collection::btree_map(0_u8..9, one, 0..9);
+        all.prop_map(|all| all.into_iter().collect::<Vec<_>>()).prop_shuffle().prop_map(|all| {
+            let there = |(name, (holds, state, failing)): (u8, (Option<u8>, ResultState, bool))| There {
+                failing,
+                ..there(&format!("App/{name}"), holds, state)
+            };
+            all.into_iter().map(there).collect()
+        })
+    }
+
+    /// What is wanted, in any start order.
+    fn anything_wanted() -> impl Strategy<Value = Vec<Wanted>> {
+        let all = proptest::collection::btree_map(0_u8..9, 0_u8..3, 0..9);
+        all.prop_map(|all| all.into_iter().collect::<Vec<_>>()).prop_shuffle().prop_map(|all| {
+            all.into_iter().map(|(name, content)| wanted(&format!("App/{name}"), content)).collect()
+        })
+    }
+
     proptest! {
         #[test]
-        fn what_was_carried_out_needs_nothing_more(contents in proptest::collection::btree_map(0_u8..9, 0_u8..3, 0..9)) {
-            let after: Vec<Wanted> = contents.iter().map(|(name, content)| wanted(&format!("App/{name}"), *content)).collect();
-            let before: Vec<There> = contents.iter().map(|(name, content)| there(&format!("App/{name}"), Some(*content), ResultState::Ok)).collect();
-            prop_assert!(plan(&after, &before).iter().all(|op| op.op == ChangeOp::Untouched));
+        fn every_workload_has_one_operation_and_it_is_the_right_one(
+            after in anything_wanted(), before in anything_there(),
+        ) {
+            let ops = plan(&after, &before);
+            let all: BTreeSet<&WorkloadId> =
+                before.iter().map(|there| &there.id).chain(after.iter().map(|wanted| &wanted.id)).collect();
+            prop_assert_eq!(ops.iter().map(|op| &op.id).collect::<BTreeSet<_>>(), all);
+            prop_assert_eq!(ops.iter().map(|op| &op.id).collect::<BTreeSet<_>>().len(), ops.len());
+            for op in &ops {
+                let old = before.iter().find(|there| there.id == op.id);
+                let new = after.iter().find(|wanted| wanted.id == op.id);
+                let expected = match (old, new) {
+                    (_, None) => ChangeOp::Remove,
+                    (None, _) | (Some(There { holds: None, .. }), _) => ChangeOp::Add,
+                    (Some(old), Some(new)) => {
+                        let sound = !old.failing && old.state != ResultState::Error;
+                        let same = old.holds == Some(new.digest);
+                        if sound && same { ChangeOp::Untouched } else { ChangeOp::Update }
+                    }
+                };
+                prop_assert_eq!(&op.op, &expected, "{:?} {:?}", old, new);
+            }
         }
 
         #[test]
-        fn every_workload_has_one_operation_and_it_is_the_right_one(
-            old in proptest::collection::btree_map(0_u8..9, 0_u8..3, 0..9), new in proptest::collection::btree_map(0_u8..9, 0_u8..3, 0..9),
+        fn what_goes_comes_first_in_reverse_and_the_rest_in_start_order(
+            after in anything_wanted(), before in anything_there(),
         ) {
-            let after: Vec<Wanted> = new.iter().map(|(name, content)| wanted(&format!("App/{name}"), *content)).collect();
-            let before: Vec<There> = old.iter().map(|(name, content)| there(&format!("App/{name}"), Some(*content), ResultState::Ok)).collect();
             let ops = plan(&after, &before);
-            let all: BTreeSet<u8> = old.keys().chain(new.keys()).copied().collect();
-            prop_assert_eq!(ops.len(), all.len());
-            let first_other = ops.iter().position(|op| op.op != ChangeOp::Remove).unwrap_or(ops.len());
-            prop_assert!(ops[first_other..].iter().all(|op| op.op != ChangeOp::Remove));
-            for op in &ops {
-                let name: u8 = op.id.name().parse().unwrap();
-                let expected = match (old.get(&name), new.get(&name)) {
-                    (Some(_), None) => ChangeOp::Remove,
-                    (None, _) => ChangeOp::Add,
-                    (Some(old), Some(new)) if old == new => ChangeOp::Untouched,
-                    _ => ChangeOp::Update,
-                };
-                prop_assert_eq!(&op.op, &expected);
+            let goes = ops.iter().take_while(|op| op.op == ChangeOp::Remove).count();
+            let ids = |ops: &[Op]| ops.iter().map(|op| op.id.clone()).collect::<Vec<_>>();
+            let stays = |id: &WorkloadId| after.iter().any(|wanted| wanted.id == *id);
+            let mut down: Vec<WorkloadId> =
+                before.iter().map(|there| there.id.clone()).filter(|id| !stays(id)).collect();
+            down.reverse();
+            prop_assert_eq!(ids(&ops[..goes]), down);
+            let up: Vec<WorkloadId> = after.iter().map(|wanted| wanted.id.clone()).collect();
+            prop_assert_eq!(ids(&ops[goes..]), up);
+        }
+
+        #[test]
+        fn a_plan_that_was_carried_out_leaves_nothing_to_do(
+            after in anything_wanted(), before in anything_there(),
+        ) {
+            let mut now = before;
+            for op in plan(&after, &now) {
+                now.retain(|there| there.id != op.id || op.op == ChangeOp::Untouched);
+                let wanted = after.iter().find(|wanted| wanted.id == op.id && op.op != ChangeOp::Untouched);
+                now.extend(wanted.map(|wanted| There {
+                    id: wanted.id.clone(),
+                    holds: Some(wanted.digest),
+                    state: ResultState::Ok,
+                    failing: false,
+                }));
             }
+            let left = plan(&after, &now);
+            prop_assert!(left.iter().all(|op| op.op == ChangeOp::Untouched), "{:?}", left);
+            prop_assert_eq!(left.len(), after.len());
         }
     }
 }
