@@ -179,7 +179,14 @@ impl Sim {
             12 => self.world.lose_one(&mut self.random),
             13 | 14 => time_passes(engine),
             15 => look(engine).await,
-            // Giving up is not among them yet: with it, some seeds above 60 end with a thing that nobody knows of.
+            16 if self.random.is_one_in(2) => {
+                let (bundle, workload) = ("a".parse().unwrap(), "Thing/a1".parse().unwrap());
+                // On its own: it may have to wait for a bundle that waits for the disk.
+                let engine = engine.clone();
+                tokio::spawn(async move {
+                    engine.decommission(&bundle, &workload, "a monitor gave up on it").await.ok();
+                });
+            }
             _ => {}
         }
     }
