@@ -12,7 +12,7 @@ use towline_bus::{
     platform::{Instrumented, PlatformMetrics},
     task::Tasks,
 };
-use towline_protocol::{BootId, Epoch, InstanceId, Name, WorkloadId, subject::Root};
+use towline_protocol::{BootId, CallError, Epoch, InstanceId, JobId, Name, WorkloadId, subject::Root};
 
 use crate::{
     acting,
@@ -189,7 +189,8 @@ impl Agent {
     /// When the address cannot be bound.
     pub async fn listen_metrics(&self, address: SocketAddr) -> Result<SocketAddr, ListenError> {
         let (registry, since) = (self.registry.clone(), self.connected_since.clone());
-        let (bound, work) = metrics::listen(address, registry, since, self.tasks.stopping().clone()).await?;
+        let (vitals, stopping) = (self.direct.vitals(), self.tasks.stopping().clone());
+        let (bound, work) = metrics::listen(address, registry, since, vitals, stopping).await?;
         self.tasks.spawn("metrics-listener", work);
         Ok(bound)
     }
@@ -204,10 +205,19 @@ impl Agent {
         self.link.serving.subscribe()
     }
 
-    /// Takes a workload of a bundle down because whoever watches over it gave up: in its turn, after what waits for the
-    /// bundle. It stays visible as an error with `reason`, and comes back only when someone asks for it.
-    pub fn decommission(&self, bundle: &Name, workload: WorkloadId, reason: impl Into<String>) {
-        self.engine.decommission(bundle, workload, reason.into());
+    /// Accepts that a workload of a bundle is taken down because whoever watches over it gave up: in its turn, after what
+    /// waits for the bundle, and whatever becomes of this agent in between. It stays visible as an error with `reason`, and
+    /// comes back only when someone asks for it. Returns its job; none if the workload is an error already, or gone.
+    ///
+    /// # Errors
+    /// That there is no such workload, or that the job cannot be stored now: ask again.
+    pub async fn decommission(
+        &self,
+        bundle: &Name,
+        workload: &WorkloadId,
+        reason: &str,
+    ) -> Result<Option<JobId>, CallError> {
+        self.engine.decommission(bundle, workload, reason).await
     }
 
     /// Calls `listener` whenever work on a bundle has ended. One that is slow or panics holds up nothing; it misses events

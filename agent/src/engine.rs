@@ -17,6 +17,7 @@ mod backoff;
 mod callbacks;
 mod capacity;
 mod content;
+mod decommission;
 mod diff;
 pub(crate) mod doors;
 mod drive;
@@ -39,6 +40,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod todos;
+mod upkeep;
 mod work;
 
 use std::{
@@ -53,7 +55,7 @@ use prometheus::HistogramVec;
 use serde::de::DeserializeOwned;
 use towline_bus::{clock::Moment, task::Tasks};
 use towline_protocol::{
-    CallError, Name, ResourceId, WorkloadId,
+    CallError, Name, ResourceId,
     bundle::BundlePhase,
     job::{JobKind, JobState},
 };
@@ -70,6 +72,7 @@ use crate::{
     direct::Direct,
     mark::Mark,
     owners::Owners,
+    runtime::process::Watcher,
     store::{OutcomeKey, PATIENCE as PATIENCE_OF_CALLER, Store, StoreError, jobs as stored_jobs, rows},
 };
 
@@ -91,6 +94,9 @@ impl fmt::Debug for Engine {
 /// Told the digest of what is carried out of a bundle; none when nothing is.
 pub(crate) type TellApplied = Box<dyn Fn(&Name, Option<[u8; 32]>) + Send + Sync>;
 
+/// The room that is promised to what `apply` brought here.
+pub(crate) type DirectRoom = Box<dyn Fn() -> Vec<(ResourceId, Room)> + Send + Sync>;
+
 struct Inner {
     store: Arc<Store>,
     registry: Registry,
@@ -100,6 +106,8 @@ struct Inner {
     owners: Owners,
     /// Whether `apply` brought a resource here.
     is_direct: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// The room that is promised to what `apply` brought here.
+    direct_room: DirectRoom,
     applied: TellApplied,
     durations: HistogramVec,
     state: Mutex<State>,
@@ -119,7 +127,11 @@ pub(crate) struct Parts {
     pub(crate) data_dir: PathBuf,
     pub(crate) calls: Calls,
     pub(crate) owners: Owners,
+    /// Tells which resources change on this host.
+    pub(crate) changes: Watcher,
     pub(crate) is_direct: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// The room that is promised to what `apply` brought here.
+    pub(crate) direct_room: DirectRoom,
     pub(crate) applied: TellApplied,
     pub(crate) mark: Mark,
     /// How long jobs take from acceptance to end, by kind and outcome.
@@ -134,14 +146,16 @@ impl Parts {
         direct: &Direct,
         durations: HistogramVec,
     ) -> Self {
-        let (id, by_id, by_digest) = (store.id(), direct.clone(), direct.clone());
+        let (id, by_id, by_room, by_digest) = (store.id(), direct.clone(), direct.clone(), direct.clone());
         Self {
             registry: Registry::new(managers::all(data_dir, id, direct.clone())),
             store,
             data_dir: data_dir.to_owned(),
             calls: direct.calls(),
             owners: direct.owners(),
+            changes: direct.runtime().changes(),
             is_direct: Box::new(move |id| by_id.is_direct(id)),
+            direct_room: Box::new(move || by_room.direct_room()),
             applied: Box::new(move |name, digest| by_digest.tell_applied(name.as_str(), digest)),
             mark: direct.runtime().mark().clone(),
             durations,
@@ -158,7 +172,19 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read or written.
     pub(crate) async fn open(parts: Parts, boot: &str) -> Result<Self, StoreError> {
-        let Parts { store, registry, data_dir, calls, owners, is_direct, applied, mark, durations } = parts;
+        let Parts {
+            store,
+            registry,
+            data_dir,
+            calls,
+            owners,
+            changes,
+            is_direct,
+            direct_room,
+            applied,
+            mark,
+            durations,
+        } = parts;
         let before = store.read(crate::store::noted_boot)?;
         let rebooted = before.is_some_and(|before| before != boot);
         let (loaded, jobs) = store
@@ -183,6 +209,7 @@ impl Engine {
             calls,
             owners,
             is_direct,
+            direct_room,
             applied,
             durations,
             state: Mutex::new(state),
@@ -210,7 +237,9 @@ impl Engine {
             engine.told(name);
         }
         engine.inner.tasks.spawn("retry", engine.clone().retry());
-        engine.inner.tasks.spawn("watch", engine.clone().watch());
+        engine.inner.tasks.spawn("watch", engine.clone().watch(changes));
+        engine.inner.tasks.spawn("managers", engine.clone().get_ready());
+        engine.inner.tasks.spawn("janitor", engine.clone().janitor());
         engine.kick();
         Ok(engine)
     }
@@ -256,7 +285,7 @@ impl Engine {
             let found = state.bundles.get(bundle).into_iter();
             let of = |bundle: &Bundle| {
                 let rows = bundle.workloads.values().map(|row| row.resource.clone());
-                rows.chain(bundle.coming.iter().map(|(resource, _)| resource.clone())).collect::<Vec<_>>()
+                rows.chain(bundle.coming.iter().map(|coming| coming.resource.clone())).collect::<Vec<_>>()
             };
             found.flat_map(of).collect()
         };
@@ -279,13 +308,6 @@ impl Engine {
             })
         };
         (self.inner.applied)(bundle, digest);
-    }
-
-    /// Takes a workload down because a monitor gave up on it, in its lane, after what waits there. It stays visible as an
-    /// error with the reason, and comes back only when someone asks.
-    pub(crate) fn decommission(&self, bundle: &Name, workload: WorkloadId, reason: String) {
-        self.state().lanes.submit(bundle, Item::Decommission { workload, reason });
-        self.kick();
     }
 
     /// Things that wait in the lanes, and jobs that have not ended, by state.

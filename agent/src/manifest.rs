@@ -20,6 +20,7 @@ mod fields;
 mod leaves;
 mod name;
 mod quantity;
+mod resources;
 mod rules;
 mod split;
 #[cfg(test)]
@@ -38,13 +39,14 @@ pub use self::app::{
 };
 pub(crate) use self::app::{drift_field, file_fields, mode_field, path_field};
 pub(crate) use self::bundle::{BundleHead, Member, read_bundle};
-pub use self::container::{ContainerSpec, HealthSpec, MountSpec, Propagation, PullPolicy, Resources};
+pub use self::container::{ContainerSpec, HealthSpec, MountSpec, Propagation, PullPolicy};
 pub(crate) use self::error::Complaint;
 pub use self::error::{ManifestError, ManifestErrors};
 pub(crate) use self::fields::Fields;
 use self::fields::{Complaints, Field};
 pub(crate) use self::leaves::leaves;
-pub use self::quantity::{ByteSize, ParseQuantityError, Span};
+pub use self::quantity::{ByteSize, Cpu, ParseQuantityError, Span};
+pub use self::resources::Resources;
 pub(crate) use self::rules::port_variable;
 pub use self::split::{Document, split};
 use crate::runtime::RuntimeKind;

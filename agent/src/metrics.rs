@@ -10,8 +10,11 @@ use prometheus::{
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use towline_bus::{clock, clock::Moment};
-use towline_protocol::job::JobState;
+use towline_bus::{clock, clock::Moment, subscription::Vitals};
+use towline_protocol::{
+    job::JobState,
+    session::{Health, HealthState},
+};
 
 use crate::{runtime::Runtime, shim::Status};
 
@@ -135,8 +138,8 @@ pub struct ListenError {
     source: io::Error,
 }
 
-/// Serves `/metrics`, `/healthz` and `/readyz` (ready while serving) on `address` until `stopping`. Returns the bound
-/// address and the work to be spawned.
+/// Serves `/metrics`, `/healthz` (503 with what does not come on) and `/readyz` (ready while serving) on `address` until
+/// `stopping`. Returns the bound address and the work to be spawned.
 ///
 /// # Errors
 /// When the address cannot be bound.
@@ -144,6 +147,7 @@ pub(crate) async fn listen(
     address: SocketAddr,
     registry: Registry,
     connected_since: watch::Receiver<Option<Moment>>,
+    vitals: watch::Receiver<Vitals>,
     stopping: CancellationToken,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + Send + 'static), ListenError> {
     let failed = |source| ListenError { address, source };
@@ -155,10 +159,11 @@ pub(crate) async fn listen(
             None => (StatusCode::SERVICE_UNAVAILABLE, "not serving: no session with a hub\n"),
         }
     };
+    let healthy = move || async move { told(&vitals.borrow().health) };
     let app = Router::new()
         .route("/metrics", get(show))
         .with_state(registry)
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(healthy))
         .route("/readyz", get(ready));
     let work = async move {
         let served = axum::serve(listener, app).with_graceful_shutdown(stopping.cancelled_owned()).await;
@@ -167,6 +172,17 @@ pub(crate) async fn listen(
         }
     };
     Ok((bound, work))
+}
+
+/// How the agent's health is answered.
+fn told(health: &Health) -> (StatusCode, String) {
+    match health.state {
+        HealthState::Healthy => (StatusCode::OK, "ok\n".to_owned()),
+        ref state => {
+            let detail = health.detail.as_deref().unwrap_or("nobody said why");
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{state}: {detail}\n"))
+        }
+    }
 }
 
 async fn show(State(registry): State<Registry>) -> axum::response::Response {

@@ -16,9 +16,11 @@ use async_trait::async_trait;
 use std::{fmt, str::FromStr, time::Duration};
 use tokio::sync::mpsc;
 
-use crate::mark::Mark;
+use crate::{manifest::Resources, mark::Mark};
 
-pub use self::process::{LogQuery, PortBinding, RuntimeError, UnitLogLine, UnitSpec, UnitStatus};
+pub use self::process::{
+    Changed, Changes, LogQuery, PortBinding, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher,
+};
 
 /// The runtimes that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,6 +80,15 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
 
     /// Who may act. Whatever changes something takes a turn of it.
     fn mark(&self) -> &Mark;
+
+    /// Tells which apps' units change.
+    fn changes(&self) -> Watcher;
+
+    /// What holds a unit to `resources`, in a few words; none where nothing is declared.
+    ///
+    /// # Errors
+    /// Each field that nothing holds it to, and why. Such an app is refused, for a limit that does not hold is none.
+    fn limits(&self, resources: &Resources) -> Result<Option<String>, Vec<(String, String)>>;
 
     /// Makes a new unit and starts it; returns when its command was executed.
     ///

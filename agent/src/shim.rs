@@ -13,6 +13,7 @@
 //! The command is started by a second stage of the same program, because what must happen between fork and exec
 //! (session, umask, user, death signal) takes unsafe code there, and is a few safe calls in a process of its own.
 
+mod bounds;
 mod link;
 mod logs;
 mod pipes;
@@ -30,6 +31,7 @@ use std::{
     process::ExitCode,
 };
 
+pub(crate) use self::bounds::{Bounds, Group};
 pub(crate) use self::link::bind;
 pub(crate) use self::logs::{LOG_DIR, segments};
 pub use self::logs::{LogLine, LogStream, ParseLogLineError};

@@ -39,7 +39,7 @@ use std::{
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use towline_protocol::{CallError, Code, Epoch, InstanceId, StoreId, job::Job, wire};
+use towline_protocol::{CallError, Code, Epoch, InstanceId, ResourceId, StoreId, WorkloadId, job::Job, wire};
 
 use crate::lock_file::LockFile;
 
@@ -123,6 +123,28 @@ pub enum StoreError {
     /// The disk did not answer in time; whether the change is durable is not known.
     #[error("the agent's store did not answer within {0} s")]
     Stalled(u64),
+    /// It contradicts itself, so it was not stored: a defect of this agent.
+    #[error("the agent's store does not take that: {0}")]
+    Unsound(Unsound),
+}
+
+/// What no store may hold, for nobody could make sense of it later.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unsound {
+    /// A result whose state this build does not know.
+    #[error("found result state {0:?}, allowed are those that this agent knows")]
+    State(String),
+    /// A result that never was.
+    #[error("found a result of {0} without a time")]
+    NoTime(String),
+    /// A workload that is a resource of another kind.
+    #[error("found workload {workload} as resource {resource}, allowed is one of the same kind and name")]
+    Kind {
+        /// The workload.
+        workload: WorkloadId,
+        /// The resource that it is said to be.
+        resource: ResourceId,
+    },
 }
 
 impl<E: Into<redb::Error>> From<E> for StoreError {
@@ -138,6 +160,7 @@ impl StoreError {
         match self {
             Self::Behind(_) => CallError::new(Code::Busy, self.to_string()),
             Self::Failed(_) => CallError::new(Code::Cluster, self.to_string()).with_help(help),
+            Self::Unsound(_) => CallError::new(Code::Cluster, self.to_string()),
             Self::Stalled(_) => CallError::unknown_outcome(self.to_string()),
         }
     }

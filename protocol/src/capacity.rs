@@ -34,7 +34,7 @@ pub struct Capacity {
     /// Promised to workloads.
     #[serde(default)]
     pub reserved: u64,
-    /// In use by workloads now, as far as the runtime tells.
+    /// In use on the machine now, by workloads and all else; of processors, the load of the last minute.
     #[serde(default)]
     pub used: Option<u64>,
     /// Kept for the system.

@@ -298,7 +298,7 @@ impl AgentProcess {
 
     async fn start_in(name: &str, dir: TempDir, marks: PathBuf, nats: String) -> Self {
         let units = Units::below(&dir.path().join("data"));
-        let (program, metrics) = launch_agent(agent_command(name, &dir, &marks, &nats), &dir).await;
+        let (program, metrics) = launch_agent(name, agent_command(name, &dir, &marks, &nats), &dir).await;
         Self { program, units, name: name.to_owned(), dir, marks, nats, metrics }
     }
 
@@ -307,8 +307,28 @@ impl AgentProcess {
     /// # Panics
     /// When it does not come up.
     pub async fn start_again(&mut self) {
+        self.start_again_as(self.command()).await;
+    }
+
+    /// The same, by another command line.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_again_as(&mut self, command: Command) {
         self.program.kill();
-        (self.program, self.metrics) = launch_agent(self.command(), &self.dir).await;
+        (self.program, self.metrics) = launch_agent(&self.name, command, &self.dir).await;
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// What `/healthz` answers: the status, and the text. `None` when nobody answers now.
+    pub async fn healthz(&self) -> Option<(u16, String)> {
+        let answer = reqwest::get(format!("http://{}/healthz", self.metrics)).await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
     /// The command line of this agent, for another try at its data directory.
@@ -383,10 +403,11 @@ fn agent_command(name: &str, dir: &TempDir, marks: &Path, nats: &str) -> Command
     command
 }
 
-async fn launch_agent(command: Command, dir: &TempDir) -> (Program, SocketAddr) {
+async fn launch_agent(name: &str, command: Command, dir: &TempDir) -> (Program, SocketAddr) {
     let log = dir.path().join("log");
     let from = fs::metadata(&log).map_or(0, |log| log.len());
-    let mut program = Program::start("towline-agent", command, log);
+    let title = format!("towline-agent {name}");
+    let mut program = Program::start(&title, command, log);
     let line = program.says("the agent serves as soon as", usize::try_from(from).unwrap_or(0)).await;
     (program, address(&line, "metrics"))
 }

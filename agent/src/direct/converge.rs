@@ -166,7 +166,7 @@ fn failed(text: impl Into<String>) -> ItemError {
 fn refused(error: &RuntimeError) -> ItemError {
     let code = match error {
         RuntimeError::PortInUse { .. } | RuntimeError::FileConflict { .. } => Code::Conflict,
-        RuntimeError::NoSuchUser { .. } => Code::Invalid,
+        RuntimeError::NoSuchUser { .. } | RuntimeError::Unbounded { .. } => Code::Invalid,
         RuntimeError::Fenced { .. } => Code::Fenced,
         _ => Code::Cluster,
     };

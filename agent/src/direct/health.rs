@@ -24,7 +24,8 @@ pub(super) async fn run(direct: Direct) {
         let elsewhere = direct.inner.stalled.get().and_then(|stalled| stalled(at));
         let now = health(at.since(beat), direct.inner.store.failure(), elsewhere);
         direct.inner.vitals.send_if_modified(|vitals| {
-            let changed = vitals.health.state != now.state;
+            // Also while it stays stalled: what does not come on, and for how long, changes.
+            let changed = vitals.health != now;
             if changed {
                 vitals.health = now;
             }

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use towline_bus::clock;
-use towline_protocol::{Code, ItemError, Name};
+use towline_protocol::{Code, ItemError, Name, ResourceId};
 
 use super::{Direct, converge::Revive, entry::Entry};
 use crate::{
+    engine::Room,
     manifest::{self, Manifest},
     runtime::RuntimeKind,
     store::Change,
@@ -123,6 +124,17 @@ impl Direct {
     /// Whether `apply` brought it here, and no bundle has it.
     pub(crate) fn is_direct(&self, id: &str) -> bool {
         self.entry(id).is_some_and(|entry| entry.owner.is_none())
+    }
+
+    /// What is promised to the units of what `apply` brought here.
+    pub(crate) fn direct_room(&self) -> Vec<(ResourceId, Room)> {
+        let entries = self.entries();
+        let direct = entries.iter().filter(|(_, entry)| entry.owner.is_none());
+        let room = direct.filter_map(|(id, entry)| {
+            let spec = &entry.manifest.as_ref().ok()?.spec;
+            Some((id.parse().ok()?, Room::of_units(spec)))
+        });
+        room.filter(|(_, room)| *room != Room::default()).collect()
     }
 }
 

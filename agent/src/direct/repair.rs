@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{manifest::Drift, runtime::UnitStatus, shim::Ended};
 
-/// Between two looks for units that are not as they should be.
+/// Between two looks for units that are not as they should be, unless one of them changes.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
 /// Waits after a repair that failed: the first, doubled each time up to the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(300));
@@ -30,7 +30,14 @@ pub(super) async fn run(direct: Direct) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waits = Waits::default();
-    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+    let mut changes = direct.inner.runtime.changes();
+    let mut due = async || {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            Some(_) = changes.next() => {}
+        }
+    };
+    while stopping.run_until_cancelled(due()).await.is_some() {
         let now = clock::now();
         direct.beat(now);
         // Whoever acts here may have meant it to be as it is.
@@ -108,6 +115,13 @@ fn astray(direct: &Direct) -> BTreeMap<String, Option<&'static str>> {
         }
     }
     found
+}
+
+impl Direct {
+    /// Whether units of this app that are not as they should be are started again by themselves.
+    pub(crate) fn mends(&self, id: &str) -> bool {
+        self.entry(id).is_some_and(|entry| is_ours(&entry))
+    }
 }
 
 /// Brings one app back to its definition; says whether that succeeded, or is no concern any more.

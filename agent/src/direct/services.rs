@@ -64,7 +64,12 @@ impl Direct {
             .map(|id| {
                 let units = units.get(id.as_str()).unwrap_or(&none);
                 let busy = self.is_busy(id.as_str());
-                service(id.clone(), entries.get(id.as_str()).map(AsRef::as_ref), units, busy)
+                let entry = entries.get(id.as_str()).map(AsRef::as_ref);
+                let mut service = service(id, entry, units, busy);
+                let resources = entry.and_then(|entry| Some(&entry.manifest.as_ref().ok()?.spec.resources));
+                let limits = resources.and_then(|resources| self.inner.runtime.limits(resources).ok().flatten());
+                service.metadata.extend(limits.map(|limits| ("limits".to_owned(), limits)));
+                service
             })
             .collect()
     }

@@ -1,13 +1,13 @@
 //! A bundle's content as read: workloads in start order.
 
 use bytes::Bytes;
-use towline_protocol::{CallError, Code, Name, ResourceId, WorkloadId};
+use towline_protocol::{CallError, Code, Name, WorkloadId};
 
 use super::{
-    capacity::Room,
     manager::{Registry, Traits},
     order::{Node, start_order},
     plan::Wanted,
+    state::Coming,
 };
 use crate::manifest::{self, BundleHead, Complaint};
 
@@ -28,9 +28,15 @@ impl Content {
         self.members.iter().map(|member| Wanted { id: member.id.clone(), digest: member.digest }).collect()
     }
 
-    /// The resources that it defines, and the room that each needs.
-    pub(super) fn coming(&self) -> Vec<(ResourceId, Room)> {
-        self.members.iter().map(|member| (member.resource.clone(), member.traits.needs)).collect()
+    /// What it defines, as it waits to be begun.
+    pub(super) fn coming(&self) -> Vec<Coming> {
+        let coming = |member: &Member| Coming {
+            id: member.id.clone(),
+            resource: member.resource.clone(),
+            needs: member.traits.needs,
+            announced: true,
+        };
+        self.members.iter().map(coming).collect()
     }
 
     pub(super) fn ids(&self) -> Vec<WorkloadId> {

@@ -1,26 +1,30 @@
 //! The driver: begins what the lanes let begin, tries again what failed, looks for drift, and says when nothing comes on.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use redb::WriteTransaction;
 use tokio::time::{MissedTickBehavior, interval};
 use towline_bus::{clock, clock::Moment};
 use towline_protocol::{
-    CallError, ItemError, Name, WorkloadId,
+    CallError, Name, WorkloadId,
     bundle::{BundlePhase, ResultState},
+    platform::ServiceStatus,
 };
 
 use super::{
     Engine, backoff,
     lanes::Item,
-    manager::Seen,
-    observe::{self, work},
+    manager::{Mend, Seen},
+    observe,
     pass::Ending,
-    state::Bundle,
+    state::{Bundle, Drifted},
 };
-use crate::store::{
-    StoreError,
-    rows::{self, WorkloadRow},
+use crate::{
+    runtime::process::{Changed, Watcher},
+    store::{StoreError, rows::WorkloadRow},
 };
 
 /// Between two looks for what is to be tried again: fine enough for the shortest wait.
@@ -132,18 +136,24 @@ impl Engine {
         }
     }
 
-    /// Looks for drift until the agent ends, and has mended what is to be mended.
-    pub(super) async fn watch(self) {
+    /// Looks for drift until the agent ends, at everything from time to time and at what changes at once, and has mended
+    /// what is to be mended.
+    pub(super) async fn watch(self, mut changes: Watcher) {
         let stopping = self.inner.tasks.stopping().clone();
         let mut ticks = interval(WATCH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
-            let names: Vec<Name> = self.state().bundles.keys().cloned().collect();
-            for name in names {
+        let mut due = async || {
+            tokio::select! {
+                _ = ticks.tick() => Changed::Much,
+                Some(changed) = changes.next() => changed,
+            }
+        };
+        while let Some(changed) = stopping.run_until_cancelled(due()).await {
+            for (name, only) in self.to_look_at(changed) {
                 if stopping.is_cancelled() {
                     return;
                 }
-                if let Err(error) = self.look_at(&name).await {
+                if let Err(error) = self.look_at(&name, only.as_ref()).await {
                     tracing::warn!(bundle = %name, %error, "drift cannot be looked for");
                 }
             }
@@ -151,8 +161,28 @@ impl Engine {
         }
     }
 
-    /// Compares one bundle with what is there, unless it is being worked on: then it is not expected to fit.
-    pub(super) async fn look_at(&self, name: &Name) -> Result<(), CallError> {
+    /// The bundles to be looked at, and the resources in them; without any, at all of them.
+    fn to_look_at(&self, changed: Changed) -> BTreeMap<Name, Option<BTreeSet<String>>> {
+        match changed {
+            Changed::Much => self.state().bundles.keys().map(|name| (name.clone(), None)).collect(),
+            Changed::These(resources) => {
+                let mut found: BTreeMap<Name, Option<BTreeSet<String>>> = BTreeMap::new();
+                for resource in resources {
+                    let Some(owner) = self.inner.owners.owner(&resource) else { continue };
+                    found.entry(owner).or_default().get_or_insert_default().insert(resource);
+                }
+                found
+            }
+        }
+    }
+
+    /// Compares one bundle, or what is `only` to be looked at of it, with what is there, unless it is being worked on:
+    /// then it is not expected to fit.
+    pub(super) async fn look_at(
+        &self,
+        name: &Name,
+        only: Option<&BTreeSet<String>>,
+    ) -> Result<(), CallError> {
         let rows: Vec<WorkloadRow> = {
             let state = self.state();
             let Some(bundle) = state.bundles.get(name).filter(|_| state.lanes.is_idle(name)) else {
@@ -162,7 +192,8 @@ impl Engine {
                 return Ok(());
             }
             let sound = |row: &&WorkloadRow| row.result.state == ResultState::Ok && row.holds.is_some();
-            bundle.workloads.values().filter(sound).cloned().collect()
+            let asked = |row: &&WorkloadRow| only.is_none_or(|only| only.contains(row.resource.as_str()));
+            bundle.workloads.values().filter(sound).filter(asked).cloned().collect()
         };
         for rows in rows.chunks(observe::TOGETHER) {
             let looks = self.observe(name, rows).await?;
@@ -175,8 +206,8 @@ impl Engine {
                 if bundle.workloads.get(&row.id) != Some(row) {
                     continue;
                 }
-                note(bundle, &row.id, &seen, clock::unix_ms());
-                if seen.drift.is_some() && seen.repair {
+                note(bundle, &row.id, &seen, clock::now(), clock::unix_ms());
+                if seen.drift.is_some() && seen.mend == Mend::Engine {
                     tracing::info!(bundle = %name, workload = %row.id, drift = seen.drift, "mending what drifted");
                     astray.push(row.id.clone());
                 }
@@ -185,65 +216,10 @@ impl Engine {
         }
         Ok(())
     }
-
-    /// Makes the managers ready, has them know again what was carried out, and removes what nobody knows of; nothing if
-    /// `skipped`, for then there is more to know than could be read.
-    pub(super) async fn find_again(&self, rebooted: bool, skipped: bool) -> Result<(), StoreError> {
-        for manager in self.inner.registry.iter() {
-            if let Err(error) = manager.initialise().await {
-                let ItemError { message, .. } = error;
-                tracing::error!(
-                    kind = manager.kind(),
-                    message,
-                    "workloads of this kind cannot be worked with"
-                );
-            }
-        }
-        let rows: Vec<(Name, WorkloadRow)> = {
-            let state = self.state();
-            let all = state.bundles.iter();
-            all.flat_map(|(name, bundle)| bundle.workloads.values().map(|row| (name.clone(), row.clone())))
-                .collect()
-        };
-        self.inner.store.read(|transaction| {
-            let held = rows::Held::open(transaction)?;
-            for (name, row) in rows.iter().filter(|(_, row)| row.holds.is_some()) {
-                let paused = row.result.state == ResultState::Paused;
-                // After a reboot each comes up in its turn; until then nobody brings it back on its own.
-                if row.given_up || (rebooted && !paused) {
-                    continue;
-                }
-                let definition = held.definition(name, &row.id)?;
-                if let (Some(definition), Ok(manager)) = (definition, self.inner.registry.find(row.id.kind()))
-                {
-                    manager.adopt(&work(name, row, definition), paused);
-                }
-            }
-            Ok(())
-        })?;
-        if skipped {
-            tracing::warn!("leftovers stay: not all that the store knows could be read");
-            return Ok(());
-        }
-        let known: BTreeSet<_> = rows.iter().map(|(_, row)| row.resource.clone()).collect();
-        let _turn = match self.inner.mark.turn().await {
-            Ok(turn) => turn,
-            Err(fenced) => {
-                tracing::warn!(%fenced, "leftovers stay");
-                return Ok(());
-            }
-        };
-        for manager in self.inner.registry.iter() {
-            for removed in manager.clean_up(known.clone()).await {
-                tracing::warn!(kind = manager.kind(), removed, "a leftover was removed");
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whether it is tried again by itself.
-fn is_to_retry(phase: &BundlePhase, row: &WorkloadRow) -> bool {
+pub(super) fn is_to_retry(phase: &BundlePhase, row: &WorkloadRow) -> bool {
     match phase {
         BundlePhase::Deleted => false,
         // Begun it will be when it is resumed; until then there is only what could not be stopped.
@@ -254,13 +230,18 @@ fn is_to_retry(phase: &BundlePhase, row: &WorkloadRow) -> bool {
 }
 
 /// Notes what was seen. What did not answer says nothing: neither that it drifted nor that it did not.
-fn note(bundle: &mut Bundle, id: &WorkloadId, seen: &Seen, now_ms: u64) {
+fn note(bundle: &mut Bundle, id: &WorkloadId, seen: &Seen, now: Moment, now_ms: u64) {
+    if seen.status == ServiceStatus::Unknown {
+        return;
+    }
+    bundle.looked.insert(id.clone(), now);
     match &seen.drift {
         Some(drift) => {
-            let since = bundle.drift.get(id).map_or(now_ms, |(since, _)| *since);
-            bundle.drift.insert(id.clone(), (since, drift.clone()));
+            let since = bundle.drift.get(id).map_or(now_ms, |before| before.since_unix_ms);
+            let mending = seen.mend != Mend::Nobody;
+            let drifted = Drifted { since_unix_ms: since, message: drift.clone(), mending };
+            bundle.drift.insert(id.clone(), drifted);
         }
-        None if seen.status == towline_protocol::platform::ServiceStatus::Unknown => {}
         None => drop(bundle.drift.remove(id)),
     }
 }

@@ -1,11 +1,11 @@
-//! How a bundle and a job stand after a pass. Pure but for the time.
+//! How a bundle and a job stand before and after a pass. Pure but for the time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use towline_bus::clock;
 use towline_protocol::{
-    Code, ItemError, WorkloadId,
-    bundle::BundlePhase,
+    CallError, Code, ItemError, WorkloadId,
+    bundle::{BundlePhase, ResultState, WorkloadResult},
     job::{Job, JobKind, JobState},
 };
 
@@ -14,9 +14,62 @@ use super::{
     pass::{Goal, Pass},
     state::Bundle,
 };
-use crate::store::rows::{BundleRow, WorkloadRow};
+use crate::store::{
+    records,
+    rows::{BundleRow, WorkloadRow},
+};
 
 impl Pass {
+    /// The rows of a bundle that nothing can be done for, its content being lost or not readable by this agent: each says
+    /// so, and is tried again.
+    pub(super) fn hopeless(&self, target: u64, error: &CallError) -> Vec<WorkloadRow> {
+        let now = clock::unix_ms();
+        let worse = |row: &WorkloadRow| {
+            let since = match row.result.state {
+                ResultState::Error => row.result.since_unix_ms,
+                _ => now,
+            };
+            let result = WorkloadResult {
+                state: ResultState::Error,
+                message: Some(error.message.clone()),
+                since_unix_ms: since,
+                job: self.job_id(),
+            };
+            WorkloadRow { attempts: row.attempts + 1, result, ..row.clone() }
+        };
+        let rows = self.read(|bundle| {
+            let mine = self.job_id() == Some(bundle.row.put) && bundle.row.accepted == target;
+            let awaited = bundle.awaited().filter(|_| mine);
+            let there = bundle.workloads.values().filter(|row| !row.given_up).cloned();
+            there.chain(awaited).map(|row| worse(&row)).collect()
+        });
+        rows.unwrap_or_default()
+    }
+
+    /// What the record is to say of rows with which a pass begins: what is new, and what stands otherwise than before.
+    pub(super) fn told(&self, rows: &[WorkloadRow]) -> Vec<records::Entry> {
+        let Some(known) = self.read(Bundle::clone) else { return Vec::new() };
+        // Of what its own version adds the record says already that it comes.
+        let own = known.coming.iter().filter(|_| self.job_id() == Some(known.row.put));
+        let announced: BTreeSet<&WorkloadId> =
+            own.filter(|coming| coming.announced).map(|coming| &coming.id).collect();
+        let is_news = |row: &&WorkloadRow| match known.workloads.get(&row.id) {
+            Some(before) => {
+                before.result.state != row.result.state || before.result.message != row.result.message
+            }
+            None => row.result.state != ResultState::Init || !announced.contains(&row.id),
+        };
+        let entry = |row: &WorkloadRow| records::Entry {
+            at_unix_ms: clock::unix_ms(),
+            version: row.version,
+            workload: Some(row.id.clone()),
+            state: row.result.state.clone(),
+            message: row.result.message.clone(),
+            job: row.result.job,
+        };
+        rows.iter().filter(is_news).map(entry).collect()
+    }
+
     /// What listeners are told.
     pub(super) fn event(&self, before: &BundleRow, after: &BundleRow) -> BundleEvent {
         let change = match () {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use towline_bus::clock;
 use towline_protocol::{
-    CallError, Code, JobId, Name, RequestId, ResourceId, WorkloadId,
+    CallError, Code, JobId, Name, RequestId, WorkloadId,
     bundle::{
         BundlePhase, Change, ChangeOp, DeleteBundleRequest, DeleteBundleResponse, JobResponse, ResultState,
     },
@@ -13,16 +13,15 @@ use towline_protocol::{
 
 use super::{
     Engine,
-    capacity::Room,
     lanes::Item,
     put::{answered, json},
-    state::{Bundle, OpenJob},
+    state::{Bundle, Coming, OpenJob, State},
 };
 use crate::{
     calls::Caller,
     failpoints::failpoint,
     store::{
-        Outcome, OutcomeKey, StoreError, jobs, outcomes,
+        Outcome, OutcomeKey, StoreError, jobs, outcomes, records,
         rows::{self, BundleRow},
     },
 };
@@ -32,8 +31,8 @@ use crate::{
 pub(super) struct Accepting {
     pub(super) job: Job,
     pub(super) row: BundleRow,
-    /// The documents of a put, and the resources that they define, with the room that each needs.
-    pub(super) content: Option<(Bytes, Vec<(ResourceId, Room)>)>,
+    /// The documents of a put, and what they define.
+    pub(super) content: Option<(Bytes, Vec<Coming>)>,
     /// What is answered, for a repetition.
     pub(super) outcome: Option<(OutcomeKey, String)>,
 }
@@ -94,6 +93,9 @@ impl Engine {
         let (stored, kept, others) = (job.clone(), row.clone(), ended.clone());
         let now = clock::unix_ms();
         let (content, coming) = content.unzip();
+        let coming = coming.map(|coming| self.announced(&bundle, coming, &withdrawn));
+        let new: Vec<records::Entry> =
+            coming.iter().flatten().filter_map(|new| init(new, &job, now)).collect();
         let write = self.inner.store.write_out(move |transaction| {
             for (job, record) in &others {
                 jobs::put_job(transaction, job)?;
@@ -104,6 +106,9 @@ impl Engine {
             rows::put_bundle(transaction, &kept)?;
             if let Some(content) = &content {
                 rows::put_content(transaction, &kept.name, kept.accepted, kept.target, content)?;
+            }
+            for entry in new {
+                records::append(transaction, kept.name.as_str(), entry)?;
             }
             if let Some((key, answer)) = outcome {
                 outcomes::remember(transaction, &key, &Outcome(Ok(Some(answer))), now)?;
@@ -120,24 +125,27 @@ impl Engine {
             }
             return Err(error);
         }
-        for (job, record) in ended {
-            if let Some(open) = state.jobs.remove(&job.id) {
-                open.progress.send_replace(record.seq);
-            }
-        }
-        let known = state
-            .bundles
-            .entry(bundle.clone())
-            .or_insert_with(|| Bundle::new(row.clone(), Default::default()));
-        known.row = row;
-        if let Some(coming) = coming.or_else(|| superseded_put.then(Vec::new)) {
-            known.coming = coming;
-        }
-        state.lanes.submit(&bundle, Item::Job { id: job.id, kind });
-        state.jobs.insert(job.id, OpenJob::new(job));
+        // Of a version whose place was taken nothing comes any more.
+        let coming = coming.or_else(|| superseded_put.then(Vec::new));
+        take_over(&mut state, job, row, coming, ended);
         drop(state);
         self.kick();
         Ok(())
+    }
+
+    /// `coming`, and of which the record is to say so: what is there already is no news, unless it is about to go.
+    fn announced(&self, bundle: &Name, coming: Vec<Coming>, withdrawn: &[JobId]) -> Vec<Coming> {
+        let state = self.state();
+        let goes = |open: &OpenJob| {
+            open.job.kind == JobKind::Delete
+                && open.job.bundle.as_ref() == Some(bundle)
+                && !withdrawn.contains(&open.job.id)
+        };
+        let known = state.bundles.get(bundle);
+        let stays =
+            known.filter(|known| known.row.phase != BundlePhase::Deleting && !state.jobs.values().any(goes));
+        let is_new = |id: &WorkloadId| stays.is_none_or(|known| !known.workloads.contains_key(id));
+        coming.into_iter().map(|coming| Coming { announced: is_new(&coming.id), ..coming }).collect()
     }
 
     /// After an error nobody knows whether the disk has the change; what is undone in memory must not be in the store. The
@@ -367,7 +375,43 @@ pub(super) fn end(mut job: Job, state: JobState, message: Option<String>) -> (Jo
     (job, record)
 }
 
-fn existing<'a>(bundle: Option<&'a Bundle>, name: &Name) -> Result<&'a Bundle, CallError> {
+/// What was stored when a job was accepted, in memory: the job in its lane, its bundle, and the end of those before it.
+fn take_over(
+    state: &mut State,
+    job: Job,
+    row: BundleRow,
+    coming: Option<Vec<Coming>>,
+    ended: Vec<(Job, JobRecord)>,
+) {
+    for (job, record) in ended {
+        if let Some(open) = state.jobs.remove(&job.id) {
+            open.progress.send_replace(record.seq);
+        }
+    }
+    let name = row.name.clone();
+    let known =
+        state.bundles.entry(name.clone()).or_insert_with(|| Bundle::new(row.clone(), Default::default()));
+    known.row = row;
+    if let Some(coming) = coming {
+        known.coming = coming;
+    }
+    state.lanes.submit(&name, Item::Job { id: job.id, kind: job.kind.clone() });
+    state.jobs.insert(job.id, OpenJob::new(job));
+}
+
+/// What the record says of a workload that was just accepted; nothing of one that was there.
+fn init(coming: &Coming, job: &Job, now_ms: u64) -> Option<records::Entry> {
+    coming.announced.then(|| records::Entry {
+        at_unix_ms: now_ms,
+        version: job.version.unwrap_or(0),
+        workload: Some(coming.id.clone()),
+        state: ResultState::Init,
+        message: None,
+        job: Some(job.id),
+    })
+}
+
+pub(super) fn existing<'a>(bundle: Option<&'a Bundle>, name: &Name) -> Result<&'a Bundle, CallError> {
     let found = bundle.filter(|bundle| bundle.row.phase != BundlePhase::Deleted);
     found.ok_or_else(|| CallError::new(Code::NotFound, format!("there is no bundle {name}")))
 }
@@ -388,6 +432,10 @@ pub(super) fn counts(bundle: &Bundle) -> std::collections::BTreeMap<ResultState,
     let mut counts = std::collections::BTreeMap::new();
     for row in bundle.workloads.values() {
         *counts.entry(row.result.state.clone()).or_default() += 1;
+    }
+    let awaited = u64::try_from(bundle.awaited().count()).unwrap_or(u64::MAX);
+    if awaited > 0 {
+        *counts.entry(ResultState::Init).or_default() += awaited;
     }
     counts
 }

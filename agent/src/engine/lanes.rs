@@ -24,16 +24,14 @@ pub(crate) enum Item {
     Retry,
     /// Mend what drifted.
     Repair { workload: WorkloadId },
-    /// A monitor gave up on it.
-    Decommission { workload: WorkloadId, reason: String },
 }
 
 /// A job that waits behind this one has lost its purpose.
 pub(crate) fn supersedes(newer: &JobKind, older: &JobKind) -> bool {
-    use JobKind::{Delete, Pause, Put, Resume, Retry};
+    use JobKind::{Decommission, Delete, Pause, Put, Resume, Retry};
     match newer {
         Put => matches!(older, Put | Delete | Retry),
-        Delete => matches!(older, Put | Delete | Retry | Pause | Resume),
+        Delete => matches!(older, Put | Delete | Retry | Pause | Resume | Decommission),
         Pause | Resume => matches!(older, Pause | Resume),
         Retry => matches!(older, Retry),
         _ => false,

@@ -51,8 +51,64 @@ pub(crate) struct Seen {
     pub(crate) units: Vec<Unit>,
     /// How it differs from its definition; none if it does not, or if that is not known.
     pub(crate) drift: Option<String>,
-    /// The engine is to mend that; else it is only shown, or mended elsewhere.
-    pub(crate) repair: bool,
+    /// Who mends that.
+    pub(crate) mend: Mend,
+}
+
+impl Seen {
+    /// It did not answer: nothing follows from that.
+    pub(crate) fn unknown(reason: String) -> Self {
+        Self {
+            status: ServiceStatus::Unknown,
+            reason: Some(reason),
+            units: Vec::new(),
+            drift: None,
+            mend: Mend::Nobody,
+        }
+    }
+}
+
+/// Who mends what drifted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mend {
+    /// Nobody: it is only shown.
+    Nobody,
+    /// The engine, which carries the workload out again.
+    Engine,
+    /// Its manager, by itself.
+    Manager,
+}
+
+/// What the engine knows of, for who clears away what it does not.
+pub(crate) struct Known {
+    listed: BTreeSet<ResourceId>,
+    now: Box<dyn Fn(&ResourceId) -> bool + Send + Sync>,
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Known").field("listed", &self.listed).finish_non_exhaustive()
+    }
+}
+
+impl Known {
+    /// `listed` is what was known a moment ago; `now` looks again.
+    pub(crate) fn new(
+        listed: BTreeSet<ResourceId>,
+        now: impl Fn(&ResourceId) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { listed, now: Box::new(now) }
+    }
+
+    /// Whether it was known a moment ago: enough to leave something alone, not to remove it.
+    pub(crate) fn listed(&self, resource: &ResourceId) -> bool {
+        self.listed.contains(resource)
+    }
+
+    /// Whether it is known now. Ask it with whatever is held that keeps the resource from being made meanwhile.
+    pub(crate) fn now(&self, resource: &ResourceId) -> bool {
+        (self.now)(resource)
+    }
 }
 
 /// Carries out workloads of one kind.
@@ -81,10 +137,11 @@ pub(crate) trait Manager: Send + Sync + 'static {
         false
     }
 
-    /// Makes ready to work, before anything else is asked.
+    /// Makes ready to work, before any operation is asked. Asked again, with growing waits, until it succeeds; operations of
+    /// this kind wait for that.
     ///
     /// # Errors
-    /// Why this kind cannot be worked with; the others are.
+    /// Why this kind cannot be worked with now; the others are.
     async fn initialise(&self) -> Result<(), ItemError> {
         Ok(())
     }
@@ -114,8 +171,8 @@ pub(crate) trait Manager: Send + Sync + 'static {
     /// Looks at it.
     async fn observe(&self, work: Work) -> Seen;
 
-    /// Removes what bears our label and is none of `known`; says what that was.
-    async fn clean_up(&self, _known: BTreeSet<ResourceId>) -> Vec<String> {
+    /// Removes what bears our label and is not `known`, also while others work; says what that was.
+    async fn clean_up(&self, _known: Arc<Known>) -> Vec<String> {
         Vec::new()
     }
 }

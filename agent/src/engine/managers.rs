@@ -5,14 +5,14 @@ mod directory;
 mod file;
 mod label;
 
-use std::{collections::BTreeSet, io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use serde_json::Value;
-use towline_protocol::{ResourceId, StoreId, platform::ServiceStatus};
+use towline_protocol::{StoreId, platform::ServiceStatus};
 
 use self::label::Labels;
 use super::{
-    manager::{Manager, Seen, Traits},
+    manager::{Known, Manager, Mend, Seen, Traits},
     pipeline::Stop,
 };
 use crate::{
@@ -56,36 +56,33 @@ async fn on_disk(work: impl FnOnce() -> Result<Value, Stop> + Send + 'static) ->
 }
 
 fn ready() -> Seen {
-    Seen { status: ServiceStatus::Ready, reason: None, units: Vec::new(), drift: None, repair: false }
+    Seen { status: ServiceStatus::Ready, reason: None, units: Vec::new(), drift: None, mend: Mend::Nobody }
 }
 
-/// It did not answer: nothing follows from that.
-fn unknown(reason: String) -> Seen {
-    Seen { status: ServiceStatus::Unknown, reason: Some(reason), ..ready() }
-}
-
+/// It differs; `repair` has the engine mend it.
 fn drifted(drift: String, repair: bool) -> Seen {
     Seen {
         status: ServiceStatus::Degraded,
         reason: Some(drift.clone()),
         drift: Some(drift),
-        repair,
+        mend: if repair { Mend::Engine } else { Mend::Nobody },
         ..ready()
     }
 }
 
-/// Removes labelled paths whose resource is none of `known`: an agent died before it could.
+/// Removes labelled paths whose resource is not `known`: an agent died before it could.
 async fn clean_up(
     labels: Labels,
     kind: &'static str,
-    known: BTreeSet<ResourceId>,
+    known: Arc<Known>,
     remove: impl Fn(&Path) -> io::Result<()> + Send + 'static,
 ) -> Vec<String> {
     let work = move || {
         let mut removed = Vec::new();
         for stranger in labels.strangers(kind, &known) {
-            match labels.clear(&stranger, &remove) {
-                Ok(()) => removed.push(stranger.path.display().to_string()),
+            match labels.clear(&stranger, &known, &remove) {
+                Ok(false) => {}
+                Ok(true) => removed.push(stranger.path.display().to_string()),
                 Err(error) => {
                     tracing::warn!(error = error.message, "a leftover cannot be removed");
                 }

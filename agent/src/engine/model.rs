@@ -78,6 +78,8 @@ pub(crate) fn recorded(verb: Verb, before: &ResultState, ran: Option<&Ran>) -> R
     let failed = |state| Recorded { state: Some(state), message: message.clone(), failed: true };
     match stop.verdict {
         Verdict::NoAction if verb == Verb::Add => Recorded { state: None, message: None, failed: false },
+        // It is as it is to be: what failed before does so no more.
+        Verdict::NoAction if !matches!(before, ResultState::Ok | ResultState::Paused) => done(success),
         Verdict::NoAction => done(before.clone()),
         Verdict::Unchanged => failed(ResultState::Unchanged),
         // What was before still holds, for it was brought back.
@@ -128,6 +130,8 @@ mod tests {
         assert_eq!(state(Verb::Add, &nothing), (None, None, false));
         let again = recorded(Verb::Update, &ResultState::Paused, Some(&nothing));
         assert_eq!(again.state, Some(ResultState::Paused));
+        let failed_before = recorded(Verb::Update, &ResultState::Error, Some(&nothing));
+        assert_eq!((failed_before.state, failed_before.failed), (Some(ResultState::Ok), false));
     }
 
     #[test]

@@ -34,8 +34,14 @@ impl Engine {
             .await?;
         let look = |(row, definition): (&WorkloadRow, Option<Bytes>)| {
             let manager = self.inner.registry.find(row.id.kind()).ok()?;
-            let definition = definition.filter(|_| row.holds.is_some())?;
-            Some(manager.observe(work(bundle, row, definition)))
+            let work = work(bundle, row, definition.filter(|_| row.holds.is_some())?);
+            let held_up = self.held_up(row.id.kind());
+            Some(async move {
+                match held_up {
+                    Some(error) => Seen::unknown(error.message),
+                    None => manager.observe(work).await,
+                }
+            })
         };
         let looks: Vec<OptionFuture<_>> =
             rows.iter().zip(definitions).map(look).map(OptionFuture::from).collect();

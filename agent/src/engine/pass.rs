@@ -18,7 +18,7 @@ use towline_protocol::{
 };
 
 use super::{
-    Engine,
+    Engine, decommission,
     ending::verdict,
     jobs::{end, next_record, selected},
     lanes::Item,
@@ -141,6 +141,7 @@ impl Engine {
                     JobKind::Resume => Goal::Bring { again: false, only: Vec::new() },
                     JobKind::Delete => Goal::Remove { force: forced },
                     JobKind::Pause => Goal::Pause,
+                    JobKind::Decommission => decommission::goal(&open.job)?,
                     _ => by_phase(false, selected(&open.job)),
                 };
                 (goal, Some(open.job.clone()))
@@ -148,7 +149,6 @@ impl Engine {
             Item::Reboot => (by_phase(true, Vec::new()), None),
             Item::Retry => (by_phase(false, Vec::new()), None),
             Item::Repair { workload } => (Goal::Repair(workload), None),
-            Item::Decommission { workload, reason } => (Goal::GiveUp(workload, reason), None),
         };
         drop(state);
         let engine = self.clone();
@@ -258,26 +258,17 @@ impl Pass {
             let record = next_record(job, None);
             (job.clone(), record)
         });
-        let new_rows = todos.as_ref().map(|(rows, _)| rows.clone()).unwrap_or_default();
-        let (bundle, stored) = (self.bundle.clone(), row.clone());
+        let (rows, todos) = match todos {
+            Ok((rows, todos)) => (rows, Ok(todos)),
+            Err(error) => (self.hopeless(target, &error), Err(error)),
+        };
+        let told = self.told(&rows);
+        let (bundle, stored, new_rows) = (self.bundle.clone(), row.clone(), rows.clone());
         self.persist(move |transaction| {
             rows::put_bundle(transaction, &stored)?;
-            for row in &new_rows {
-                rows::put_workload(transaction, &bundle, row, None)?;
-                if row.holds.is_none() && row.result.state == ResultState::Init && row.attempts == 0 {
-                    records::append(
-                        transaction,
-                        bundle.as_str(),
-                        records::Entry {
-                            at_unix_ms: row.result.since_unix_ms,
-                            version: row.version,
-                            workload: Some(row.id.clone()),
-                            state: ResultState::Init,
-                            message: None,
-                            job: row.result.job,
-                        },
-                    )?;
-                }
+            new_rows.iter().try_for_each(|row| rows::put_workload(transaction, &bundle, row, None))?;
+            for entry in &told {
+                records::append(transaction, bundle.as_str(), entry.clone())?;
             }
             if let Some((job, record)) = &started {
                 jobs::put_job(transaction, job)?;
@@ -287,10 +278,6 @@ impl Pass {
         })
         .await?;
         failpoint!("pass.begun");
-        let (rows, todos) = match todos {
-            Ok((rows, todos)) => (rows, Ok(todos)),
-            Err(error) => (Vec::new(), Err(error)),
-        };
         let job = self.job_id();
         self.change(|bundle| {
             // Only now has it what its accepted version adds; another pass leaves it what is still to come.
@@ -440,6 +427,7 @@ impl Pass {
             bundle.row = row;
             bundle.workloads.retain(|id, _| !left.contains(id));
             bundle.drift.retain(|id, _| bundle.workloads.contains_key(id));
+            bundle.looked.retain(|id, _| bundle.workloads.contains_key(id));
         });
         self.engine.release(&bundle);
         self.engine.wait_for_retry(&bundle);

@@ -94,7 +94,8 @@ impl Engine {
             }
             Decision::Accept(version) => version,
         };
-        self.check_room(name, content.members.iter().map(|member| member.traits.needs))?;
+        let needs = content.members.iter().map(|member| (member.resource.clone(), member.traits.needs));
+        let _room = self.admit(name, needs.collect())?;
         let wanted = self.wanted(&request, &content)?;
         let Some((key, request_id)) = asked else {
             self.inner.owners.check(name, &wanted).map_err(owned)?;

@@ -14,6 +14,7 @@ use towline_protocol::{
     },
     job::{GetJobRequest, GetJobResponse, JobRecord, ListJobsRequest, ListJobsResponse},
     limits,
+    platform::ServiceStatus,
 };
 
 use super::{Engine, jobs::counts, observe, state::Bundle};
@@ -92,9 +93,7 @@ impl Engine {
         let (summary, mut rows, bundle) = {
             let state = self.state();
             let bundle = state.bundles.get(&request.bundle).ok_or_else(|| missing(&request.bundle))?;
-            let after = |row: &&WorkloadRow| request.after.as_ref().is_none_or(|after| row.id > *after);
-            let rows: Vec<WorkloadRow> =
-                bundle.workloads.values().filter(after).take(limit.saturating_add(1)).cloned().collect();
+            let rows = bundle.shown(request.after.as_ref(), limit.saturating_add(1));
             (summary(bundle), rows, bundle.clone())
         };
         let next = more(&mut rows, limit, |row| row.id.clone());
@@ -104,18 +103,20 @@ impl Engine {
             looks.extend(self.observe(&request.bundle, rows).await?);
         }
         for (row, seen) in rows.into_iter().zip(looks) {
-            let drift = bundle.drift.get(&row.id).map(|(since, message)| Drift {
-                message: message.clone(),
-                mending: seen.as_ref().is_some_and(|seen| seen.repair),
-                since_unix_ms: *since,
-                age_ms: 0,
+            let age_ms = bundle.age_ms(&row);
+            let drift = bundle.drift.get(&row.id).map(|drifted| Drift {
+                message: drifted.message.clone(),
+                mending: drifted.mending,
+                since_unix_ms: drifted.since_unix_ms,
+                age_ms,
             });
             workloads.push(WorkloadStatus {
                 observed: seen.map(|seen| Observation {
+                    // What did not answer now is as old as its last answer.
+                    age_ms: if seen.status == ServiceStatus::Unknown { age_ms } else { 0 },
                     status: seen.status,
                     reason: seen.reason,
                     units: seen.units,
-                    age_ms: 0,
                 }),
                 drift,
                 retry: retry(&bundle, &row),

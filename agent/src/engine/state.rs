@@ -7,32 +7,61 @@ use std::{
 
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
-use towline_bus::clock::Moment;
+use towline_bus::clock::{self, Moment};
 use towline_protocol::{
     JobId, Name, ResourceId, WorkloadId,
-    bundle::BundlePhase,
+    bundle::{BundlePhase, ResultState, WorkloadResult},
     job::{Job, JobState},
 };
 
 use super::{capacity::Room, lanes::Lanes, plan::There};
 use crate::store::rows::{BundleRow, WorkloadRow};
 
+/// A workload of an accepted version that was not begun yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Coming {
+    pub(super) id: WorkloadId,
+    pub(super) resource: ResourceId,
+    pub(super) needs: Room,
+    /// The record says already that it comes.
+    pub(super) announced: bool,
+}
+
 /// A bundle, as the store has it.
 #[derive(Debug, Clone)]
 pub(super) struct Bundle {
     pub(super) row: BundleRow,
     pub(super) workloads: BTreeMap<WorkloadId, WorkloadRow>,
-    /// What an accepted version adds that was not begun yet.
-    pub(super) coming: Vec<(ResourceId, Room)>,
+    /// The workloads of an accepted version that was not begun yet.
+    pub(super) coming: Vec<Coming>,
     /// When what failed is tried again; none if nothing failed.
     pub(super) due: Option<Moment>,
-    /// Since when a workload is known to have drifted, in Unix milliseconds, and how.
-    pub(super) drift: BTreeMap<WorkloadId, (u64, String)>,
+    /// How workloads are known to have drifted.
+    pub(super) drift: BTreeMap<WorkloadId, Drifted>,
+    /// When a look at a workload was last answered.
+    pub(super) looked: BTreeMap<WorkloadId, Moment>,
+}
+
+/// How a workload differs from its definition, as the last look that was answered found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Drifted {
+    /// Since when, in Unix milliseconds.
+    pub(super) since_unix_ms: u64,
+    pub(super) message: String,
+    /// Somebody mends it.
+    pub(super) mending: bool,
 }
 
 impl Bundle {
     pub(super) fn new(row: BundleRow, workloads: BTreeMap<WorkloadId, WorkloadRow>) -> Self {
-        Self { row, workloads, coming: Vec::new(), due: None, drift: BTreeMap::new() }
+        Self {
+            row,
+            workloads,
+            coming: Vec::new(),
+            due: None,
+            drift: BTreeMap::new(),
+            looked: BTreeMap::new(),
+        }
     }
 
     /// Whether it may be otherwise than it is to be though nothing of it failed: its last work was cut short.
@@ -50,6 +79,39 @@ impl Bundle {
         let mut rows: Vec<&WorkloadRow> = self.workloads.values().collect();
         rows.sort_by_key(|row| row.rank);
         rows
+    }
+
+    /// What is to be there that has no row yet, as the row that it will have.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = WorkloadRow> {
+        let new = self.coming.iter().filter(|coming| !self.workloads.contains_key(&coming.id));
+        new.map(|coming| {
+            let result = WorkloadResult {
+                state: ResultState::Init,
+                message: None,
+                since_unix_ms: self.row.since_unix_ms,
+                job: Some(self.row.put),
+            };
+            let (id, resource) = (coming.id.clone(), coming.resource.clone());
+            WorkloadRow { needs: coming.needs, ..WorkloadRow::new(id, resource, self.row.accepted, result) }
+        })
+    }
+
+    /// At most `limit` of its workloads after `after`, by id: what was accepted is shown from then on.
+    pub(super) fn shown(&self, after: Option<&WorkloadId>, limit: usize) -> Vec<WorkloadRow> {
+        let wanted = |id: &WorkloadId| after.is_none_or(|after| id > after);
+        let there = self.workloads.values().filter(|row| wanted(&row.id)).take(limit).cloned();
+        let mut rows: Vec<WorkloadRow> = there.chain(self.awaited().filter(|row| wanted(&row.id))).collect();
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        rows.truncate(limit);
+        rows
+    }
+
+    /// How old the last look at a workload is that was answered, in milliseconds; where there was none, as old as the result.
+    pub(super) fn age_ms(&self, row: &WorkloadRow) -> u64 {
+        match self.looked.get(&row.id) {
+            Some(looked) => u64::try_from(clock::now().since(*looked).as_millis()).unwrap_or(u64::MAX),
+            None => clock::unix_ms().saturating_sub(row.result.since_unix_ms),
+        }
     }
 
     /// The same, as planning sees them.
@@ -91,6 +153,12 @@ pub(super) struct State {
     /// Bundles that are yet to come up after it. The boot is noted after the last: an agent that dies before it begins
     /// anew with all of them, for what had come up is not hurt by coming up again.
     pub(super) to_come_up: BTreeSet<Name>,
+    /// Room that is promised to versions which are being stored.
+    pub(super) admitted: BTreeMap<Name, Vec<(ResourceId, Room)>>,
+    /// Kinds whose manager is not ready, and why.
+    pub(super) unready: BTreeMap<&'static str, String>,
+    /// Not all that the store knows could be read.
+    pub(super) partial: bool,
     /// What is being worked on, since when it has not come on.
     pub(super) at_work: BTreeMap<Name, (String, Moment)>,
 }

@@ -1,12 +1,16 @@
 //! The engine as a whole, over managers that do what a test says, and a disk that does so, too.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use towline_protocol::{
-    Code, Effect, RequestId,
+    Code, Effect, ItemError, RequestId, WorkloadId,
     bundle::{
         BundlePhase, BundleStatusRequest, DeleteBundleRequest, PutBundleRequest, PutBundleResponse,
         PutOutcome, ResultState,
@@ -16,18 +20,21 @@ use towline_protocol::{
 };
 
 use super::{
-    manager::{Manager, Seen, Traits, Work},
+    manager::{Known, Manager, Mend, Seen, Traits, Work},
     pipeline::{Step, Stop, Verdict},
     *,
 };
 use crate::{
     manifest::{Complaint, read_kind},
+    runtime::process::Changes,
     store::faults::Faults,
 };
 
+mod cases;
 mod passed_over;
 mod simulation;
 mod taken_back;
+mod upkeep;
 
 /// What the managers of a test do, and did.
 #[derive(Clone)]
@@ -37,6 +44,30 @@ struct Script {
     failing: Arc<Mutex<Vec<&'static str>>>,
     /// Each operation takes one; there are plenty unless a test takes them away.
     turns: Arc<Semaphore>,
+    /// What is seen of everything; all is well if none.
+    seen: Arc<Mutex<Option<Seen>>>,
+    /// How often something was looked at.
+    looks: Arc<AtomicUsize>,
+    /// Why the managers are not ready, if they are not.
+    unready: Arc<Mutex<Option<&'static str>>>,
+    /// What leftovers were compared with last.
+    known: Arc<Mutex<Option<Arc<Known>>>>,
+    changes: Changes,
+}
+
+impl Script {
+    fn new() -> Self {
+        Self {
+            done: Arc::default(),
+            failing: Arc::default(),
+            turns: Arc::new(Semaphore::new(PLENTY)),
+            seen: Arc::default(),
+            looks: Arc::default(),
+            unready: Arc::default(),
+            known: Arc::default(),
+            changes: Changes::default(),
+        }
+    }
 }
 
 struct Fake {
@@ -89,8 +120,34 @@ impl Manager for Fake {
         self.step("remove", work)
     }
 
+    async fn initialise(&self) -> Result<(), ItemError> {
+        let why = *self.script.unready.lock().unwrap();
+        why.map_or(Ok(()), |why| Err(ItemError::new(Code::Cluster, why)))
+    }
+
+    /// Only things can be stopped; volumes are marked.
+    fn pause(&self, work: Work) -> Option<Vec<Step>> {
+        (self.kind == "Thing").then(|| self.step("pause", work))
+    }
+
+    fn resume(&self, work: Work) -> Option<Vec<Step>> {
+        (self.kind == "Thing").then(|| self.step("resume", work))
+    }
+
     async fn observe(&self, _work: Work) -> Seen {
-        Seen { status: ServiceStatus::Ready, reason: None, units: Vec::new(), drift: None, repair: false }
+        self.script.looks.fetch_add(1, Ordering::SeqCst);
+        self.script.seen.lock().unwrap().clone().unwrap_or(Seen {
+            status: ServiceStatus::Ready,
+            reason: None,
+            units: Vec::new(),
+            drift: None,
+            mend: Mend::Nobody,
+        })
+    }
+
+    async fn clean_up(&self, known: Arc<Known>) -> Vec<String> {
+        *self.script.known.lock().unwrap() = Some(known);
+        Vec::new()
     }
 }
 
@@ -106,8 +163,7 @@ const PLENTY: usize = 100_000;
 impl Rig {
     async fn new() -> Self {
         let (dir, disk) = (tempfile::tempdir().unwrap(), Faults::default());
-        let script =
-            Script { done: Arc::default(), failing: Arc::default(), turns: Arc::new(Semaphore::new(PLENTY)) };
+        let script = Script::new();
         let engine = open(&dir, &disk, &script, "boot").await;
         Self { dir, disk, script, engine }
     }
@@ -162,6 +218,14 @@ impl Rig {
     }
 }
 
+fn shop() -> Name {
+    "shop".parse().unwrap()
+}
+
+fn deletion() -> DeleteBundleRequest {
+    DeleteBundleRequest { bundle: shop(), reason: None, dry_run: false, force: false }
+}
+
 fn caller() -> Caller {
     Caller {
         request: RequestId::from_uuid(uuid::Uuid::new_v4()),
@@ -181,7 +245,9 @@ async fn open(dir: &tempfile::TempDir, disk: &Faults, script: &Script, boot: &st
         data_dir: dir.path().to_owned(),
         calls: Calls::new(Arc::clone(&store), Tasks::new()),
         owners: Owners::default(),
+        changes: script.changes.watch(),
         is_direct: Box::new(|_| false),
+        direct_room: Box::new(Vec::new),
         applied: Box::new(|_, _| {}),
         mark: Mark::open(&dir.path().join("marks"), &"acme/site".parse().unwrap(), store.id(), None).unwrap(),
         durations: crate::metrics::durations(&prometheus::Registry::new()).unwrap(),

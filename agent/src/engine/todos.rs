@@ -47,8 +47,8 @@ impl Pass {
         };
         let down = known.in_order().into_iter().rev();
         Ok(match &self.goal {
-            // The first version was taken back: there is none to go back to, and what could not be undone goes.
-            Goal::Bring { .. } if target == 0 => {
+            // The first version was taken back: there is none to go back to, and what could not be undone goes, paused or not.
+            Goal::Bring { .. } | Goal::Pause if target == 0 => {
                 (Vec::new(), down.map(|row| of_row(Verb::Remove, row)).collect())
             }
             Goal::Bring { again, only } => return self.bring(target, &known, &held, *again, only).await,
@@ -155,25 +155,10 @@ impl Pass {
         };
         let Some(before) = known.workloads.get(&member.id) else {
             let state = if paused { ResultState::Paused } else { ResultState::Init };
-            return Some(place(WorkloadRow {
-                id: member.id.clone(),
-                resource: member.resource.clone(),
-                version: target,
-                holds: None,
-                result: WorkloadResult {
-                    state,
-                    message: None,
-                    since_unix_ms: clock::unix_ms(),
-                    job: self.job_id(),
-                },
-                attempts: 0,
-                depends_on: Vec::new(),
-                rank,
-                shared: false,
-                needs: member.traits.needs,
-                given_up: false,
-                data: serde_json::Value::Null,
-            }));
+            let result =
+                WorkloadResult { state, message: None, since_unix_ms: clock::unix_ms(), job: self.job_id() };
+            let (id, resource) = (member.id.clone(), member.resource.clone());
+            return Some(place(WorkloadRow::new(id, resource, target, result)));
         };
         let placed = place(before.clone());
         (placed != *before).then_some(placed)

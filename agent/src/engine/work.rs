@@ -3,14 +3,17 @@
 use bytes::Bytes;
 use towline_bus::clock;
 use towline_protocol::{
-    Code, ItemError, WorkloadId, bundle::ResultState, job::JobRecord, limits::JOB_MESSAGE_BYTES_MAX,
+    Code, ItemError, WorkloadId,
+    bundle::{ResultState, WorkloadResult},
+    job::JobRecord,
+    limits::JOB_MESSAGE_BYTES_MAX,
 };
 
 use super::{
     manager::Work,
     model::{Recorded, Verb, recorded},
     pass::{Ending, Goal, Pass, Todo},
-    pipeline::{Ran, Stop, execute},
+    pipeline::{Ran, Stop, Verdict, execute},
 };
 use crate::failpoints::failpoint;
 use crate::store::{
@@ -53,25 +56,13 @@ impl Pass {
             return known;
         }
         let resource = crate::manifest::identify("workload", &todo.definition).ok()?.pop()?.0.parse().ok()?;
-        Some(WorkloadRow {
-            id: todo.id.clone(),
-            resource,
-            version: todo.version,
-            holds: None,
-            result: towline_protocol::bundle::WorkloadResult {
-                state: ResultState::Init,
-                message: None,
-                since_unix_ms: clock::unix_ms(),
-                job: self.job_id(),
-            },
-            attempts: 0,
-            depends_on: Vec::new(),
-            rank: 0,
-            shared: false,
-            needs: super::Room::default(),
-            given_up: false,
-            data: serde_json::Value::Null,
-        })
+        let result = WorkloadResult {
+            state: ResultState::Init,
+            message: None,
+            since_unix_ms: clock::unix_ms(),
+            job: self.job_id(),
+        };
+        Some(WorkloadRow::new(todo.id.clone(), resource, todo.version, result))
     }
 
     /// Why it is not begun: what it depends on is not there, or what depends on it is.
@@ -117,6 +108,9 @@ impl Pass {
         // Accepted, and never begun: there is nothing to take down.
         if todo.verb == Verb::Remove && todo.definition.is_empty() {
             return None;
+        }
+        if let Some(error) = self.engine.held_up(row.id.kind()) {
+            return Some(refused(Stop { verdict: Verdict::Unchanged, error }));
         }
         let adopt = self.read(|bundle| bundle.row.adopt).unwrap_or(false);
         let work = |definition: Bytes| Work {
@@ -211,9 +205,15 @@ impl Pass {
         })
         .await?;
         failpoint!("op.recorded");
-        self.change(|bundle| match after {
-            Some(row) => drop(bundle.workloads.insert(row.id.clone(), row)),
-            None => drop(bundle.workloads.remove(&todo.id)),
+        self.change(|bundle| {
+            if !result.failed {
+                // What was seen before says nothing of what is there now.
+                bundle.drift.remove(&todo.id);
+            }
+            match after {
+                Some(row) => drop(bundle.workloads.insert(row.id.clone(), row)),
+                None => drop(bundle.workloads.remove(&todo.id)),
+            }
         });
         self.publish();
         Ok(())

@@ -13,6 +13,7 @@ use super::{
     container::{self, ContainerSpec},
     fields::{Field, Fields},
     quantity::{ByteSize, Span},
+    resources::{self, Resources},
     rules, unsupported,
 };
 use crate::runtime::RuntimeKind;
@@ -42,6 +43,10 @@ pub struct AppSpec {
     pub ports: Vec<PortSpec>,
     /// Files written before a unit starts.
     pub files: Vec<FileSpec>,
+    /// What each unit may use, and is promised.
+    // Left out where nothing is declared: it shapes a unit, and those that older agents started must stay.
+    #[serde(skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
     /// Bounds of the log that is kept of each unit.
     pub logs: LogSpec,
     /// How a changed definition replaces running units.
@@ -234,6 +239,7 @@ pub(super) fn read(spec: &Field<'_>, runtime: RuntimeKind, in_bundle: bool) -> A
         stop: stop(fields.get("stop").fields()),
         ports: fields.get("ports").items().into_iter().filter_map(port).collect(),
         files: fields.get("files").items().into_iter().filter_map(file).collect(),
+        resources: resources::read(fields.get("resources").fields()),
         logs: logs(fields.get("logs").fields()),
         strategy: strategy(fields.get("strategy").fields()),
         drift: drift_field(&fields.get("drift")),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     fields::{Field, Fields},
-    quantity::{ByteSize, Span},
+    quantity::Span,
     rules,
 };
 
@@ -17,8 +17,6 @@ pub struct ContainerSpec {
     pub host: Option<String>,
     /// What of the host is seen in the container.
     pub mounts: Vec<MountSpec>,
-    /// How much a unit may use.
-    pub resources: Resources,
     /// How the engine finds out whether a unit works.
     pub health: Option<HealthSpec>,
     /// When the image is fetched.
@@ -57,19 +55,6 @@ pub enum Propagation {
     Rshared,
     Slave,
     Rslave,
-}
-
-/// How much a unit may use; nothing is limited where it does not say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Resources {
-    /// In thousandths of a processor.
-    pub cpu_milli: Option<u32>,
-    /// Memory.
-    pub memory: Option<ByteSize>,
-    /// Swap besides that memory.
-    pub swap: Option<ByteSize>,
-    /// Processes and threads.
-    pub pids: Option<u32>,
 }
 
 /// A command that is run in a unit to find out whether it works.
@@ -122,7 +107,6 @@ pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
         image: image.text().map_or_else(String::new, |text| tagged(&image, &text)),
         host: None,
         mounts: fields.get("mounts").items().into_iter().filter_map(mount).collect(),
-        resources: resources(fields.get("resources").fields()),
         health: health(&fields.get("health")),
         pull_policy: docker.get("pullPolicy").choice(&policies).unwrap_or(PullPolicy::IfNotPresent),
         network_mode: docker.get("networkMode").text().unwrap_or_else(|| "bridge".to_owned()),
@@ -171,39 +155,6 @@ fn mount(field: Field<'_>) -> Option<MountSpec> {
         return None;
     }
     Some(MountSpec { source: text, target: target?, read_only, propagation })
-}
-
-fn resources(mut fields: Fields<'_>) -> Resources {
-    // An engine refuses less.
-    const LEAST: u64 = 6 << 20;
-    let memory = fields.get("memory");
-    let bytes: Option<ByteSize> = memory.parsed();
-    if let Some(found) = bytes.filter(|bytes| bytes.get() < LEAST) {
-        memory.refuse(format!("found {found}, allowed is at least {}", ByteSize::new(LEAST)));
-    }
-    let swap = fields.get("swap");
-    let swapped = swap.parsed();
-    if swapped.is_some() && bytes.is_none() {
-        swap.refuse("found a value without memory, allowed is swap besides memory");
-    }
-    let resources = Resources {
-        cpu_milli: cpu(&fields.get("cpu")),
-        memory: bytes,
-        swap: swapped,
-        pids: fields.get("pids").number(1..=4_194_304_u32),
-    };
-    fields.finish();
-    resources
-}
-
-/// Processors, as 2, 0.5 or "500m".
-fn cpu(field: &Field<'_>) -> Option<u32> {
-    let milli = field.decimal_milli()?;
-    let allowed = (10..=1_024_000).contains(&milli);
-    if !allowed {
-        field.refuse("found a number out of range, allowed are processors from 0.01 to 1024");
-    }
-    u32::try_from(milli).ok().filter(|_| allowed)
 }
 
 fn health(field: &Field<'_>) -> Option<HealthSpec> {

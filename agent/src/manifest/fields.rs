@@ -102,22 +102,6 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A number with up to three decimals, or a text such as `500m`, in thousandths.
-    pub(crate) fn decimal_milli(&self) -> Option<u64> {
-        const ALLOWED: &str = "a number such as 2 or 0.5, or thousandths such as 500m";
-        let milli = match self.value()? {
-            Value::Integer(whole) => u64::try_from(*whole).ok().and_then(|whole| whole.checked_mul(1_000)),
-            #[expect(clippy::as_conversions, reason = "checked to be in range, and rounded")]
-            Value::Float(number) if (0.0..=1e9).contains(number) => Some((number * 1_000.0).round() as u64),
-            Value::String(text) => text.strip_suffix('m').and_then(|digits| digits.parse().ok()),
-            _ => None,
-        };
-        if milli.is_none() {
-            self.value().inspect(|found| self.mismatch(found, ALLOWED));
-        }
-        milli
-    }
-
     /// A text that parses; the error says what is allowed.
     pub(crate) fn parsed<T: FromStr<Err: Display>>(&self) -> Option<T> {
         self.text()?.parse().map_err(|error: T::Err| self.refuse(error.to_string())).ok()

@@ -116,6 +116,47 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A number of processors, in thousandths: `0.5`, `2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Cpu(u64);
+
+impl Cpu {
+    /// In thousandths of a processor: 10 to 1,024,000.
+    pub fn millis(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Cpu {
+    type Err = ParseQuantityError;
+
+    fn from_str(text: &str) -> Result<Self, ParseQuantityError> {
+        const ALLOWED: &str = "a number of processors from 0.01 to 1024, with at most three decimals";
+        let refused = || ParseQuantityError::new(text, ALLOWED);
+        let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(decimals) || decimals.len() > 3 {
+            return Err(refused());
+        }
+        let (whole, decimals): (u64, u64) = (
+            whole.parse().map_err(|_| refused())?,
+            format!("{decimals:0<3}").parse().map_err(|_| refused())?,
+        );
+        let millis = whole.checked_mul(1_000).and_then(|millis| millis.checked_add(decimals));
+        millis.filter(|millis| (10..=1_024_000).contains(millis)).map(Self).ok_or_else(refused)
+    }
+}
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0 / 1_000, self.0 % 1_000) {
+            (whole, 0) => write!(f, "{whole}"),
+            (whole, rest) => write!(f, "{whole}.{}", format!("{rest:03}").trim_end_matches('0')),
+        }
+    }
+}
+
 macro_rules! through_text {
     ($type:ty) => {
         impl TryFrom<String> for $type {
@@ -136,3 +177,4 @@ macro_rules! through_text {
 
 through_text!(Span);
 through_text!(ByteSize);
+through_text!(Cpu);

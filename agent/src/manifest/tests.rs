@@ -131,10 +131,6 @@ fn each_complaint_names_file_document_path_found_and_allowed() {
         ("  stop: {signal: TERM}\n", "spec.stop.signal: found \"TERM\", allowed is one of SIGTERM"),
         ("  image: nginx\n", "spec.image: found a value, but this field is unsupported"),
         ("  health: {tcp: {port: 1}}\n", "spec.health: found a value, but this field is unsupported"),
-        (
-            "  resources: {memory: 64Mi}\n",
-            "spec.resources.memory: found a value, but this field is unsupported",
-        ),
         ("  hooks: {preStart: [a]}\n", "spec.hooks.preStart: found a value, but this field is unsupported"),
         (
             "  docker: {privileged: true}\n",
@@ -302,4 +298,42 @@ proptest! {
         prop_assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
     }
 
+}
+
+#[test]
+fn resources_are_read_and_change_nothing_where_there_are_none() {
+    let read = |resources: &str| parse("test", app(resources).as_bytes()).unwrap().remove(0).spec;
+    let found = read("  resources: {cpu: 0.5, memory: 64Mi, swap: 1Gi, pids: 20}\n").resources;
+    assert_eq!((found.cpu.map(Cpu::millis), found.memory.map(ByteSize::get)), (Some(500), Some(64 << 20)));
+    assert_eq!((found.swap.map(ByteSize::get), found.pids), (Some(1 << 30), Some(20)));
+    for (cpu, millis) in [("2", 2_000), ("\"1.25\"", 1_250), ("0.01", 10), ("1024", 1_024_000)] {
+        let found = read(&format!("  resources: {{cpu: {cpu}}}\n")).resources.cpu.unwrap();
+        assert_eq!((found.millis(), found.to_string().parse()), (millis, Ok(found)));
+    }
+    let text = serde_json::to_string(&read("")).unwrap();
+    assert!(!text.contains("resources"), "it would be another generation: {text}");
+}
+
+#[test]
+fn resources_that_make_no_sense_are_refused() {
+    let table = [
+        (
+            "  resources: {cpu: 0.0001}\n",
+            "spec.resources.cpu: found \"0.0001\", allowed is a number of processors from 0.01 to 1024",
+        ),
+        (
+            "  resources: {cpu: many}\n",
+            "spec.resources.cpu: found \"many\", allowed is a number of processors",
+        ),
+        ("  resources: {cpu: -1}\n", "spec.resources.cpu: found \"-1\", allowed is a number of processors"),
+        ("  resources: {memory: 64}\n", "spec.resources.memory: found the number 64, allowed is a text"),
+        ("  resources: {memory: 64k}\n", "spec.resources.memory: found 64000, allowed is at least 1Mi"),
+        ("  resources: {swap: 64Mi}\n", "spec.resources.swap: found a value without memory beside it"),
+        ("  resources: {pids: 0}\n", "spec.resources.pids: found the number 0, allowed is a whole number"),
+        ("  resources: {gpu: 1}\n", "spec.resources.gpu: found an unknown field"),
+    ];
+    for (spec, expected) in table {
+        let found = complaints(&app(spec)).join("\n");
+        assert!(found.contains(expected), "{spec}\n{found}\nlacks {expected}");
+    }
 }

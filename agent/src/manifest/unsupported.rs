@@ -21,7 +21,6 @@ pub(super) fn check(fields: &mut Fields<'_>, in_bundle: bool) {
     );
     depends_on(fields, in_bundle);
     hooks(fields.get("hooks").fields());
-    resources(fields.get("resources").fields());
     docker(fields.get("docker").fields());
     let restart = fields.get("restartOnConfigChange");
     if restart.boolean() == Some(false) {
@@ -58,13 +57,6 @@ fn empty_list(field: &Field<'_>, why: &str) {
 pub(super) fn hooks(mut fields: Fields<'_>) {
     for hook in ["preStart", "postStart", "preStop", "postStop"] {
         empty_list(&fields.get(hook), NOT_YET);
-    }
-    fields.finish();
-}
-
-fn resources(mut fields: Fields<'_>) {
-    for resource in ["cpu", "memory", "swap", "pids"] {
-        unset(&fields.get(resource), NOT_YET);
     }
     fields.finish();
 }

@@ -34,8 +34,10 @@ use tokio::sync::{mpsc, watch};
 use towline_bus::task::Tasks;
 
 use self::engine::Engine;
-use super::{LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus};
-use crate::{mark::Mark, shim::Status};
+use super::{
+    Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
+};
+use crate::{manifest::Resources, mark::Mark, shim::Status};
 
 /// Where an engine of this host listens unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -69,6 +71,7 @@ struct Inner {
     mark: Mark,
     engine: Engine,
     known: Mutex<Known>,
+    changes: Changes,
     /// Told at each change of what is known.
     changed: watch::Sender<()>,
     /// Looks do not overlap: an older answer must not follow a newer one.
@@ -102,6 +105,7 @@ impl DockerRuntime {
             mark: config.mark,
             engine: Engine::new(config.socket),
             known: Mutex::default(),
+            changes: Changes::default(),
             changed: watch::Sender::new(()),
             looking: tokio::sync::Mutex::default(),
             tasks: Tasks::new(),
@@ -161,6 +165,14 @@ impl Runtime for DockerRuntime {
 
     fn mark(&self) -> &Mark {
         &self.inner.mark
+    }
+
+    fn changes(&self) -> Watcher {
+        self.inner.changes.watch()
+    }
+
+    fn limits(&self, resources: &Resources) -> Result<Option<String>, Vec<(String, String)>> {
+        Ok((!resources.is_empty()).then(|| "by the engine's control groups".to_owned()))
     }
 
     async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {

@@ -12,9 +12,11 @@
 //! shown as an error.
 
 mod as_runtime;
+mod changes;
 mod error;
 mod files;
 mod launch;
+mod limits;
 mod logs;
 mod ports;
 mod tail;
@@ -37,17 +39,23 @@ use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 use towline_bus::task::Tasks;
 
+pub use self::changes::{Changed, Changes, Watcher};
 pub use self::error::RuntimeError;
 pub(crate) use self::files::{owner_of, remove_file, write_file};
 pub(crate) use self::launch::blocking;
 pub use self::logs::{LogQuery, UnitLogLine};
 pub use self::unit::{PortBinding, UnitStatus};
 use self::{
+    limits::Limits,
     ports::Ports,
     unit::{Unit, UnitRecord},
     units::Units,
 };
-use crate::{manifest::Manifest, mark::Mark, shim::Status};
+use crate::{
+    manifest::Manifest,
+    mark::Mark,
+    shim::{ShimSpec, Status},
+};
 
 /// `PATH` of units unless configured otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -101,6 +109,8 @@ struct Inner {
     ports: Mutex<Ports>,
     /// Held while a unit is made.
     creating: Arc<tokio::sync::Mutex<()>>,
+    changes: Changes,
+    limits: Limits,
     tasks: Tasks,
 }
 
@@ -128,6 +138,8 @@ impl ProcessRuntime {
             units: Mutex::default(),
             ports: Mutex::default(),
             creating: Arc::default(),
+            changes: Changes::default(),
+            limits: Limits::of_host(),
             tasks: Tasks::new(),
         };
         let runtime = Self { inner: Arc::new(inner) };
@@ -213,11 +225,25 @@ impl ProcessRuntime {
 
     fn remove(&self, unit: &Unit) -> Result<(), RuntimeError> {
         files::remove(&unit.record, &self.others_files(unit))?;
+        // Left where its shim was killed.
+        if let Ok(spec) = ShimSpec::read(&unit.dir) {
+            spec.bounds.remove();
+        }
         self.remove_dir(unit)
             .map_err(|source| RuntimeError::io(format!("cannot remove {}", unit.dir.display()), source))?;
         self.ports().release(unit.id());
         self.units().remove(unit.id());
         Ok(())
+    }
+
+    /// How units are held to what they declare on this host.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// Tells which apps' units change from now on.
+    pub(crate) fn changes(&self) -> Watcher {
+        self.inner.changes.watch()
     }
 
     /// All units, by id.

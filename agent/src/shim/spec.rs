@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds::Bounds;
 use crate::manifest::{Condition, StopSignal};
 
 /// Name of the file in a unit directory.
@@ -29,6 +30,9 @@ pub(crate) struct ShimSpec {
     pub(crate) grace: Duration,
     pub(crate) log_max_size: u64,
     pub(crate) log_max_files: u32,
+    /// What it is held to.
+    #[serde(default)]
+    pub(crate) bounds: Bounds,
 }
 
 /// Whose rights a unit has.

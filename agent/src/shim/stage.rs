@@ -49,6 +49,8 @@ fn prepare(dir: &Path, shim: i32) -> Result<ShimSpec, String> {
         format!("cannot enter the working directory {}: {}", spec.dir.display(), text(&error))
     })?;
     umask(Mode::from_raw_mode(spec.umask));
+    // Before the change of user, who may not.
+    spec.bounds.enter().map_err(|error| format!("cannot be held to its resources: {}", text(&error)))?;
     if let Some(run_as) = &spec.run_as {
         switch_user(run_as)
             .map_err(failed("cannot become the declared user (the agent needs to be root for that)"))?;

@@ -54,6 +54,8 @@ pub(super) async fn supervise(dir: &Path) -> io::Result<()> {
     // Fails where the shim leads a session already, which is as good.
     setsid().ok();
     set_child_subreaper(Some(getpid())).map_err(io::Error::from)?;
+    let bounds = spec.bounds.clone();
+    bounds.make()?;
     let listener = link::listener(dir)?;
     let log = LogWriter::open(dir, spec.log_max_size, spec.log_max_files)?;
     let own = proc::inspect(getpid()).map(|own| (own.pid.as_raw_nonzero().get(), own.start_time));
@@ -76,6 +78,8 @@ pub(super) async fn supervise(dir: &Path) -> io::Result<()> {
         states,
     };
     let states = life.run().await;
+    // Nobody is in them any more.
+    bounds.remove();
     drop(states);
     link.finish().await;
     match std::fs::remove_file(dir.join(SOCKET)) {

@@ -78,7 +78,8 @@ impl File {
     ) -> Result<(), StoreError> {
         self.reopen()?;
         let written = self.try_write(work);
-        if written.is_err() {
+        // What was refused is no fault of the disk.
+        if written.as_ref().is_err_and(|error| !matches!(error, StoreError::Unsound(_))) {
             self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         }
         written

@@ -7,7 +7,7 @@ use towline_protocol::{
     wire,
 };
 
-use super::{Change, DIRECT, Facts, StoreError, decode};
+use super::{Change, DIRECT, Facts, StoreError, Unsound, decode};
 use crate::engine::retention;
 
 /// Results, by owner (a bundle, or `direct`) and number.
@@ -29,8 +29,24 @@ pub(super) fn open(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
+impl Entry {
+    fn check(&self, owner: &str) -> Result<(), Unsound> {
+        match &self.state {
+            ResultState::Other(word) => Err(Unsound::State(word.clone())),
+            _ if self.at_unix_ms == 0 => {
+                Err(Unsound::NoTime(self.workload.as_ref().map_or(owner, WorkloadId::as_str).to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Appends one record of `owner`, and forgets the oldest beyond what is kept.
+///
+/// # Errors
+/// [`StoreError::Unsound`] for a result without a time or of an unknown state.
 pub(crate) fn append(transaction: &WriteTransaction, owner: &str, entry: Entry) -> Result<u64, StoreError> {
+    entry.check(owner).map_err(StoreError::Unsound)?;
     let mut records = transaction.open_table(RECORDS)?;
     let numbers = |first: bool| -> Result<Option<u64>, StoreError> {
         let mut range = records.range((owner, 0)..=(owner, u64::MAX))?;
@@ -100,7 +116,7 @@ pub(super) fn begin_direct(
     id: &str,
     facts: &Facts,
 ) -> Result<(), StoreError> {
-    append_direct(transaction, id, state_of(facts), None, facts.applied_ms)
+    append_direct(transaction, id, state_of(facts), None, facts.applied_ms.max(1))
 }
 
 fn append_direct(

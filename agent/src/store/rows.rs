@@ -11,7 +11,7 @@ use towline_protocol::{
     wire,
 };
 
-use super::{StoreError, decode};
+use super::{StoreError, Unsound, decode};
 use crate::engine::Room;
 
 /// Rows of bundles, by name.
@@ -112,6 +112,26 @@ pub(crate) struct WorkloadRow {
     pub(crate) data: serde_json::Value,
 }
 
+impl WorkloadRow {
+    /// The row of a workload that was not carried out yet.
+    pub(crate) fn new(id: WorkloadId, resource: ResourceId, version: u64, result: WorkloadResult) -> Self {
+        Self {
+            id,
+            resource,
+            version,
+            holds: None,
+            result,
+            attempts: 0,
+            depends_on: Vec::new(),
+            rank: 0,
+            shared: false,
+            needs: Room::default(),
+            given_up: false,
+            data: serde_json::Value::Null,
+        }
+    }
+}
+
 pub(super) fn open(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(BUNDLES)?;
     transaction.open_table(CONTENTS)?;
@@ -167,12 +187,19 @@ pub(crate) fn forget(transaction: &WriteTransaction, bundle: &Name) -> Result<()
 }
 
 /// Stores how a workload stands; with `definition`, what was carried out.
+///
+/// # Errors
+/// [`StoreError::Unsound`] for a workload that is a resource of another kind.
 pub(crate) fn put_workload(
     transaction: &WriteTransaction,
     bundle: &Name,
     row: &WorkloadRow,
     definition: Option<&Bytes>,
 ) -> Result<(), StoreError> {
+    if row.resource.as_str().split_once('/').map(|(_, rest)| rest) != Some(row.id.as_str()) {
+        let (workload, resource) = (row.id.clone(), row.resource.clone());
+        return Err(StoreError::Unsound(Unsound::Kind { workload, resource }));
+    }
     let key = (bundle.as_str(), row.id.as_str());
     transaction.open_table(WORKLOADS)?.insert(key, wire::encode(row).as_slice())?;
     if let Some(definition) = definition {

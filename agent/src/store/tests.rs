@@ -1,6 +1,9 @@
 use std::fs;
 
-use towline_protocol::{CallError, Code};
+use towline_protocol::{
+    CallError, Code,
+    bundle::{ResultState, WorkloadResult},
+};
 
 use super::*;
 
@@ -236,4 +239,38 @@ fn z_e12_a_sound_store_that_cannot_be_opened_now_is_not_set_aside() {
         assert!(matches!(opened, Err(OpenStoreError::Refused { .. })), "{opened:?}");
     }
     assert_eq!(Store::open(dir.path()).unwrap().set_aside(), None);
+}
+
+#[tokio::test]
+async fn z_s4_what_makes_no_sense_is_refused_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let result = |state: ResultState, at_unix_ms| records::Entry {
+        at_unix_ms,
+        version: 1,
+        workload: Some("App/web".parse().unwrap()),
+        state,
+        message: None,
+        job: None,
+    };
+    let append = async |entry: records::Entry| {
+        store.write(move |transaction| records::append(transaction, "shop", entry)).await
+    };
+    let unknown = append(result(ResultState::from_word("frobbed"), 1)).await.unwrap_err();
+    assert_eq!(unknown, StoreError::Unsound(Unsound::State("frobbed".to_owned())));
+    let never = append(result(ResultState::Ok, 0)).await.unwrap_err();
+    assert_eq!(never, StoreError::Unsound(Unsound::NoTime("App/web".to_owned())));
+    let (workload, resource): (WorkloadId, ResourceId) =
+        ("App/web".parse().unwrap(), "default/File/web".parse().unwrap());
+    let state = WorkloadResult { state: ResultState::Ok, message: None, since_unix_ms: 1, job: None };
+    let row = rows::WorkloadRow::new(workload.clone(), resource.clone(), 1, state);
+    let put = move |transaction: &WriteTransaction| {
+        rows::put_workload(transaction, &"shop".parse().unwrap(), &row, None)
+    };
+    let other = store.write(put).await.unwrap_err();
+    assert_eq!(other, StoreError::Unsound(Unsound::Kind { workload, resource }));
+    assert!(other.to_string().contains("found workload App/web as resource default/File/web"), "{other}");
+    // Nothing of it was stored, and what is sound still is.
+    assert_eq!(append(result(ResultState::Ok, 1)).await, Ok(1));
+    assert_eq!(store.read(|transaction| records::after(transaction, "shop", 0, 10)).unwrap().len(), 1);
 }

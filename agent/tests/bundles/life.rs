@@ -185,3 +185,48 @@ async fn addresses_in_use_are_told() {
     assert_eq!((found[0].resource.as_str(), found[0].bundle.clone()), ("default/App/web", Some(shop())));
     bench.end().await;
 }
+
+#[tokio::test]
+async fn z_c1_memory_and_processors_of_apps_are_promised_once_and_held_to() {
+    let bench = Bench::new().await;
+    let before = bench.platform.capacity(&cx()).await.unwrap();
+    for found in [before.cpu_millis, before.memory_bytes, before.disk_bytes] {
+        assert!(found.used.is_some() && found.total > found.floor, "{found:?}");
+    }
+    let most = before.memory_bytes.total - before.memory_bytes.floor;
+    let app = |name: &str, memory: u64| {
+        bench.app(name, &format!("  units: 2\n  resources: {{memory: \"{memory}\"}}\n"))
+    };
+    let error = bench.put(app("web", most / 2 + 1)).await.unwrap_err();
+    assert_eq!((error.code, error.effect), (Code::Conflict, Effect::None));
+    let asked = (most / 2 + 1) * 2;
+    assert_eq!(error.message, format!("it needs {asked} bytes of memory, and {most} are free"));
+    let job = bench.done(app("web", most / 4)).await;
+    assert_eq!(job.state, JobState::Done, "{:?}", job.errors);
+    let found = bench.platform.capacity(&cx()).await.unwrap().memory_bytes;
+    assert_eq!(found.reserved, most / 4 * 2, "each unit counts");
+    let services = bench.agent.direct().some_services(&["default/App/web".parse().unwrap()]);
+    let limits = &services[0].metadata["limits"];
+    assert!(limits.starts_with("memory by "), "{limits}");
+    // What each may have of its own bundle's room is not asked of it twice; another bundle has the rest.
+    let job = bench.done(app("web", most / 3)).await;
+    assert_eq!(job.state, JobState::Done, "{:?}", job.errors);
+    let other = PutBundleRequest { bundle: "other".parse().unwrap(), ..bench.request(app("api", most / 4)) };
+    let error = bench.platform.put_bundle(&cx(), &other).await.unwrap_err();
+    assert!(error.message.ends_with(&format!("{} are free", most - most / 3 * 2)), "{}", error.message);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn z_c1_what_two_bundles_share_is_counted_once() {
+    let bench = Bench::new().await;
+    let total = bench.platform.capacity(&cx()).await.unwrap().disk_bytes;
+    let most = (total.total - total.floor) / 10 * 9;
+    let shared = bench.directory("common", &format!("  size: \"{most}\"\n  shared: true\n"));
+    bench.done(shared.clone()).await;
+    let other = PutBundleRequest { bundle: "other".parse().unwrap(), ..bench.request(shared) };
+    let put = bench.platform.put_bundle(&cx(), &other).await.unwrap();
+    assert_eq!(bench.ended(put.job.unwrap()).await.0.state, JobState::Done);
+    assert_eq!(bench.platform.capacity(&cx()).await.unwrap().disk_bytes.reserved, most);
+    bench.end().await;
+}

@@ -236,15 +236,17 @@ async fn t_p9_a_job_that_is_taken_back_undoes_what_it_did() {
 async fn z_e11_what_a_monitor_gave_up_stays_visible_with_its_reason() {
     let bench = Bench::new().await;
     bench.done(bench.app("web", "")).await;
-    let web = || "App/web".parse().unwrap();
-    bench.agent.decommission(&shop(), web(), "it eats the host");
-    bench.until("it to go", async || bench.states().await == ["App/web error"]).await;
+    let web = "App/web".parse().unwrap();
+    let job = bench.agent.decommission(&shop(), &web, "it eats the host").await.unwrap().unwrap();
+    assert_eq!(bench.ended(job).await.0.kind, JobKind::Decommission);
+    assert_eq!(bench.states().await, ["App/web error"]);
     assert!(bench.agent.direct().runtime().list().is_empty());
     let status = bench.status().await;
     assert_eq!(status.workloads[0].result.message.as_deref(), Some("it eats the host"));
     let changes = bench.changes().await;
-    // Z-E14: given up already.
-    bench.agent.decommission(&shop(), web(), "again");
+    // Given up already.
+    assert_eq!(bench.agent.decommission(&shop(), &web, "again").await.unwrap(), None);
+    // Repair looks every two seconds.
     tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
     assert_eq!((bench.changes().await, bench.journal().len()), (changes, 1));
     let retry = RetryBundleRequest { bundle: shop(), workloads: Vec::new() };
@@ -297,5 +299,34 @@ async fn what_is_to_go_is_neither_paused_nor_resumed() {
     let job = bench.done(bench.app("web", "")).await;
     assert_eq!((job.state, job.version), (JobState::Done, Some(2)));
     assert_eq!(bench.status().await.summary.phase, BundlePhase::Active);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_unit_that_is_lost_is_told_at_once_and_whether_it_is_mended() {
+    let bench = Bench::new().await;
+    bench.done(format!("{}{}", bench.app("quiet", "  drift: report\n"), bench.app("web", ""))).await;
+    let lose = |app: &str| {
+        let units = bench.agent.direct().runtime().units_of(&format!("default/App/{app}"));
+        let shim = rustix::process::Pid::from_raw(units[0].state.shim.unwrap().0).unwrap();
+        rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+    };
+    lose("quiet");
+    // A second, five times: by the timer alone it may take ten.
+    let told = async {
+        loop {
+            let drift = bench.status().await.workloads.remove(0).drift;
+            match drift {
+                Some(drift) => return drift,
+                None => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let drift = tokio::time::timeout(std::time::Duration::from_secs(5), told).await.unwrap();
+    assert!(!drift.mending && drift.since_unix_ms > 0, "{drift:?}");
+    lose("web");
+    bench.until("the unit to be back", async || bench.journal().len() == 3).await;
+    bench.until("that to be seen", async || bench.status().await.workloads[1].drift.is_none()).await;
+    assert!(bench.status().await.workloads[0].drift.is_some(), "the other is only reported");
     bench.end().await;
 }

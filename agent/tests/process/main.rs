@@ -3,6 +3,7 @@
 
 mod bench;
 mod life;
+mod limits;
 mod logs;
 mod start;
 mod survival;

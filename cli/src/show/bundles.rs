@@ -137,11 +137,13 @@ fn workload_cells(workload: &WorkloadInfo, now_unix_ms: u64, style: Style) -> Ve
         Some(seen) => (style.status(seen.status.as_str()), format!("{} ago", age(seen.age_ms))),
         None => (Cell::new("-"), String::new()),
     };
-    let drift = match &workload.drift {
-        Some(drift) if drift.mending => "mending",
-        Some(_) => "reported",
-        None => "-",
-    };
+    let drift = workload.drift.as_ref().map_or_else(
+        || "-".to_owned(),
+        |drift| {
+            let word = if drift.mending { "mending" } else { "reported" };
+            format!("{word}, seen {} ago", age(drift.age_ms))
+        },
+    );
     let retry = workload.retry.as_ref().map(|retry| format!("in {}", age(retry.in_ms)));
     vec![
         Cell::new(plain(workload.id.as_str())),
@@ -250,17 +252,20 @@ mod tests {
             {"id": "App/web", "version": 3,
              "result": {"state": "error", "message": "port 80 is taken", "since": "2026-11-21T02:34:50Z"},
              "observed": {"status": "degraded", "reason": "1 of 2 units", "age_ms": 1_500},
-             "drift": {"message": "1 unit is missing", "mending": true, "since": "2026-11-21T02:34:50Z", "age_ms": 0},
+             "drift": {"message": "1 unit is missing", "mending": true, "since": "2026-11-21T02:34:50Z", "age_ms": 3_000},
              "retry": {"attempts": 2, "in_ms": 4_000}},
             {"id": "File/motd", "version": 1, "result": {"state": "ok", "since": "2026-11-21T02:34:50Z"}},
         ]});
         let text = bundle_table(&serde_json::from_value(standing).unwrap(), now(), PLAIN);
         assert!(text.contains("accepted   version 3\napplied    version 2\n"), "{text}");
         assert!(
-            text.contains("App/web    3        error   10s  degraded  1s ago  mending  in 4s\n"),
+            text.contains("App/web    3        error   10s  degraded  1s ago  mending, seen 3s ago  in 4s\n"),
             "{text}"
         );
-        assert!(text.contains("File/motd  1        ok      10s  -                 -        -\n"), "{text}");
+        assert!(
+            text.contains("File/motd  1        ok      10s  -                 -                     -\n"),
+            "{text}"
+        );
         assert!(text.ends_with(
             "App/web: port 80 is taken\nApp/web: observed: 1 of 2 units\nApp/web: drift: 1 unit is missing\n"
         ));

@@ -2,6 +2,7 @@
 
 mod agents;
 mod cli;
+mod health;
 mod marks;
 mod namespaces;
 mod outages;

@@ -7,7 +7,8 @@ use towline_protocol::platform::ServiceStatus;
 use crate::{
     direct::{Direct, Owned},
     engine::{
-        manager::{Manager, Seen, Traits, Work},
+        Room,
+        manager::{Manager, Mend, Seen, Traits, Work},
         pipeline::Step,
     },
     manifest::{Complaint, read_app_of_bundle},
@@ -29,7 +30,8 @@ impl Apps {
 }
 
 pub(super) fn read_traits(runtime: RuntimeKind, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-    read_app_of_bundle(runtime, document).map(|_| Traits::default())
+    let spec = read_app_of_bundle(runtime, document)?.spec;
+    Ok(Traits { shared: false, needs: Room::of_units(&spec) })
 }
 
 fn owned(work: &Work) -> Owned {
@@ -50,7 +52,12 @@ impl Manager for Apps {
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        read_traits(self.direct.runtime().kind(), document)
+        let runtime = self.direct.runtime();
+        let spec = read_app_of_bundle(runtime.kind(), document)?.spec;
+        if let Err(refused) = runtime.limits(&spec.resources) {
+            return Err(refused.into_iter().map(|(path, text)| Complaint::new(path, text)).collect());
+        }
+        Ok(Traits { shared: false, needs: Room::of_units(&spec) })
     }
 
     fn takes_turns(&self) -> bool {
@@ -95,12 +102,13 @@ impl Manager for Apps {
 
     async fn observe(&self, work: Work) -> Seen {
         let Some(service) = self.direct.service(&work.resource) else {
-            return super::unknown("nothing is known of it".to_owned());
+            return Seen::unknown("nothing is known of it".to_owned());
         };
         // Mended by the same watch as what `apply` brought here.
+        let mend = if self.direct.mends(service.id.as_str()) { Mend::Manager } else { Mend::Nobody };
         let drift = (service.status == ServiceStatus::Degraded).then(|| {
             service.excuse.clone().unwrap_or_else(|| "its units are not as its definition says".to_owned())
         });
-        Seen { status: service.status, reason: service.excuse, units: service.units, drift, repair: false }
+        Seen { status: service.status, reason: service.excuse, units: service.units, drift, mend }
     }
 }

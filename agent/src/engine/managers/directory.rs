@@ -7,15 +7,15 @@
 //! first makes it, the last removes it.
 
 use std::{
-    collections::BTreeSet,
     fs, io,
     os::unix::fs::{PermissionsExt as _, chown},
     path::PathBuf,
+    sync::Arc,
 };
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use towline_protocol::{Code, ItemError, ResourceId};
+use towline_protocol::{Code, ItemError};
 
 use super::{
     label::{Labels, failed, refused},
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     engine::{
         Room,
-        manager::{Manager, Seen, Traits, Work},
+        manager::{Known, Manager, Seen, Traits, Work},
         pipeline::{Step, Stop, Verdict},
     },
     manifest::{ByteSize, Complaint, Drift, drift_field, mode_field, path_field, read_kind},
@@ -184,14 +184,14 @@ impl Manager for Directories {
         let looked = move || {
             let spec = match spec_of(&work) {
                 Ok(spec) => spec,
-                Err(error) => return Ok(super::unknown(error.message)),
+                Err(error) => return Ok(Seen::unknown(error.message)),
             };
             let (path, repair) = (spec.path.display(), spec.drift == Drift::Repair);
             Ok(match fs::symlink_metadata(&spec.path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     super::drifted(format!("{path} is gone"), repair)
                 }
-                Err(error) => super::unknown(format!("{path}: {error}")),
+                Err(error) => Seen::unknown(format!("{path}: {error}")),
                 Ok(meta) if !meta.is_dir() => super::drifted(format!("{path} is no directory"), false),
                 Ok(meta) if meta.permissions().mode() & 0o7777 != spec.mode => {
                     super::drifted(format!("{path} has another mode"), repair)
@@ -199,12 +199,12 @@ impl Manager for Directories {
                 Ok(_) => super::ready(),
             })
         };
-        blocking(looked).await.unwrap_or_else(|error| super::unknown(error.to_string()))
+        blocking(looked).await.unwrap_or_else(|error| Seen::unknown(error.to_string()))
     }
 
     /// Removes nothing: what is in a directory is its user's, and a store that was put back from a backup does not know of
     /// a newer one. Whoever knows that it is not needed removes it.
-    async fn clean_up(&self, known: BTreeSet<ResourceId>) -> Vec<String> {
+    async fn clean_up(&self, known: Arc<Known>) -> Vec<String> {
         let labels = self.labels.clone();
         let strangers = blocking(move || Ok(labels.strangers(KIND, &known))).await.unwrap_or_default();
         for stranger in strangers {
@@ -232,7 +232,8 @@ mod tests {
         let path = dir.path().join("data");
         labels.take(&path, &"default/Directory/data".parse().unwrap(), &"shop".parse().unwrap()).unwrap();
         fs::create_dir(&path).unwrap();
-        assert_eq!(Directories::new(labels).clean_up(BTreeSet::new()).await, Vec::<String>::new());
+        let nothing = Arc::new(Known::new(Default::default(), |_| false));
+        assert_eq!(Directories::new(labels).clean_up(nothing).await, Vec::<String>::new());
         assert!(path.is_dir());
     }
 }

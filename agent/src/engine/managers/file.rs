@@ -5,11 +5,11 @@
 //! ```
 //! It is written beside its place and renamed into it: whoever reads sees the old content or the new, never half of one.
 
-use std::{collections::BTreeSet, fs, io, os::unix::fs::PermissionsExt as _};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use towline_protocol::{Code, ItemError, ResourceId};
+use towline_protocol::{Code, ItemError};
 
 use super::{
     label::{Labels, refused},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     engine::{
         Room,
-        manager::{Manager, Seen, Traits, Work},
+        manager::{Known, Manager, Seen, Traits, Work},
         pipeline::{Step, Stop},
     },
     manifest::{Complaint, Drift, FileSpec, drift_field, file_fields, path_field, read_kind},
@@ -148,7 +148,7 @@ impl Manager for Files {
         let looked = move || {
             let Spec { file, drift } = match spec_of(&work) {
                 Ok(spec) => spec,
-                Err(error) => return Ok(super::unknown(error.message)),
+                Err(error) => return Ok(Seen::unknown(error.message)),
             };
             let (path, repair) = (file.path.display(), drift == Drift::Repair);
             let mode = fs::symlink_metadata(&file.path).map(|meta| meta.permissions().mode() & 0o7777);
@@ -156,7 +156,7 @@ impl Manager for Files {
                 (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
                     super::drifted(format!("{path} is gone"), repair)
                 }
-                (Err(error), _) | (_, Err(error)) => super::unknown(format!("{path}: {error}")),
+                (Err(error), _) | (_, Err(error)) => Seen::unknown(format!("{path}: {error}")),
                 (_, Ok(content)) if content != file.content => {
                     super::drifted(format!("{path} has other content"), repair)
                 }
@@ -166,10 +166,10 @@ impl Manager for Files {
                 _ => super::ready(),
             })
         };
-        blocking(looked).await.unwrap_or_else(|error| super::unknown(error.to_string()))
+        blocking(looked).await.unwrap_or_else(|error| Seen::unknown(error.to_string()))
     }
 
-    async fn clean_up(&self, known: BTreeSet<ResourceId>) -> Vec<String> {
+    async fn clean_up(&self, known: Arc<Known>) -> Vec<String> {
         super::clean_up(self.labels.clone(), KIND, known, remove_file).await
     }
 }

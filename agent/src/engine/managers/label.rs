@@ -13,7 +13,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use towline_protocol::{Code, ItemError, Name, ResourceId, StoreId};
 
-use crate::{failpoints::failpoint, runtime::process::RuntimeError, shim::write_durably};
+use crate::{
+    engine::manager::Known, failpoints::failpoint, runtime::process::RuntimeError, shim::write_durably,
+};
 
 /// The label of one path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,18 +124,23 @@ impl Labels {
         }
     }
 
-    /// Removes what `label` marks, whoever held it.
+    /// Removes what `label` marks, whoever held it, unless its resource became `known` meanwhile; says whether it did.
     pub(super) fn clear(
         &self,
         label: &Label,
+        known: &Known,
         remove: impl FnOnce(&Path) -> io::Result<()>,
-    ) -> Result<(), ItemError> {
+    ) -> Result<bool, ItemError> {
         let _change = self.lock();
+        // Under the lock nobody takes it: whoever is about to is known already.
+        if known.now(&label.resource) || self.read(&label.path)?.is_none() {
+            return Ok(false);
+        }
         match remove(&label.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("cannot remove", &label.path, &error))
             }
-            _ => self.forget(&label.path),
+            _ => self.forget(&label.path).map(|()| true),
         }
     }
 
@@ -141,13 +148,13 @@ impl Labels {
         self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Labels of this store whose resources are none of `known`.
-    pub(super) fn strangers(&self, kind: &str, known: &BTreeSet<ResourceId>) -> Vec<Label> {
+    /// Labels of this store whose resources are not `known`.
+    pub(super) fn strangers(&self, kind: &str, known: &Known) -> Vec<Label> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let labels = entries.filter_map(|entry| Label::read(&fs::read(entry.path()).ok()?).ok());
         let of_kind = |label: &Label| label.resource.as_str().split('/').nth(1) == Some(kind);
         labels
-            .filter(|label| label.store == self.store && of_kind(label) && !known.contains(&label.resource))
+            .filter(|label| label.store == self.store && of_kind(label) && !known.listed(&label.resource))
             .collect()
     }
 
@@ -196,6 +203,23 @@ fn conflict(path: &Path, why: &str) -> ItemError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_became_known_meanwhile_is_not_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let labels = Labels::new(dir.path(), StoreId::new(uuid::Uuid::nil()));
+        labels.make().unwrap();
+        let path = dir.path().join("data");
+        labels.take(&path, &"default/File/data".parse().unwrap(), &"shop".parse().unwrap()).unwrap();
+        fs::write(&path, "").unwrap();
+        for (known, left) in [(true, true), (false, false)] {
+            let known = Known::new(BTreeSet::new(), move |_| known);
+            let stranger = labels.strangers("File", &known).remove(0);
+            assert_eq!(labels.clear(&stranger, &known, |path| fs::remove_file(path)), Ok(!left));
+            assert_eq!(path.exists(), left);
+        }
+        assert_eq!(labels.strangers("File", &Known::new(BTreeSet::new(), |_| false)), []);
+    }
 
     #[test]
     fn z_s2_bundles_that_come_and_go_at_once_lose_no_holder_of_a_shared_path() {

@@ -17,7 +17,7 @@ use towline_protocol::JobId;
 
 use self::world::World;
 use super::*;
-use crate::store::faults::Request;
+use crate::{runtime::process::Changes, store::faults::Request};
 
 /// Seeds at once: most of the time each waits.
 const AT_ONCE: usize = 8;
@@ -64,6 +64,7 @@ struct Sim {
     dir: tempfile::TempDir,
     disk: Faults,
     world: World,
+    changes: Changes,
     boot: u64,
     asked: Vec<Asked>,
     talks: bool,
@@ -77,6 +78,7 @@ impl Sim {
             dir: tempfile::tempdir().unwrap(),
             disk: Faults::in_memory(),
             world: World::new(seed),
+            changes: Changes::default(),
             boot: 1,
             asked: Vec::new(),
             talks,
@@ -97,7 +99,9 @@ impl Sim {
             data_dir: self.dir.path().to_owned(),
             calls: Calls::new(Arc::clone(&store), Tasks::new()),
             owners: Owners::default(),
+            changes: self.changes.watch(),
             is_direct: Box::new(|_| false),
+            direct_room: Box::new(Vec::new),
             applied: Box::new(|_, _| {}),
             durations: crate::metrics::durations(&prometheus::Registry::new()).unwrap(),
             mark: Mark::open(&self.dir.path().join("marks"), &"acme/site".parse().unwrap(), store.id(), None)
@@ -177,7 +181,11 @@ impl Sim {
             15 => look(engine).await,
             16 if self.random.is_one_in(2) => {
                 let (bundle, workload) = ("a".parse().unwrap(), "Thing/a1".parse().unwrap());
-                engine.decommission(&bundle, workload, "a monitor gave up on it".to_owned());
+                // On its own: it may have to wait for a bundle that waits for the disk.
+                let engine = engine.clone();
+                tokio::spawn(async move {
+                    engine.decommission(&bundle, &workload, "a monitor gave up on it").await.ok();
+                });
             }
             _ => {}
         }
@@ -251,7 +259,7 @@ fn time_passes(engine: &Engine) {
 async fn look(engine: &Engine) {
     let names: Vec<Name> = engine.state().bundles.keys().cloned().collect();
     for name in names {
-        engine.look_at(&name).await.ok();
+        engine.look_at(&name, None).await.ok();
     }
     engine.kick();
 }

@@ -137,10 +137,20 @@ impl DockerRuntime {
             }
         };
         let status = seen.as_ref().map(|seen| seen.status.clone());
-        self.learn(|known| match seen {
-            Some(seen) => drop(known.units.insert(seen.status.unit.clone(), seen)),
-            None => known.units.retain(|_, seen: &mut Seen| seen.container != container),
+        let before = self.learn(|known| {
+            let before = known.units.values().find(|seen| seen.container == container).cloned();
+            match seen {
+                Some(seen) => drop(known.units.insert(seen.status.unit.clone(), seen)),
+                None => known.units.retain(|_, seen: &mut Seen| seen.container != container),
+            }
+            before
         });
+        let before = before.map(|seen| seen.status);
+        if before != status
+            && let Some(changed) = status.as_ref().or(before.as_ref())
+        {
+            self.inner.changes.tell(&changed.app);
+        }
         Ok(status)
     }
 

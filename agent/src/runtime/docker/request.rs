@@ -10,7 +10,7 @@ use bollard::models::{
 use super::labels::Label;
 use crate::{
     manifest::{
-        AppSpec, Condition, ContainerSpec, HealthSpec, MountSpec, Propagation, Resources, Restart,
+        AppSpec, Condition, ContainerSpec, Cpu, HealthSpec, MountSpec, Propagation, Resources, Restart,
         StopSignal, port_variable,
     },
     proc,
@@ -69,14 +69,14 @@ fn environment(app: &AppSpec, label: &Label, instance: &str) -> Vec<String> {
 }
 
 fn host(app: &AppSpec, container: &ContainerSpec) -> HostConfig {
-    let Resources { cpu_milli, memory, swap, pids } = container.resources;
+    let Resources { cpu, memory, swap, pids } = app.resources;
     let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let memory = memory.map(|size| bytes(size.get()));
     HostConfig {
         mounts: Some(container.mounts.iter().map(mount).collect()),
         network_mode: Some(container.network_mode.clone()),
         port_bindings: Some(bindings(app)),
-        nano_cpus: cpu_milli.map(|milli| i64::from(milli) * 1_000_000),
+        nano_cpus: cpu.map(nano_cpus),
         memory,
         // The engine counts both together. Without a word about swap there is none: a limit that spills is none.
         memory_swap: memory.map(|memory| memory.saturating_add(swap.map_or(0, |size| bytes(size.get())))),
@@ -94,6 +94,10 @@ fn host(app: &AppSpec, container: &ContainerSpec) -> HostConfig {
         }),
         ..HostConfig::default()
     }
+}
+
+fn nano_cpus(cpu: Cpu) -> i64 {
+    i64::try_from(cpu.millis()).unwrap_or(i64::MAX).saturating_mul(1_000_000)
 }
 
 fn bindings(app: &AppSpec) -> HashMap<String, Option<Vec<PortBinding>>> {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitStatus};
+use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher};
 use crate::{
+    manifest::Resources,
     mark::Mark,
     runtime::{Runtime, RuntimeKind},
 };
@@ -19,6 +20,19 @@ impl Runtime for ProcessRuntime {
 
     fn mark(&self) -> &Mark {
         Self::mark(self)
+    }
+
+    fn changes(&self) -> Watcher {
+        Self::changes(self)
+    }
+
+    fn limits(&self, resources: &Resources) -> Result<Option<String>, Vec<(String, String)>> {
+        let limits = Self::limits(self);
+        let refused = limits.complaints(resources);
+        if refused.is_empty() {
+            return Ok(limits.told(resources));
+        }
+        Err(refused.into_iter().map(|complaint| (complaint.path, complaint.text)).collect())
     }
 
     async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {

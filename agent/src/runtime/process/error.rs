@@ -47,6 +47,14 @@ pub enum RuntimeError {
         /// The name.
         name: String,
     },
+    /// A bound that this host cannot hold a unit to.
+    #[error("{field}: {why}")]
+    Unbounded {
+        /// The field that declares it.
+        field: String,
+        /// What is missing.
+        why: String,
+    },
     /// The command did not come to run.
     #[error("{reason}")]
     NotStarted {

@@ -51,6 +51,9 @@ impl ProcessRuntime {
     /// Makes the unit's directory, label, files and specification. Waits for the disk.
     pub(super) fn create(&self, spec: &UnitSpec) -> Result<Arc<Unit>, RuntimeError> {
         let app = &spec.manifest.spec;
+        if let Some(complaint) = self.inner.limits.complaints(&app.resources).into_iter().next() {
+            return Err(RuntimeError::Unbounded { field: complaint.path, why: complaint.text });
+        }
         let account = app.user.as_deref().map(users::account).transpose()?;
         let (id, dir) = self.new_id(spec.manifest.name.as_str());
         let working_dir = app.working_dir.clone().unwrap_or_else(|| dir.join(WORK));
@@ -68,7 +71,12 @@ impl ProcessRuntime {
             created: Timestamp::now(),
         };
         let shim_spec = self.shim_spec(spec, &record, working_dir, account.as_ref());
-        let unit = Arc::new(Unit::new(record, dir, UnitState::new(Status::Building, Timestamp::now())));
+        let unit = Arc::new(Unit::new(
+            record,
+            dir,
+            UnitState::new(Status::Building, Timestamp::now()),
+            self.inner.changes.clone(),
+        ));
         let others = self.others_files(&unit);
         let run_as = account.as_ref().map(|account| &account.run_as);
         let made = files::check(&placed, &spec.manifest.id, &unit.dir, &others).and_then(|()| {
@@ -202,6 +210,7 @@ impl ProcessRuntime {
             grace: app.stop.grace_period.get(),
             log_max_size: app.logs.max_size.get(),
             log_max_files: app.logs.max_files,
+            bounds: self.inner.limits.bounds(&app.resources, &record.unit),
         }
     }
 
@@ -221,7 +230,7 @@ impl ProcessRuntime {
         }
         let following = unit.free_of(&before).await?;
         unit.record.ports.iter().try_for_each(ports::check_free)?;
-        unit.state.send_replace(UnitState::new(Status::Starting, Timestamp::now()));
+        unit.is_now(UnitState::new(Status::Starting, Timestamp::now()));
         let (runtime, spawned) = (self.clone(), Arc::clone(unit));
         let spawn = move || {
             runtime.spawn_shim(&spawned).map_err(|error| RuntimeError::io("cannot start a supervisor", error))
@@ -230,7 +239,7 @@ impl ProcessRuntime {
             Ok(stream) => stream,
             Err(error) => {
                 let reason = error.to_string();
-                unit.state.send_replace(lost(before, &reason, Timestamp::now()));
+                unit.is_now(lost(before, &reason, Timestamp::now()));
                 return Err(RuntimeError::NotStarted { reason });
             }
         };
@@ -311,7 +320,7 @@ impl ProcessRuntime {
         let known = UnitState::read(&dir).ok();
         let (started, ended) = (known.is_some(), known.as_ref().is_some_and(|state| state.final_state));
         let state = known.unwrap_or_else(|| UnitState::new(Status::Starting, record.created));
-        let unit = Arc::new(Unit::new(record, dir, state));
+        let unit = Arc::new(Unit::new(record, dir, state, self.inner.changes.clone()));
         self.units().insert(Arc::clone(&unit));
         match connect(&unit.dir) {
             Ok(stream) => {
@@ -348,7 +357,7 @@ async fn settle(unit: &Unit, instance: &str) {
     if let Ok(state) = written
         && state.final_state
     {
-        unit.state.send_replace(state);
+        unit.is_now(state);
         return;
     }
     let complaint = fs::read_to_string(unit.dir.join(COMPLAINTS)).unwrap_or_default();
@@ -364,7 +373,7 @@ async fn settle(unit: &Unit, instance: &str) {
     let state = lost(unit.state.borrow().clone(), &why, Timestamp::now());
     // If it cannot be written, the next agent comes to the same conclusion.
     state.write(&unit.dir).ok();
-    unit.state.send_replace(state);
+    unit.is_now(state);
 }
 
 /// One connection to one shim.
@@ -407,7 +416,7 @@ impl Follower {
                 line = lines.next_line() => {
                     let Ok(Some(line)) = line else { return };
                     match serde_json::from_str::<UnitState>(&line) {
-                        Ok(state) => drop(self.unit.state.send_replace(state)),
+                        Ok(state) => self.unit.is_now(state),
                         Err(error) => tracing::warn!(unit = self.unit.id(), %error, "a shim said what nobody understands"),
                     }
                 }

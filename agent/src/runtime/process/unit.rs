@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::error::RuntimeError;
+use super::{changes::Changes, error::RuntimeError};
 use crate::{
     manifest::Protocol,
     mark::Turn,
@@ -104,6 +104,7 @@ pub(super) struct Unit {
     pub(super) record: UnitRecord,
     pub(super) dir: PathBuf,
     pub(super) state: watch::Sender<UnitState>,
+    changes: Changes,
     /// The way to the shim, while there is one.
     commands: Mutex<Option<mpsc::Sender<Command>>>,
     /// Held while the unit is launched or stopped, so that these never overlap.
@@ -113,10 +114,16 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    pub(super) fn new(record: UnitRecord, dir: PathBuf, state: UnitState) -> Self {
+    pub(super) fn new(record: UnitRecord, dir: PathBuf, state: UnitState, changes: Changes) -> Self {
         let (state, _) = watch::channel(state);
         let (commands, gate, following) = (Mutex::default(), tokio::sync::Mutex::default(), Arc::default());
-        Self { record, dir, state, commands, gate, following }
+        Self { record, dir, state, changes, commands, gate, following }
+    }
+
+    /// It stands so from now on.
+    pub(super) fn is_now(&self, state: UnitState) {
+        self.state.send_replace(state);
+        self.changes.tell(&self.record.app);
     }
 
     pub(super) fn id(&self) -> &str {
@@ -145,7 +152,7 @@ impl Unit {
         if self.state.borrow().status == Status::Building {
             // Nothing was started yet, and nothing will be: who is about to start it sees this.
             let stopped = UnitState::new(Status::Stopped, Timestamp::now());
-            self.state.send_replace(UnitState { final_state: true, ..stopped });
+            self.is_now(UnitState { final_state: true, ..stopped });
             return Ok(());
         }
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();

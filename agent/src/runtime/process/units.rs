@@ -51,7 +51,10 @@ impl Units {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{super::unit::UnitRecord, *};
+    use super::{
+        super::{changes::Changes, unit::UnitRecord},
+        *,
+    };
     use crate::shim::{Status, UnitState};
 
     fn unit(id: &str, app: &str) -> Arc<Unit> {
@@ -63,7 +66,8 @@ mod tests {
             files: Vec::new(),
             created: Timestamp::UNIX_EPOCH,
         };
-        Arc::new(Unit::new(record, id.into(), UnitState::new(Status::Building, Timestamp::UNIX_EPOCH)))
+        let state = UnitState::new(Status::Building, Timestamp::UNIX_EPOCH);
+        Arc::new(Unit::new(record, id.into(), state, Changes::default()))
     }
 
     #[test]

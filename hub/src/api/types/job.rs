@@ -214,7 +214,7 @@ pub struct RoomInfo {
     pub total: u64,
     /// Promised to workloads.
     pub reserved: u64,
-    /// In use by workloads now, as far as the runtime tells.
+    /// In use on the machine now, by workloads and all else; of processors, the load of the last minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<u64>,
     /// Kept for the system.

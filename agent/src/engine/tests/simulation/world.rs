@@ -198,6 +198,22 @@ impl Manager for Maker {
     async fn observe(&self, work: Work) -> Seen {
         let (key, made) = up(&work);
         let drift = (self.world.made().get(&key) != Some(&made)).then(|| "it is otherwise".to_owned());
-        Seen { status: ServiceStatus::Ready, reason: None, units: Vec::new(), repair: drift.is_some(), drift }
+        let mend = if drift.is_some() { manager::Mend::Engine } else { manager::Mend::Nobody };
+        Seen { status: ServiceStatus::Ready, reason: None, units: Vec::new(), mend, drift }
+    }
+
+    /// What a deletion by force left is removed by the next agent.
+    async fn clean_up(&self, known: Arc<manager::Known>) -> Vec<String> {
+        let of_kind = |key: &String| key.split('/').nth(1) == Some(self.kind);
+        let made: Vec<String> = self.world.made().keys().filter(|key| of_kind(key)).cloned().collect();
+        let mut left = Vec::new();
+        for key in made {
+            let resource = key.parse().unwrap();
+            if !known.listed(&resource) && !known.now(&resource) {
+                self.world.host.lock().unwrap().made.remove(&key);
+                left.push(key);
+            }
+        }
+        left
     }
 }
