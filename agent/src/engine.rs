@@ -185,23 +185,7 @@ impl Engine {
             mark,
             durations,
         } = parts;
-        let before = store.read(crate::store::noted_boot)?;
-        let rebooted = before.is_some_and(|before| before != boot);
-        let (loaded, jobs) = store
-            .read(|transaction| Ok((rows::load(transaction)?, stored_jobs::unfinished(transaction)?)))?;
-        let mut state = State { boot: boot.to_owned(), ..State::default() };
-        for (row, workloads) in loaded.bundles {
-            if rebooted && row.phase == BundlePhase::Active {
-                state.lanes.submit(&row.name, Item::Reboot);
-                state.to_come_up.insert(row.name.clone());
-            }
-            state.bundles.insert(row.name.clone(), Bundle::new(row, workloads));
-        }
-        for job in jobs {
-            let Some(bundle) = job.bundle.clone() else { continue };
-            state.lanes.submit(&bundle, Item::Job { id: job.id, kind: job.kind.clone() });
-            state.jobs.insert(job.id, OpenJob::new(job));
-        }
+        let (state, rebooted, skipped) = stored_state(&store, boot)?;
         let inner = Inner {
             store,
             registry,
@@ -229,7 +213,7 @@ impl Engine {
                 .await?;
         }
         engine.claim_again().await;
-        engine.find_again(rebooted, loaded.skipped).await?;
+        engine.find_again(rebooted, skipped).await?;
         let names: Vec<Name> = engine.state().bundles.keys().cloned().collect();
         for name in &names {
             engine.wait_for_retry(name);
@@ -357,4 +341,27 @@ impl Engine {
     fn state(&self) -> MutexGuard<'_, State> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the store knows, what is to be begun by it, whether the host has been started anew since, and whether there is more
+/// that could not be read.
+fn stored_state(store: &Store, boot: &str) -> Result<(State, bool, bool), StoreError> {
+    let before = store.read(crate::store::noted_boot)?;
+    let rebooted = before.is_some_and(|before| before != boot);
+    let (loaded, jobs) =
+        store.read(|transaction| Ok((rows::load(transaction)?, stored_jobs::unfinished(transaction)?)))?;
+    let mut state = State { boot: boot.to_owned(), ..State::default() };
+    for (row, workloads) in loaded.bundles {
+        if rebooted && row.phase == BundlePhase::Active {
+            state.lanes.submit(&row.name, Item::Reboot);
+            state.to_come_up.insert(row.name.clone());
+        }
+        state.bundles.insert(row.name.clone(), Bundle::new(row, workloads));
+    }
+    for job in jobs {
+        let Some(bundle) = job.bundle.clone() else { continue };
+        state.lanes.submit(&bundle, Item::Job { id: job.id, kind: job.kind.clone() });
+        state.jobs.insert(job.id, OpenJob::new(job));
+    }
+    Ok((state, rebooted, loaded.skipped))
 }

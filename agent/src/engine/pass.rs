@@ -383,14 +383,7 @@ impl Pass {
             end(job, state, message)
         });
         let goes = row.phase == BundlePhase::Deleted && known.row.phase != BundlePhase::Deleted;
-        let record = goes.then(|| records::Entry {
-            at_unix_ms: row.since_unix_ms,
-            version: row.target,
-            workload: None,
-            state: ResultState::Deleted,
-            message: row.reason.clone(),
-            job: ended.as_ref().map(|(job, _)| job.id),
-        });
+        let record = goes.then(|| farewell(&row, ended.as_ref().map(|(job, _)| job.id)));
         let event = self.event(&known.row, &row);
         failpoint!("pass.before-end");
         // With their gates held: one that is being put again right now is not forgotten.
@@ -473,5 +466,17 @@ impl Pass {
         let (bundle, mark) = (self.bundle.clone(), uuid::Uuid::new_v4().as_u128());
         let made = move |transaction: &WriteTransaction| once(transaction, bundle.as_str(), mark, &work);
         self.engine.persist(made).await
+    }
+}
+
+/// What the record says last of a bundle that has gone.
+fn farewell(row: &BundleRow, job: Option<JobId>) -> records::Entry {
+    records::Entry {
+        at_unix_ms: row.since_unix_ms,
+        version: row.target,
+        workload: None,
+        state: ResultState::Deleted,
+        message: row.reason.clone(),
+        job,
     }
 }

@@ -182,8 +182,8 @@ impl Sim {
             16 if self.random.is_one_in(2) => {
                 let (bundle, workload) = ("a".parse().unwrap(), "Thing/a1".parse().unwrap());
                 // On its own: it may have to wait for a bundle that waits for the disk.
-                let engine = engine.clone();
-                tokio::spawn(async move {
+                let (engine, tasks) = (engine.clone(), engine.inner.tasks.clone());
+                tasks.spawn("decommission", async move {
                     engine.decommission(&bundle, &workload, "a monitor gave up on it").await.ok();
                 });
             }
