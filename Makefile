@@ -7,12 +7,12 @@ STRICT = -D warnings
 # The agent that can be made to fail stays in a place of its own: nobody takes it for the ordinary one.
 FAILING = -p towline-agent --locked --features failpoints --target-dir target/failpoints
 
-.PHONY: help bench fuzz test soak nats-server netns-tools build lint fmt doc clean
+.PHONY: help bench fuzz test soak nats-server netns-tools docker build lint fmt doc clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: build nats-server netns-tools ## unit tests, property tests, batteries, a real nats-server, the real binaries
+test: build nats-server netns-tools docker ## unit tests, property tests, batteries, a real nats-server, a real Docker engine, the real binaries
 	$(CARGO) test --workspace --locked
 	TOWLINE_KILLS=50 $(CARGO) test $(FAILING) --test crashes
 
@@ -30,6 +30,9 @@ nats-server:
 
 netns-tools:
 	scripts/netns-tools
+
+docker:
+	scripts/docker
 
 build:
 	$(CARGO) build --workspace --bins --locked

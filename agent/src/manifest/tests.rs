@@ -302,7 +302,9 @@ proptest! {
 
 #[test]
 fn resources_are_read_and_change_nothing_where_there_are_none() {
-    let read = |resources: &str| parse("test", app(resources).as_bytes()).unwrap().remove(0).spec;
+    let read = |resources: &str| {
+        parse(RuntimeKind::Process, "test", app(resources).as_bytes()).unwrap().remove(0).spec
+    };
     let found = read("  resources: {cpu: 0.5, memory: 64Mi, swap: 1Gi, pids: 20}\n").resources;
     assert_eq!((found.cpu.map(Cpu::millis), found.memory.map(ByteSize::get)), (Some(500), Some(64 << 20)));
     assert_eq!((found.swap.map(ByteSize::get), found.pids), (Some(1 << 30), Some(20)));
