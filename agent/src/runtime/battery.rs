@@ -342,9 +342,9 @@ async fn units_belong_to_their_app(stand: &mut Stand<'_>) {
     let web = stand.start("exec sleep 1000", "").await;
     let other = stand.runtime.start(&stand.spec("other", "exec sleep 1000", "")).await.expect("it starts");
     let ids = |units: Vec<UnitStatus>| units.into_iter().map(|unit| unit.unit).collect::<Vec<_>>();
-    assert_eq!(ids(stand.runtime.units_of("default/App/web")), [web.unit.clone()]);
+    assert_eq!(ids(stand.runtime.units_of("default/App/web")), std::slice::from_ref(&web.unit));
     let observed = stand.runtime.observe("default/App/other").await.expect("the runtime answers");
-    assert_eq!(ids(observed), [other.unit.clone()]);
+    assert_eq!(ids(observed), std::slice::from_ref(&other.unit));
     let mut both = [web.unit, other.unit];
     both.sort();
     assert_eq!(ids(stand.runtime.list()), both);

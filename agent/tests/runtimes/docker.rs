@@ -47,7 +47,6 @@ async fn the_battery_holds_on_docker() {
     let _among_others = GATE.read().await;
     let engine = Engine::shared();
     for case in BATTERY {
-        println!("{case:?}");
         let instance = format!("test/{}", case.name);
         let dir = tempfile::tempdir().unwrap();
         case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone(), dir }).await;
@@ -159,7 +158,7 @@ async fn f_d6_f_d7_what_was_stopped_or_removed_behind_our_back_comes_back() {
     let first = bench.containers().remove(0);
     bench.engine.docker(&["stop", "--time", "0", &first]);
     bench.until("it to be started again", |_| bench.engine.is_running(&first)).await;
-    assert_eq!(bench.containers(), [first.clone()]);
+    assert_eq!(bench.containers(), std::slice::from_ref(&first));
     bench.engine.docker(&["rm", "--force", &first]);
     let came = |_: &Service| bench.containers().first().is_some_and(|id| *id != first);
     bench.until("another in its stead", came).await;

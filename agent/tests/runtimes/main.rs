@@ -1,4 +1,5 @@
 //! The battery of runtimes over each of them, and what is docker's alone.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by panicking")]
 
 mod docker;
 mod engine;

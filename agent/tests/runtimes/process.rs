@@ -37,7 +37,6 @@ impl Place for Processes {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_battery_holds_on_processes() {
     for case in BATTERY {
-        println!("{case:?}");
         case.run(&Processes(tempfile::tempdir().unwrap())).await;
     }
 }
