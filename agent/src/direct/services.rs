@@ -29,7 +29,7 @@ impl Direct {
     pub(crate) fn service(&self, id: &ResourceId) -> Option<Service> {
         let (entry, units) = (self.entry(id.as_str()), self.inner.runtime.units_of(id.as_str()));
         let known = entry.is_some() || !units.is_empty();
-        known.then(|| service(id.clone(), entry.as_deref(), &units, self.is_busy(id.as_str())))
+        known.then(|| self.shown(id.clone(), entry.as_deref(), &units))
     }
 
     /// The ports that units have, by address and port.
@@ -63,15 +63,19 @@ impl Direct {
             .filter_map(|id| id.parse::<ResourceId>().ok().filter(&wanted))
             .map(|id| {
                 let units = units.get(id.as_str()).unwrap_or(&none);
-                let busy = self.is_busy(id.as_str());
                 let entry = entries.get(id.as_str()).map(AsRef::as_ref);
-                let mut service = service(id, entry, units, busy);
-                let resources = entry.and_then(|entry| Some(&entry.manifest.as_ref().ok()?.spec.resources));
-                let limits = resources.and_then(|resources| self.inner.runtime.limits().told(resources));
-                service.metadata.extend(limits.map(|limits| ("limits".to_owned(), limits)));
-                service
+                self.shown(id, entry, units)
             })
             .collect()
+    }
+
+    fn shown(&self, id: ResourceId, entry: Option<&Entry>, units: &[UnitStatus]) -> Service {
+        let busy = self.is_busy(id.as_str());
+        let mut service = service(id, entry, units, busy);
+        let resources = entry.and_then(|entry| Some(&entry.manifest.as_ref().ok()?.spec.resources));
+        let limits = resources.and_then(|resources| self.inner.runtime.limits().told(resources));
+        service.metadata.extend(limits.map(|limits| ("limits".to_owned(), limits)));
+        service
     }
 }
 
