@@ -218,7 +218,7 @@ fn another_kind_is_refused_by_the_runtime_and_passed_on_by_others() {
     let found = identify("a.yaml", yaml.as_bytes()).unwrap();
     assert_eq!(found, [("b/ConfigMap/a".to_owned(), Bytes::from_static(yaml.as_bytes()))]);
     let bundle = "apiVersion: towline/v1\nkind: Bundle\nmetadata: {name: shop}\n";
-    assert!(complaints(bundle)[0].contains("kind: found \"Bundle\", allowed on the process runtime is App"));
+    assert!(complaints(bundle)[0].contains("kind: found \"Bundle\", allowed is App"));
 }
 
 #[test]

@@ -47,11 +47,17 @@ async fn z_e12_a_store_that_cannot_be_written_shows_up_to_the_hub_and_the_comman
         Some(site.hub.until_state("a", "connected").await).filter(|now| *now > epoch)
     })
     .await;
+    let platform = site.hub.platform("a");
+    let first = define("first", script("first", "exec sleep 1000", ""));
+    // It acts under its new epoch, which is stored.
+    until("it to act", || async {
+        platform.apply(&CallContext::new(), std::slice::from_ref(&first)).await.ok()
+    })
+    .await;
     assert_eq!(agent.healthz().await, Some((200, "ok\n".to_owned())));
     assert_eq!(until_health(&site, "a", "healthy").await, "");
 
     limit_writes(&agent, Some(WRITABLE));
-    let platform = site.hub.platform("a");
     let web = define("web", script("web", "exec sleep 1000", ""));
     let error = platform.apply(&CallContext::new(), std::slice::from_ref(&web)).await.unwrap_err();
     assert_eq!(error.code, Code::Cluster, "{error:?}");
