@@ -1,6 +1,6 @@
 //! Apps as containers of a Docker engine.
 //!
-//! A container is ours by its labels (see [`labels`]), and found again by them; what is kept in memory is a copy of what
+//! A container is ours by its labels (see `docker/labels.rs`), and found again by them; what is kept in memory is a copy of what
 //! the engine told last:
 //!
 //! ```text
