@@ -302,19 +302,17 @@ async fn z_u3_an_update_of_what_cannot_be_updated_is_refused_whole() {
 #[tokio::test]
 async fn z_u5_a_burst_ends_at_the_last_version() {
     let rig = Rig::new().await;
-    let begun = tokio::time::Instant::now();
     let mut puts = Vec::new();
     for size in 1..=100 {
         puts.push(rig.put("shop", &thing("web", &format!("size: {size}"))).await.unwrap());
     }
     assert_eq!(rig.ended(puts.last().unwrap()).await.state, JobState::Done);
-    let took = begun.elapsed();
+    // How long that takes, `towline-bench bundles-burst` says.
     let mut states = BTreeMap::new();
     for put in &puts {
         *states.entry(rig.ended(put).await.state).or_insert(0) += 1;
     }
     assert_eq!(states.values().sum::<i32>(), 100, "{states:?}");
-    assert!(took < Duration::from_secs(5), "{took:?} {states:?}");
     assert_eq!(puts.last().unwrap().version, 100);
 }
 

@@ -1,7 +1,7 @@
 //! Finding out how things stand, and hearing when they change.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -89,6 +89,9 @@ impl DockerRuntime {
     }
 
     async fn look_now(&self, app: Option<&str>) -> Result<(), RuntimeError> {
+        // What is made from here on may not be in the list, and is there all the same.
+        let before: BTreeSet<String> =
+            self.known().units.values().map(|seen| seen.container.clone()).collect();
         let mut wanted = vec![self.label_filter()];
         wanted.extend(app.map(|app| format!("{}={app}", labels::APP)));
         let filters = Some(HashMap::from([("label".to_owned(), wanted)]));
@@ -108,7 +111,9 @@ impl DockerRuntime {
             stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
         self.learn(|known| {
             known.units.retain(|_, seen| {
-                marks.contains_key(&seen.container) || app.is_some_and(|app| seen.status.app != app)
+                marks.contains_key(&seen.container)
+                    || !before.contains(&seen.container)
+                    || app.is_some_and(|app| seen.status.app != app)
             });
         });
         results.into_iter().try_for_each(|result| result.map(drop))
