@@ -286,7 +286,7 @@ const SPOILT: &str = "for f in a b c d; do while ! [ -f conf/$f ]; do sleep 0.05
 
 fn four_files(content: &str) -> String {
     let file = |name: &str| format!("{{path: conf/{name}, content: {content}-{name}}}");
-    format!("  files: [{}]\n", ["a", "b", "c", "d"].map(|name| file(name)).join(", "))
+    format!("  files: [{}]\n", ["a", "b", "c", "d"].map(file).join(", "))
 }
 
 /// What was found, by the last part of the path.
