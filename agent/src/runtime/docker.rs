@@ -17,6 +17,7 @@
 
 mod act;
 mod choice;
+mod config_files;
 mod endpoint;
 mod engine;
 mod files;
@@ -40,7 +41,7 @@ use self::{
     host::{DockerHost, Shared},
 };
 use super::{
-    Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
+    Astray, Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
 };
 use crate::{
     manifest::{AppSpec, HostChoice, Resources},
@@ -144,6 +145,12 @@ impl DockerRuntime {
         concerned.into_iter().filter_map(|index| self.inner.hosts.get(index)).collect()
     }
 
+    /// The hosts that have units of an app.
+    fn having(&self, spec: &UnitSpec) -> impl Iterator<Item = &DockerHost> {
+        let id = spec.manifest.id.clone();
+        self.inner.hosts.iter().filter(move |host| host.candidate(&id).has_units)
+    }
+
     /// Where the next unit of an app is made.
     ///
     /// # Errors
@@ -222,9 +229,20 @@ impl Runtime for DockerRuntime {
         self.concerned(app, choice).into_iter().find_map(DockerHost::trouble)
     }
 
-    async fn restore_files(&self, _spec: &UnitSpec) -> Result<(), RuntimeError> {
-        // Each container has files of its own, which no other one has written over.
-        Ok(())
+    async fn look_at_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
+        let looks = self
+            .having(spec)
+            .map(|host| async move { host.look_at_files(spec).await.map_err(|error| host.blame(error)) });
+        Ok(try_join_all(looks).await?.into_iter().flatten().collect())
+    }
+
+    async fn restore_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
+        let works = self
+            .having(spec)
+            .map(|host| async move { host.restore_files(spec).await.map_err(|error| host.blame(error)) });
+        // Each to its end: what one host refuses is no reason to leave another half done.
+        let restored: Result<Vec<Vec<Astray>>, RuntimeError> = join_all(works).await.into_iter().collect();
+        Ok(restored?.into_iter().flatten().collect())
     }
 
     async fn falls_within(&self, unit: &str, patience: Duration) -> bool {
