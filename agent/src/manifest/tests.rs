@@ -171,6 +171,37 @@ fn all_complaints_of_all_documents_come_at_once() {
     assert!(found.iter().any(|line| line.contains("document 5: spec.umask: ")), "{found:?}");
 }
 
+/// Nothing, an empty document, no name, no image, fields of another runtime: all of it is told, not the first alone.
+#[test]
+fn f_v1_all_that_is_wrong_with_containers_is_collected() {
+    let input = "apiVersion: towline/v1\nkind: App\nmetadata: {}\nspec: {umask: \"077\", units: 1001}\n\
+                 ---\napiVersion: towline/v1\nkind: App\nmetadata: {name: web}\nspec:\n  restart: {delay: 2s}\n  \
+                 mounts: [{source: a/b, target: c}]\n";
+    let error = parse(RuntimeKind::Docker, "a.yaml", input.as_bytes()).unwrap_err();
+    let found: Vec<String> = error.iter().map(ToString::to_string).collect();
+    let told = |document: u32, path: &str| {
+        let start = format!("document {document}: {path}: ");
+        found.iter().filter(|line| line.contains(&start)).count()
+    };
+    let expected = [
+        (1, "metadata.name"),
+        (1, "spec.image"),
+        (1, "spec.umask"),
+        (1, "spec.units"),
+        (2, "spec.image"),
+        (2, "spec.restart.delay"),
+        (2, "spec.mounts[0].source"),
+        (2, "spec.mounts[0].target"),
+    ];
+    for (document, path) in expected {
+        assert_eq!(told(document, path), 1, "{path} of document {document}: {found:?}");
+    }
+    for nothing in ["", "---\n", "# nothing\n"] {
+        let read = parse(RuntimeKind::Docker, "a.yaml", nothing.as_bytes());
+        assert_eq!(read.map(|apps| apps.len()).map_err(|error| error.to_string()), Ok(0));
+    }
+}
+
 #[test]
 fn a_secret_is_never_repeated() {
     for spec in [
