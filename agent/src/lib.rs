@@ -6,6 +6,7 @@
 //! | [`manifest`] | what a user writes, read strictly |
 //! | `engine` | bundles: accepted, then carried out, whatever happens in between |
 //! | [`direct`] | apply, sync, export, services, logs, repair |
+//! | [`doctor`] | what is left on this host of agents that nobody has any more |
 //! | [`mark`] | the right to act on this host, which at most one epoch has |
 //! | [`runtime`] | what runs units: processes, so far |
 //! | [`shim`] | the supervisor above each unit, a process of its own |
@@ -15,6 +16,7 @@ mod acting;
 pub mod agent;
 mod calls;
 pub mod direct;
+pub mod doctor;
 mod engine;
 pub mod failpoints;
 mod holder;

@@ -17,8 +17,10 @@ mod config_files;
 mod engine;
 mod files;
 mod labels;
+mod leftovers;
 mod logs;
 mod look;
+mod mounts;
 mod request;
 mod view;
 
@@ -35,6 +37,7 @@ use tokio::sync::{mpsc, watch};
 use towline_bus::task::Tasks;
 
 use self::engine::Engine;
+pub(crate) use self::leftovers::{Labelled, labelled, remove_labelled};
 use super::{
     Astray, Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
 };
@@ -77,6 +80,8 @@ struct Inner {
     changed: watch::Sender<()>,
     /// Looks do not overlap: an older answer must not follow a newer one.
     looking: tokio::sync::Mutex<()>,
+    /// Held while a helper is there.
+    helping: tokio::sync::Mutex<()>,
     tasks: Tasks,
 }
 
@@ -109,6 +114,7 @@ impl DockerRuntime {
             changes: Changes::default(),
             changed: watch::Sender::new(()),
             looking: tokio::sync::Mutex::default(),
+            helping: tokio::sync::Mutex::default(),
             tasks: Tasks::new(),
         };
         let runtime = Self { inner: Arc::new(inner) };

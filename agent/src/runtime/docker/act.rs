@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use super::{
     DockerRuntime,
     engine::{PULL, QUICK, Refusal},
-    labels::Label,
+    labels::{Home, Label},
     request,
 };
 use crate::{
@@ -48,6 +48,7 @@ impl DockerRuntime {
         // Before the turn: an image may take long, and to have it changes nothing that runs.
         self.provide_image(container).await?;
         let _turn = self.inner.mark.turn().await?;
+        self.make_mount_dirs(&spec.manifest.spec, container).await?;
         let id = self.create(spec, container).await?;
         let started = async {
             self.write_files(spec, &id).await?;
@@ -74,7 +75,8 @@ impl DockerRuntime {
         for _ in 0..NAMES {
             let random = uuid::Uuid::new_v4().simple().to_string();
             let unit = format!("{}-{}", spec.manifest.name, random.get(..8).unwrap_or(&random));
-            let label = Label::new(unit.clone(), spec, Timestamp::now());
+            let home = self.inner.mark.home().map(Home::here);
+            let label = Label { home, ..Label::new(unit.clone(), spec, Timestamp::now()) };
             let body = request::container(&spec.manifest.spec, container, &label, &self.inner.instance);
             let options = CreateContainerOptions { name: Some(unit), ..CreateContainerOptions::default() };
             let question = async |client: Docker| client.create_container(Some(options), body).await;
