@@ -125,10 +125,12 @@ fn a_doctor_removes_what_nobody_has_and_nothing_else() {
     }
     assert!(stays.iter().all(|unit| !found.contains_key(unit)), "{found:?}");
     // The two that were killed have left word of themselves in the home; the one that runs has, too.
-    let home_path = home.path().display().to_string();
+    let command = home.command(&[]);
+    let home_path = command.get_envs().find_map(|(name, value)| value.filter(|_| name == "HOME")).unwrap();
+    let home_path = home_path.to_str().unwrap();
     let devs: Vec<&String> = found
         .iter()
-        .filter(|(name, of)| of["kind"] == "dev" && name.starts_with(&home_path))
+        .filter(|(name, of)| of["kind"] == "dev" && name.starts_with(home_path))
         .map(|(name, _)| name)
         .collect();
     assert_eq!(devs.len(), 2, "{found:?}");

@@ -44,11 +44,6 @@ impl Home {
         home
     }
 
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// A place for files that are the test's own.
     pub(crate) fn elsewhere(&self) -> &Path {
         self.elsewhere.path()

@@ -5,6 +5,7 @@ use std::{collections::HashMap, path::Path};
 use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions};
 
 use super::{
+    endpoint::Endpoint,
     engine::{Engine, QUICK, Refusal},
     labels::{self, Home},
 };
@@ -26,7 +27,7 @@ pub(crate) struct Labelled {
 pub(crate) async fn labelled(socket: &Path) -> Result<Vec<Labelled>, RuntimeError> {
     let filters = Some(HashMap::from([("label".to_owned(), vec![labels::INSTANCE.to_owned()])]));
     let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
-    let engine = Engine::new(socket.to_owned());
+    let engine = Engine::new(Endpoint::Socket(socket.to_owned()));
     let listed = engine.ask(QUICK, async |client| client.list_containers(Some(options)).await).await;
     let listed = listed.map_err(|refusal| refusal.of("cannot list containers"))?;
     let found = listed.into_iter().filter_map(|summary| {
@@ -48,7 +49,7 @@ pub(crate) async fn labelled(socket: &Path) -> Result<Vec<Labelled>, RuntimeErro
 /// What the engine said.
 pub(crate) async fn remove_labelled(socket: &Path, id: &str) -> Result<(), RuntimeError> {
     let options = RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() };
-    let engine = Engine::new(socket.to_owned());
+    let engine = Engine::new(Endpoint::Socket(socket.to_owned()));
     match engine.ask(QUICK, async |client| client.remove_container(id, Some(options)).await).await {
         Ok(()) | Err(Refusal::NotFound(_)) => Ok(()),
         Err(refusal) => Err(refusal.of("cannot remove a container")),

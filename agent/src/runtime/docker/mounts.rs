@@ -15,9 +15,9 @@ use bollard::{
 };
 
 use super::{
-    DockerRuntime,
     engine::{QUICK, Refusal},
     files,
+    host::DockerHost,
     labels::{self, Home},
 };
 use crate::{
@@ -50,7 +50,7 @@ struct Missing {
     names: Vec<PathBuf>,
 }
 
-impl DockerRuntime {
+impl DockerHost {
     /// Sees to it that the directories are there which `app` mounts and has made. Without any, nothing is looked at.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ impl DockerRuntime {
     }
 
     async fn make_helper(&self, container: &ContainerSpec) -> Result<String, RuntimeError> {
-        let home = self.inner.mark.home().map(Home::here);
+        let home = self.inner.agents.home().map(Home::here);
         let host = Mount {
             typ: Some(MountType::BIND),
             source: Some("/".to_owned()),
