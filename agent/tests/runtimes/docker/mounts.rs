@@ -33,7 +33,7 @@ impl Bench {
 
     async fn refused(&self, spec: &str) -> String {
         let error = self.apply(spec).await.unwrap_err();
-        error.errors["default/App/web"].message.clone()
+        error.errors.values().next().map(|item| item.message.clone()).unwrap()
     }
 }
 
