@@ -18,7 +18,7 @@ use super::{
     engine::{QUICK, Refusal},
     files,
     host::DockerHost,
-    labels::{self, Home},
+    labels,
 };
 use crate::{
     manifest::{AppSpec, ContainerSpec},
@@ -152,7 +152,7 @@ impl DockerHost {
     }
 
     async fn make_helper(&self, container: &ContainerSpec) -> Result<String, RuntimeError> {
-        let home = self.inner.agents.home().map(Home::here);
+        let home = self.home();
         let host = Mount {
             typ: Some(MountType::BIND),
             source: Some("/".to_owned()),
@@ -170,7 +170,7 @@ impl DockerHost {
         let question = async |client: bollard::Docker| {
             client.create_container(None::<CreateContainerOptions>, body).await
         };
-        let created = self.inner.engine.ask(QUICK, question).await;
+        let created = self.change(QUICK, question).await;
         created.map(|created| created.id).map_err(|refusal| refusal.of("cannot create a helper for mounts"))
     }
 
@@ -190,7 +190,7 @@ impl DockerHost {
     async fn remove_helper(&self, id: &str) -> Result<(), RuntimeError> {
         let options = RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() };
         let question = async |client: bollard::Docker| client.remove_container(id, Some(options)).await;
-        match self.inner.engine.ask(QUICK, question).await {
+        match self.change(QUICK, question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => Ok(()),
             Err(refusal) => Err(refusal.of("cannot remove a helper for mounts")),
         }
