@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::Path};
 
 use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions};
+use towline_bus::task::Tasks;
 
 use super::{
     endpoint::Endpoint,
@@ -20,6 +21,11 @@ pub(crate) struct Labelled {
     pub(crate) home: Option<Home>,
 }
 
+/// The engine behind a socket of this host. No program is needed to reach it, and no task of it goes on.
+fn engine_at(socket: &Path) -> Engine {
+    Engine::new(Endpoint::Socket(socket.to_owned()), Path::new(""), &Tasks::new())
+}
+
 /// All that the engine at `socket` has.
 ///
 /// # Errors
@@ -27,7 +33,7 @@ pub(crate) struct Labelled {
 pub(crate) async fn labelled(socket: &Path) -> Result<Vec<Labelled>, RuntimeError> {
     let filters = Some(HashMap::from([("label".to_owned(), vec![labels::INSTANCE.to_owned()])]));
     let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
-    let engine = Engine::new(Endpoint::Socket(socket.to_owned()));
+    let engine = engine_at(socket);
     let listed = engine.ask(QUICK, async |client| client.list_containers(Some(options)).await).await;
     let listed = listed.map_err(|refusal| refusal.of("cannot list containers"))?;
     let found = listed.into_iter().filter_map(|summary| {
@@ -49,7 +55,7 @@ pub(crate) async fn labelled(socket: &Path) -> Result<Vec<Labelled>, RuntimeErro
 /// What the engine said.
 pub(crate) async fn remove_labelled(socket: &Path, id: &str) -> Result<(), RuntimeError> {
     let options = RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() };
-    let engine = Engine::new(Endpoint::Socket(socket.to_owned()));
+    let engine = engine_at(socket);
     match engine.ask(QUICK, async |client| client.remove_container(id, Some(options)).await).await {
         Ok(()) | Err(Refusal::NotFound(_)) => Ok(()),
         Err(refusal) => Err(refusal.of("cannot remove a container")),
