@@ -26,10 +26,10 @@ use tokio::sync::watch;
 use towline_bus::clock;
 use towline_protocol::{CallError, Code, Epoch, InstanceId, ItemError, StoreId};
 
-pub(crate) use self::file::Turn;
-use self::{
-    file::Place,
-    rules::{Right, Shown, right},
+use self::{file::Place, rules::Shown};
+pub(crate) use self::{
+    file::Turn,
+    rules::{Right, right},
 };
 use crate::holder::{Holder, Stopped};
 
@@ -54,6 +54,22 @@ const PREPARING: Duration = Duration::from_secs(10);
 pub struct OpenMarkError {
     dir: PathBuf,
     source: io::Error,
+}
+
+/// What a mark tells those who only look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The data directory of the agent that raised it, where it says so.
+    pub(crate) home: Option<PathBuf>,
+    /// That agent, or one that acted before it, runs.
+    pub(crate) is_held: bool,
+}
+
+/// What the mark in the file `path` tells; none if it is none.
+pub(crate) fn tell(path: &Path) -> Option<Told> {
+    let shown: Shown = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let is_held = std::iter::once(&shown.holder).chain(&shown.before).any(|holder| holder.find().is_some());
+    Some(Told { home: shown.home, is_held })
 }
 
 /// This agent may not act; nothing was done. The sentence says who may.
@@ -99,6 +115,8 @@ struct Inner {
     place: Place,
     me: Holder,
     store: StoreId,
+    /// The data directory of the store.
+    home: Option<PathBuf>,
     /// The epoch that the store served under when it was opened.
     served: Option<Epoch>,
     /// The epoch that this process acts under, once it has made sure that nobody older does.
@@ -120,11 +138,27 @@ impl Mark {
         store: StoreId,
         served: Option<Epoch>,
     ) -> Result<Self, OpenMarkError> {
+        Self::open_from(dir, instance, store, served, None)
+    }
+
+    /// As [`Mark::open`], for an agent whose store is in the data directory `home`: the mark says so, for whoever wonders later
+    /// whose it was.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_from(
+        dir: &Path,
+        instance: &InstanceId,
+        store: StoreId,
+        served: Option<Epoch>,
+        home: Option<&Path>,
+    ) -> Result<Self, OpenMarkError> {
         let unusable = |source| OpenMarkError { dir: dir.to_owned(), source };
         let place = Place::make(dir, instance).map_err(unusable)?;
         let me = Holder::me(Some(instance.to_string()));
         let (standing, _) = watch::channel(Standing::Acts);
-        let inner = Inner { place, me, store, served, held: Mutex::default(), standing };
+        let home = home.and_then(|home| home.canonicalize().ok());
+        let inner = Inner { place, me, store, home, served, held: Mutex::default(), standing };
         inner.look_again();
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -137,6 +171,21 @@ impl Mark {
         let place = Place::make(dir, instance);
         let unusable = |source| OpenMarkError { dir: dir.to_owned(), source }.to_string();
         place.map_err(unusable)?.read().map(drop)
+    }
+
+    /// The data directory of the agent that acts by it, where that is known.
+    pub(crate) fn home(&self) -> Option<&Path> {
+        self.inner.home.as_deref()
+    }
+
+    /// The epoch that this process acts under; none while nobody has told it to.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        *self.inner.held()
+    }
+
+    /// The store that it acts from.
+    pub(crate) fn store(&self) -> StoreId {
+        self.inner.store
     }
 
     /// A turn to change something. Cancel safe.
@@ -246,6 +295,10 @@ impl Mark {
     }
 }
 
+fn shown_epoch(mark: Option<&Shown>) -> Option<Epoch> {
+    mark.map(|mark| mark.epoch)
+}
+
 impl Inner {
     fn held(&self) -> MutexGuard<'_, Option<Epoch>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
@@ -265,7 +318,7 @@ impl Inner {
     fn standing_now(&self) -> Standing {
         match self.place.read() {
             Err(why) => Standing::Waits(why),
-            Ok(mark) => match right(mark.as_ref(), *self.held()) {
+            Ok(mark) => match right(shown_epoch(mark.as_ref()), *self.held()) {
                 Right::Acts => Standing::Acts,
                 Right::Fenced(epoch) => {
                     Standing::Waits(format!("another agent acts for this instance: epoch {epoch}"))
@@ -278,7 +331,7 @@ impl Inner {
     fn look_again(&self) {
         if let Some(served) = self.served.filter(|_| self.held().is_none()) {
             let mark = self.place.read();
-            if mark.is_ok_and(|mark| right(mark.as_ref(), Some(served)) == Right::Acts)
+            if mark.is_ok_and(|mark| right(shown_epoch(mark.as_ref()), Some(served)) == Right::Acts)
                 && let Err(error) = self.raise(served)
             {
                 tracing::error!(%error, "this agent cannot act yet");
@@ -306,7 +359,7 @@ impl Inner {
             ))
         };
         let Some(turn) = self.place.turn().map_err(failed)? else { return Ok(None) };
-        match self.place.read().map(|mark| right(mark.as_ref(), *self.held())) {
+        match self.place.read().map(|mark| right(shown_epoch(mark.as_ref()), *self.held())) {
             Ok(Right::Acts) => Ok(Some(turn)),
             Ok(Right::Fenced(epoch)) => {
                 Err(Fenced(format!("another agent acts for this instance: epoch {epoch}")))
@@ -321,10 +374,11 @@ impl Inner {
             let _alone = self.place.alone(&self.me).map_err(failed)?;
             let shown = self.place.read().map_err(failed)?;
             let mut held = self.held();
-            let acted = right(shown.as_ref(), *held) == Right::Acts;
+            let acted = right(shown_epoch(shown.as_ref()), *held) == Right::Acts;
             // Whoever was older was waited for when that epoch was raised, and has been kept out since.
             let alone_until_now = acted && held.is_some();
             let mark = rules::raised(shown, epoch, self.store, &self.me).map_err(RaiseError::Above)?;
+            let mark = Shown { home: self.home.clone(), ..mark };
             if acted {
                 // What is under way here goes on: it was ours to do, and is.
                 *held = Some(epoch);

@@ -23,9 +23,13 @@ mod engine;
 mod files;
 mod host;
 mod labels;
+mod leftovers;
 mod logs;
 mod look;
+mod mark;
+mod mounts;
 mod request;
+mod ssh;
 mod view;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -36,6 +40,7 @@ use tokio::sync::{mpsc, watch};
 use towline_bus::task::Tasks;
 
 pub use self::endpoint::{Endpoint, HostConfig, ParseRemoteEngineError, RemoteEngine, SshConfig, TlsFiles};
+pub(crate) use self::leftovers::{Labelled, labelled, remove_labelled};
 use self::{
     choice::Candidate,
     host::{DockerHost, Shared},
@@ -66,13 +71,21 @@ pub struct DockerConfig {
     pub hosts: Vec<HostConfig>,
     /// Who may act.
     pub mark: Mark,
+    /// The program of the agent, which takes part in SSH connections.
+    pub program: PathBuf,
 }
 
 impl DockerConfig {
     /// For one host that nobody configured.
     pub fn unnamed(instance: impl Into<String>, socket: impl Into<PathBuf>, mark: Mark) -> Self {
-        Self { instance: instance.into(), hosts: vec![HostConfig::unnamed(socket)], mark }
+        let hosts = vec![HostConfig::unnamed(socket)];
+        Self { instance: instance.into(), hosts, mark, program: own_program() }
     }
+}
+
+/// This very program, even after another was installed in its place.
+pub(crate) fn own_program() -> PathBuf {
+    format!("/proc/{}/exe", std::process::id()).into()
 }
 
 /// Runs apps as containers. Cheap to clone; all clones are one runtime.
@@ -99,6 +112,7 @@ impl DockerRuntime {
         let shared = Shared {
             instance: config.instance,
             mark: config.mark,
+            program: config.program,
             changes: Changes::default(),
             changed: watch::Sender::new(()),
             tasks: Tasks::new(),

@@ -20,6 +20,7 @@ mod files;
 mod launch;
 mod limits;
 mod logs;
+mod on_disk;
 mod ports;
 mod tail;
 mod unit;
@@ -46,6 +47,7 @@ pub use self::error::RuntimeError;
 pub(crate) use self::files::{owner_of, remove_file, write_file};
 pub(crate) use self::launch::blocking;
 pub use self::logs::{LogQuery, UnitLogLine};
+pub(crate) use self::on_disk::UnitOnDisk;
 pub use self::unit::{PortBinding, UnitStatus};
 use self::{
     limits::Limits,

@@ -1,6 +1,8 @@
 //! The battery over containers of a real engine, and an agent that works with it.
 
+mod doctor;
 mod files;
+mod mounts;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

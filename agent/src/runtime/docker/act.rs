@@ -48,6 +48,7 @@ impl DockerHost {
         // Before the turn: an image may take long, and to have it changes nothing that runs.
         self.provide_image(container).await?;
         let _turn = self.turn().await?;
+        self.make_mount_dirs(&spec.manifest.spec, container).await?;
         let id = self.create(spec, container).await.inspect_err(|error| {
             // It may have heard the question.
             if matches!(error, RuntimeError::Unknown { .. }) {
@@ -79,11 +80,12 @@ impl DockerHost {
         for _ in 0..NAMES {
             let random = uuid::Uuid::new_v4().simple().to_string();
             let unit = format!("{}-{}", spec.manifest.name, random.get(..8).unwrap_or(&random));
-            let label = Label::new(unit.clone(), spec, Timestamp::now());
+            let home = self.home();
+            let label = Label { home, ..Label::new(unit.clone(), spec, Timestamp::now()) };
             let body = request::container(&spec.manifest.spec, container, &label, &self.inner.instance);
             let options = CreateContainerOptions { name: Some(unit), ..CreateContainerOptions::default() };
             let question = async |client: Docker| client.create_container(Some(options), body).await;
-            match self.inner.engine.ask(QUICK, question).await {
+            match self.change(QUICK, question).await {
                 Ok(created) => return Ok(created.id),
                 Err(Refusal::Said { status: 409, message }) => last = Some(message),
                 Err(refusal) => return Err(refusal.of("cannot create a container")),
@@ -97,7 +99,7 @@ impl DockerHost {
     pub(super) async fn start_container(&self, container: &str) -> Result<(), RuntimeError> {
         let question =
             async |client: Docker| client.start_container(container, None::<StartContainerOptions>).await;
-        match self.inner.engine.ask(QUICK, question).await {
+        match self.change(QUICK, question).await {
             Ok(()) | Err(Refusal::Said { status: 304, .. }) => Ok(()),
             Err(Refusal::Said { message: reason, .. } | Refusal::NotFound(reason)) => {
                 Err(RuntimeError::NotStarted { reason })
@@ -125,7 +127,7 @@ impl DockerHost {
         let grace = self.grace(container).await?;
         let question =
             async |client: Docker| client.stop_container(container, None::<StopContainerOptions>).await;
-        match self.inner.engine.ask(grace + SLACK, question).await {
+        match self.change(grace + SLACK, question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => Ok(()),
             Err(refusal) => Err(refusal.of("cannot stop a container")),
         }
@@ -148,7 +150,7 @@ impl DockerHost {
     pub(super) async fn remove_container(&self, container: &str) -> Result<(), RuntimeError> {
         let options = RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() };
         let question = async |client: Docker| client.remove_container(container, Some(options)).await;
-        match self.inner.engine.ask(QUICK, question).await {
+        match self.change(QUICK, question).await {
             // 409: somebody removes it already.
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => {}
             Err(refusal) => return Err(refusal.of("cannot remove a container")),

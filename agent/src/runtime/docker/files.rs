@@ -43,7 +43,7 @@ impl DockerHost {
         let upload = async |client: Docker| {
             client.upload_to_container(container, Some(options), bollard::body_full(archive)).await
         };
-        self.inner.engine.ask(QUICK, upload).await
+        self.change(QUICK, upload).await
     }
 
     /// What there is at `path` in a container, as an archive of which no more than about `most` bytes are read; none when
@@ -124,6 +124,20 @@ fn id(table: &str, name: &str) -> Option<u64> {
     }
     let mut lines = table.lines().map(|line| line.split(':'));
     lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten())
+}
+
+/// The numbers of the user that an app runs as, and of its group.
+pub(super) fn account(app: &AppSpec, names: &Names) -> Result<(u64, u64), RuntimeError> {
+    let (user, group) = user_and_group(app);
+    let unknown = |what, name: &str| RuntimeError::NoSuchUser {
+        field: "spec.user".to_owned(),
+        what,
+        name: name.to_owned(),
+    };
+    let (user, group) = (user.unwrap_or("0"), group.unwrap_or("0"));
+    let uid = names.user(user).ok_or_else(|| unknown("user", user))?;
+    let gid = names.group(group).ok_or_else(|| unknown("group", group))?;
+    Ok((uid, gid))
 }
 
 fn user_and_group(app: &AppSpec) -> (Option<&str>, Option<&str>) {
