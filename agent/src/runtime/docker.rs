@@ -13,7 +13,9 @@
 //! that units run on while the agent is away.
 
 mod act;
+mod archive;
 mod engine;
+mod exec;
 mod files;
 mod labels;
 mod logs;
@@ -23,19 +25,21 @@ mod view;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tokio::sync::{mpsc, watch};
 use towline_bus::task::Tasks;
 
 use self::engine::Engine;
 use super::{
-    Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
+    Changes, Exec, ExecSpec, FileAccess, FileStat, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine,
+    UnitSpec, UnitStatus, Watcher,
 };
 use crate::{manifest::Resources, mark::Mark, shim::Status};
 
@@ -94,6 +98,12 @@ struct Seen {
     /// What the list says of it; another mark asks for a closer look.
     mark: String,
     status: UnitStatus,
+    /// How long it may take to end.
+    grace: Duration,
+    /// Its working directory.
+    dir: PathBuf,
+    /// Its user, as `user[:group]`; root if empty.
+    user: String,
 }
 
 impl DockerRuntime {
@@ -188,13 +198,13 @@ impl Runtime for DockerRuntime {
 
     async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_in_turn(&seen.container).await?;
+        self.stop_in_turn(&seen).await?;
         self.inspect(&seen.container).await.map(drop)
     }
 
     async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_in_turn(&seen.container).await?;
+        self.stop_in_turn(&seen).await?;
         let _turn = self.inner.mark.turn().await?;
         self.remove_container(&seen.container).await
     }
@@ -241,6 +251,28 @@ impl Runtime for DockerRuntime {
         let stopping = self.inner.tasks.stopping().clone();
         self.inner.tasks.spawn("docker-logs", logs::run(self.clone(), query, sender, stopping));
         receiver
+    }
+
+    async fn exec(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError> {
+        self.exec_in(unit, spec).await
+    }
+
+    async fn read(&self, unit: &str, path: &Path) -> Result<Bytes, RuntimeError> {
+        self.read_in(unit, path).await
+    }
+
+    async fn copy(
+        &self,
+        unit: &str,
+        path: &Path,
+        content: Bytes,
+        access: &FileAccess,
+    ) -> Result<(), RuntimeError> {
+        self.copy_in(unit, path, content, access).await
+    }
+
+    async fn stat(&self, unit: &str, path: &Path) -> Result<FileStat, RuntimeError> {
+        self.stat_in(unit, path).await
     }
 
     async fn stop_all(&self) -> Result<(), RuntimeError> {

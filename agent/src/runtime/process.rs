@@ -14,7 +14,9 @@
 mod as_runtime;
 mod changes;
 mod error;
+mod exec;
 mod files;
+mod inside;
 mod launch;
 mod limits;
 mod logs;
@@ -41,7 +43,7 @@ use towline_bus::task::Tasks;
 
 pub use self::changes::{Changed, Changes, Watcher};
 pub use self::error::RuntimeError;
-pub(crate) use self::files::{owner_of, remove_file, write_file};
+pub(crate) use self::files::{owner_of, remove_file, write_file, write_whole};
 pub(crate) use self::launch::blocking;
 pub use self::logs::{LogQuery, UnitLogLine};
 pub use self::unit::{PortBinding, UnitStatus};
@@ -109,6 +111,8 @@ struct Inner {
     ports: Mutex<Ports>,
     /// Held while a unit is made.
     creating: Arc<tokio::sync::Mutex<()>>,
+    /// Held while a file is copied into a unit.
+    copying: tokio::sync::Mutex<()>,
     changes: Changes,
     limits: Limits,
     tasks: Tasks,
@@ -138,6 +142,7 @@ impl ProcessRuntime {
             units: Mutex::default(),
             ports: Mutex::default(),
             creating: Arc::default(),
+            copying: tokio::sync::Mutex::default(),
             changes: Changes::default(),
             limits: Limits::of_host(),
             tasks: Tasks::new(),

@@ -14,7 +14,7 @@ use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::{
-    DockerRuntime,
+    DockerRuntime, Seen,
     engine::{PULL, QUICK, Refusal},
     labels::Label,
     request,
@@ -103,9 +103,9 @@ impl DockerRuntime {
 
     /// Stops a container, once it is this agent's turn. The turn is for beginning it: a grace period may be long, and whoever
     /// takes over need not wait for it.
-    pub(super) async fn stop_in_turn(&self, container: &str) -> Result<(), RuntimeError> {
+    pub(super) async fn stop_in_turn(&self, seen: &Seen) -> Result<(), RuntimeError> {
         let turn = self.inner.mark.turn().await?;
-        let mut stop = std::pin::pin!(self.stop_container(container));
+        let mut stop = std::pin::pin!(self.stop_container(&seen.container, seen.grace));
         match tokio::time::timeout(BEGUN, &mut stop).await {
             Ok(stopped) => stopped,
             Err(_) => {
@@ -116,26 +116,12 @@ impl DockerRuntime {
     }
 
     /// Stops a container, by its own signal and within its own time; what has ended or gone stays so.
-    async fn stop_container(&self, container: &str) -> Result<(), RuntimeError> {
-        let grace = self.grace(container).await?;
+    async fn stop_container(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
         let question =
             async |client: Docker| client.stop_container(container, None::<StopContainerOptions>).await;
         match self.inner.engine.ask(grace + SLACK, question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => Ok(()),
             Err(refusal) => Err(refusal.of("cannot stop a container")),
-        }
-    }
-
-    /// How long it may take to end.
-    async fn grace(&self, container: &str) -> Result<Duration, RuntimeError> {
-        let question = async |client: Docker| client.inspect_container(container, None).await;
-        match self.inner.engine.ask(QUICK, question).await {
-            Ok(found) => {
-                let seconds = found.config.and_then(|config| config.stop_timeout).unwrap_or(10);
-                Ok(Duration::from_secs(seconds.try_into().unwrap_or(0)))
-            }
-            Err(Refusal::NotFound(_)) => Ok(Duration::ZERO),
-            Err(refusal) => Err(refusal.of("cannot look at a container")),
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::{
     sync::{OwnedMutexGuard, mpsc, watch},
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 
 use super::{changes::Changes, error::RuntimeError};
 use crate::{
@@ -109,6 +110,8 @@ pub(super) struct Unit {
     commands: Mutex<Option<mpsc::Sender<Command>>>,
     /// Held while the unit is launched or stopped, so that these never overlap.
     pub(super) gate: tokio::sync::Mutex<()>,
+    /// Commands that run beside the unit's own.
+    pub(super) execs: TaskTracker,
     /// Held by whoever follows a shim: the next shim comes when nobody follows the one before.
     following: Arc<tokio::sync::Mutex<()>>,
 }
@@ -117,7 +120,10 @@ impl Unit {
     pub(super) fn new(record: UnitRecord, dir: PathBuf, state: UnitState, changes: Changes) -> Self {
         let (state, _) = watch::channel(state);
         let (commands, gate, following) = (Mutex::default(), tokio::sync::Mutex::default(), Arc::default());
-        Self { record, dir, state, changes, commands, gate, following }
+        let execs = TaskTracker::new();
+        // Whoever waits for it waits for those that there are; more may come later.
+        execs.close();
+        Self { record, dir, state, changes, commands, gate, execs, following }
     }
 
     /// It stands so from now on.
@@ -163,6 +169,9 @@ impl Unit {
         drop(turn);
         let state = self.ended().await?;
         self.shim_gone(&state).await?;
+        // They see that it has ended, as we do.
+        let late = |_| self.not_stopped("a command beside it has not ended");
+        timeout(SLACK, self.execs.wait()).await.map_err(late)?;
         match state.reason {
             Some(reason) if reason.starts_with("could not kill") => Err(self.not_stopped(&reason)),
             _ => Ok(()),
