@@ -44,6 +44,8 @@ pub struct AgentConfig {
     pub runtime: RuntimeKind,
     /// The socket of the docker runtime's engine.
     pub docker_socket: PathBuf,
+    /// Credentials for registries, in the format of Docker's `config.json`.
+    pub registry_auth: Option<PathBuf>,
     /// The words that start a shim; a unit's directory follows. For example `[/proc/self/exe, "shim"]`.
     pub shim: Vec<OsString>,
     /// `PATH` of units.
@@ -70,6 +72,7 @@ impl AgentConfig {
             data_dir,
             runtime: RuntimeKind::Process,
             docker_socket: PathBuf::from(DEFAULT_SOCKET),
+            registry_auth: None,
             shim: vec!["/proc/self/exe".into(), "shim".into()],
             path: DEFAULT_PATH.to_owned(),
             extra_path: None,
@@ -287,7 +290,8 @@ async fn open_runtime(config: &AgentConfig, mark: Mark) -> Result<Arc<dyn Runtim
             Arc::new(ProcessRuntime::open(config).await?)
         }
         RuntimeKind::Docker => {
-            let config = DockerConfig { instance, socket: config.docker_socket, mark };
+            let (socket, registry_auth) = (config.docker_socket, config.registry_auth);
+            let config = DockerConfig { instance, socket, registry_auth, mark };
             Arc::new(DockerRuntime::open(config).await)
         }
     })

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use towline_agent::{
     Agent, AgentConfig, failpoints,
     mark::Mark,
+    runtime::docker::RegistryAuth,
     shim,
     store::{OpenStoreError, Store},
 };
@@ -93,6 +94,7 @@ fn check(args: &RunArgs) -> Outcome {
     let instance = instance(args)?;
     nats::check(&bus(args, &instance))?;
     Mark::check(&mark_dir(args)?, &instance)?;
+    args.registry_auth.as_deref().map(RegistryAuth::read).transpose()?;
     match Store::open(&args.data_dir) {
         // It serves already; nothing is wrong with the options.
         Ok(_) | Err(OpenStoreError::Locked { .. }) => Ok(()),
@@ -115,10 +117,13 @@ fn run(args: &RunArgs) -> Outcome {
 
 async fn serve(args: &RunArgs) -> Outcome {
     let instance = instance(args)?;
+    // Later it is a pull that fails; now somebody is there who can mend it.
+    args.registry_auth.as_deref().map(RegistryAuth::read).transpose()?;
     let transport: Arc<dyn Transport> = NatsTransport::connect(&bus(args, &instance)).await?;
     let mut config = AgentConfig::new(instance.clone(), &args.data_dir);
     config.runtime = args.runtime;
     config.docker_socket.clone_from(&args.docker_socket);
+    config.registry_auth.clone_from(&args.registry_auth);
     config.boot_id_file.clone_from(&args.boot_id_file);
     config.mark_dir = mark_dir(args)?;
     let agent = Agent::open(config, prometheus::Registry::new()).await?;

@@ -17,9 +17,11 @@ mod archive;
 mod engine;
 mod exec;
 mod files;
+mod images;
 mod labels;
 mod logs;
 mod look;
+mod registry;
 mod request;
 mod view;
 
@@ -37,6 +39,7 @@ use tokio::sync::{mpsc, watch};
 use towline_bus::task::Tasks;
 
 use self::engine::Engine;
+pub use self::registry::{RegistryAuth, RegistryAuthError};
 use super::{
     Changes, Exec, ExecSpec, FileAccess, FileStat, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine,
     UnitSpec, UnitStatus, Watcher,
@@ -59,6 +62,8 @@ pub struct DockerConfig {
     pub instance: String,
     /// The engine's socket.
     pub socket: PathBuf,
+    /// Credentials for registries, in the format of Docker's `config.json`; none where images need none.
+    pub registry_auth: Option<PathBuf>,
     /// Who may act.
     pub mark: Mark,
 }
@@ -73,6 +78,7 @@ pub struct DockerRuntime {
 struct Inner {
     instance: String,
     mark: Mark,
+    registry_auth: Option<PathBuf>,
     engine: Engine,
     known: Mutex<Known>,
     changes: Changes,
@@ -113,6 +119,7 @@ impl DockerRuntime {
         let inner = Inner {
             instance: config.instance,
             mark: config.mark,
+            registry_auth: config.registry_auth,
             engine: Engine::new(config.socket),
             known: Mutex::default(),
             changes: Changes::default(),

@@ -4,6 +4,7 @@
 mod docker;
 mod engine;
 mod process;
+mod registry;
 
 use std::path::Path;
 

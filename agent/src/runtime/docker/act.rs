@@ -4,23 +4,20 @@ use std::time::Duration;
 
 use bollard::{
     Docker,
-    errors::Error,
     query_parameters::{
-        CreateContainerOptions, CreateImageOptions, RemoveContainerOptions, StartContainerOptions,
-        StopContainerOptions,
+        CreateContainerOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
     },
 };
-use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::{
     DockerRuntime, Seen,
-    engine::{PULL, QUICK, Refusal},
+    engine::{QUICK, Refusal},
     labels::Label,
     request,
 };
 use crate::{
-    manifest::{ContainerSpec, PullPolicy},
+    manifest::ContainerSpec,
     runtime::{RuntimeError, UnitSpec, UnitStatus},
 };
 
@@ -146,30 +143,5 @@ impl DockerRuntime {
                 reason: "the engine does not come to an end with removing it".to_owned(),
             })
         })
-    }
-
-    /// Sees to it that the engine has the image.
-    async fn provide_image(&self, container: &ContainerSpec) -> Result<(), RuntimeError> {
-        let image = container.image.as_str();
-        if container.pull_policy != PullPolicy::Always {
-            match self.inner.engine.ask(QUICK, async |client| client.inspect_image(image).await).await {
-                Ok(_) => return Ok(()),
-                Err(Refusal::NotFound(_)) if container.pull_policy == PullPolicy::IfNotPresent => {}
-                Err(refusal) => return Err(refusal.of(format!("image {image}"))),
-            }
-        }
-        let options =
-            CreateImageOptions { from_image: Some(image.to_owned()), ..CreateImageOptions::default() };
-        let pull = async |client: Docker| {
-            let mut progress = client.create_image(Some(options), None, None);
-            while let Some(step) = progress.try_next().await? {
-                if let Some(error) = step.error_detail.and_then(|detail| detail.message) {
-                    return Err(Error::DockerStreamError { error });
-                }
-            }
-            Ok(())
-        };
-        let pulled = self.inner.engine.ask(PULL, pull).await;
-        pulled.map_err(|refusal| refusal.of(format!("cannot pull image {image}")))
     }
 }
