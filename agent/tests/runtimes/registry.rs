@@ -27,9 +27,8 @@ fn push(bench: &Bench, config: &Path, name: &str, edition: &str) -> String {
 
 /// The image that the one container was made from.
 fn image(bench: &Bench) -> String {
-    let containers = bench.containers();
-    assert_eq!(containers.len(), 1);
-    bench.engine.docker(&["inspect", "--format", "{{.Image}}", &containers[0]])
+    let [container] = <[String; 1]>::try_from(bench.containers()).unwrap();
+    bench.engine.docker(&["inspect", "--format", "{{.Image}}", &container])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
