@@ -43,6 +43,10 @@ pub struct AppSpec {
     pub ports: Vec<PortSpec>,
     /// Files written before a unit starts.
     pub files: Vec<FileSpec>,
+    /// Other files replace the units; else they are written in place, under units that run on.
+    // It shapes no unit, and units that older agents started must stay.
+    #[serde(skip)]
+    pub restart_on_config_change: bool,
     /// What each unit may use, and is promised.
     // Left out where nothing is declared: it shapes a unit, and those that older agents started must stay.
     #[serde(skip_serializing_if = "Resources::is_empty")]
@@ -239,6 +243,7 @@ pub(super) fn read(spec: &Field<'_>, runtime: RuntimeKind, in_bundle: bool) -> A
         stop: stop(fields.get("stop").fields()),
         ports: fields.get("ports").items().into_iter().filter_map(port).collect(),
         files: fields.get("files").items().into_iter().filter_map(file).collect(),
+        restart_on_config_change: fields.get("restartOnConfigChange").boolean().unwrap_or(true),
         resources: resources::read(fields.get("resources").fields()),
         logs: logs(fields.get("logs").fields()),
         strategy: strategy(fields.get("strategy").fields()),

@@ -22,10 +22,6 @@ pub(super) fn check(fields: &mut Fields<'_>, in_bundle: bool) {
     depends_on(fields, in_bundle);
     hooks(fields.get("hooks").fields());
     docker(fields.get("docker").fields());
-    let restart = fields.get("restartOnConfigChange");
-    if restart.boolean() == Some(false) {
-        refuse(&restart, NOT_YET);
-    }
 }
 
 /// What it names is checked with the whole bundle.

@@ -3,5 +3,6 @@
 
 mod bench;
 mod calls;
+mod files;
 mod repair;
 mod updates;
