@@ -3,6 +3,7 @@
 //! A case panics with what differs. Cases may run at the same time, each on a runtime of its own with a [`Place`] of its
 //! own; they leave no unit behind.
 
+mod bounds;
 mod commands;
 mod files;
 
@@ -12,6 +13,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use self::{
+    bounds::{a_log_keeps_to_its_bounds, what_two_agents_do_at_once_is_done_once},
     commands::{
         a_command_runs_as_its_unit_does, a_command_that_nobody_wants_ends_with_all_it_started,
         a_command_that_writes_much_waits_for_its_reader, a_program_that_there_is_not_says_so,
@@ -127,6 +129,8 @@ cases! {
     what_is_not_there_is_not_found,
     what_is_no_file_is_refused,
     what_is_too_large_is_refused,
+    a_log_keeps_to_its_bounds,
+    what_two_agents_do_at_once_is_done_once,
 }
 
 impl Stand<'_> {

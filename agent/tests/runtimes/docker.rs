@@ -1,5 +1,6 @@
 //! The battery over containers of a real engine, and an agent that works with it.
 
+mod ancestor;
 mod files;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
