@@ -24,7 +24,7 @@ use crate::{
     platform::AgentPlatform,
     runtime::{
         Runtime, RuntimeError, RuntimeKind,
-        docker::{DEFAULT_SOCKET, DockerConfig, DockerRuntime},
+        docker::{DEFAULT_SOCKET, DockerConfig, DockerRuntime, HostConfig},
         process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime},
     },
     store::{OpenStoreError, Store, StoreError, noted_epoch},
@@ -42,10 +42,12 @@ pub struct AgentConfig {
     pub data_dir: PathBuf,
     /// What runs apps.
     pub runtime: RuntimeKind,
-    /// The socket of the docker runtime's engine.
+    /// The socket of the docker runtime's engine, where no hosts are configured.
     pub docker_socket: PathBuf,
     /// Credentials for registries, in the format of Docker's `config.json`.
     pub registry_auth: Option<PathBuf>,
+    /// The hosts of the docker runtime, by name.
+    pub docker_hosts: Vec<HostConfig>,
     /// The words that start a shim; a unit's directory follows. For example `[/proc/self/exe, "shim"]`.
     pub shim: Vec<OsString>,
     /// `PATH` of units.
@@ -75,6 +77,7 @@ impl AgentConfig {
             runtime: RuntimeKind::Process,
             docker_socket: PathBuf::from(DEFAULT_SOCKET),
             registry_auth: None,
+            docker_hosts: Vec::new(),
             shim: vec!["/proc/self/exe".into(), "shim".into()],
             path: DEFAULT_PATH.to_owned(),
             extra_path: None,
@@ -294,8 +297,11 @@ async fn open_runtime(config: &AgentConfig, mark: Mark) -> Result<Arc<dyn Runtim
             Arc::new(ProcessRuntime::open(config).await?)
         }
         RuntimeKind::Docker => {
-            let (socket, registry_auth) = (config.docker_socket, config.registry_auth);
-            let config = DockerConfig { instance, socket, registry_auth, mark };
+            let AgentConfig { docker_socket, docker_hosts: mut hosts, registry_auth, .. } = config;
+            if hosts.is_empty() {
+                hosts.push(HostConfig::unnamed(docker_socket));
+            }
+            let config = DockerConfig { instance, hosts, registry_auth, mark };
             Arc::new(DockerRuntime::open(config).await)
         }
     })

@@ -12,6 +12,7 @@ use towline_protocol::Name;
 use super::{
     container::{self, ContainerSpec},
     fields::{Field, Fields},
+    host::HostChoice,
     quantity::{ByteSize, Span},
     resources::{self, Resources},
     rules, unsupported,
@@ -60,6 +61,13 @@ pub struct AppSpec {
     /// A unit is a container, if this is there; else a process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<ContainerSpec>,
+}
+
+impl AppSpec {
+    /// Where it is to run, if it says so.
+    pub(crate) fn host(&self) -> Option<&HostChoice> {
+        self.container.as_ref()?.host.as_ref()
+    }
 }
 
 /// When a unit that ended is started again.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     fields::{Field, Fields},
+    host::HostChoice,
     quantity::Span,
     rules,
 };
@@ -13,8 +14,8 @@ use super::{
 pub struct ContainerSpec {
     /// The image, with a tag or digest; `:latest` was added where there was neither.
     pub image: String,
-    /// The host to run on, by name or by selector; any when absent.
-    pub host: Option<String>,
+    /// The host to run on, by name or by labels; any when absent.
+    pub host: Option<HostChoice>,
     /// What of the host is seen in the container.
     pub mounts: Vec<MountSpec>,
     /// How the engine finds out whether a unit works.
@@ -96,7 +97,6 @@ pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
     refuse_set(fields.get("umask"), "is unsupported by the docker runtime, whose engine knows none");
     super::unsupported::depends_on(fields, in_bundle);
     super::unsupported::hooks(fields.get("hooks").fields());
-    refuse_set(fields.get("host"), NOT_YET);
     let mut docker = fields.get("docker").fields();
     let policies = [
         ("Always", PullPolicy::Always),
@@ -105,7 +105,7 @@ pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
     ];
     let spec = ContainerSpec {
         image: image.text().map_or_else(String::new, |text| tagged(&image, &text)),
-        host: None,
+        host: fields.get("host").parsed(),
         mounts: fields.get("mounts").items().into_iter().filter_map(mount).collect(),
         health: health(&fields.get("health")),
         pull_policy: docker.get("pullPolicy").choice(&policies).unwrap_or(PullPolicy::IfNotPresent),

@@ -29,7 +29,7 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn start() -> Self {
-        let mut script = Script::start("docker-registry");
+        let mut script = Script::start("docker-registry", "registry", &[]);
         let address = script.read();
         assert!(!address.is_empty(), "no registry could be started; `make test` installs what it needs");
         Self { address, script }
@@ -60,11 +60,16 @@ impl Engine {
     /// The one that all tests share. Whoever does something to it that others would notice takes one of his own.
     pub(crate) fn shared() -> Arc<Self> {
         static SHARED: OnceLock<Arc<Engine>> = OnceLock::new();
-        Arc::clone(SHARED.get_or_init(|| Arc::new(Self::start())))
+        Arc::clone(SHARED.get_or_init(|| Arc::new(Self::start("docker", &[]))))
     }
 
-    fn start() -> Self {
-        let mut script = Script::start("docker-engine");
+    /// Another one, which has no network; `name` is its own among those of this process.
+    pub(crate) fn without_network(name: &str) -> Self {
+        Self::start(name, &["without-network"])
+    }
+
+    fn start(name: &str, options: &[&str]) -> Self {
+        let mut script = Script::start("docker-engine", name, options);
         let socket = script.read();
         assert!(!socket.is_empty(), "no Docker engine could be started; `make test` installs what it needs");
         Self { socket: socket.into(), script: Mutex::new(script) }
@@ -108,13 +113,15 @@ impl Engine {
 }
 
 impl Script {
-    fn start(name: &str) -> Self {
+    /// Starts one of our scripts in a folder of its own.
+    fn start(script: &str, name: &str, options: &[&str]) -> Self {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("towline-{name}-{}-{number}", std::process::id()));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts").join(name);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts").join(script);
         let mut child = Command::new(&script)
             .arg(&dir)
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -14,8 +14,8 @@ use futures::TryStreamExt as _;
 use tar::EntryType;
 
 use super::{
-    DockerRuntime, Seen,
     engine::{QUICK, Refusal},
+    host::{DockerHost, Seen},
 };
 use crate::runtime::{FILE_BYTES_MAX, FileAccess, FileKind, FileStat, RuntimeError};
 
@@ -34,12 +34,12 @@ struct Found {
     content: Vec<u8>,
 }
 
-impl DockerRuntime {
+impl DockerHost {
     /// The content of a file in a unit's container.
     ///
     /// # Errors
     /// As [`Runtime::read`](crate::runtime::Runtime::read).
-    pub(super) async fn read_in(&self, unit: &str, path: &Path) -> Result<Bytes, RuntimeError> {
+    pub(super) async fn read(&self, unit: &str, path: &Path) -> Result<Bytes, RuntimeError> {
         let seen = self.find(unit)?;
         self.read_file(&seen.container, &seen.dir.join(path)).await.map_err(|refusal| refusal.of(unit, path))
     }
@@ -48,7 +48,7 @@ impl DockerRuntime {
     ///
     /// # Errors
     /// As [`Runtime::stat`](crate::runtime::Runtime::stat).
-    pub(super) async fn stat_in(&self, unit: &str, path: &Path) -> Result<FileStat, RuntimeError> {
+    pub(super) async fn stat(&self, unit: &str, path: &Path) -> Result<FileStat, RuntimeError> {
         let seen = self.find(unit)?;
         let found = self.first(&seen.container, &seen.dir.join(path), false).await;
         found.map(|found| found.stat).map_err(|refusal| refusal.of(unit, path))
@@ -58,7 +58,7 @@ impl DockerRuntime {
     ///
     /// # Errors
     /// As [`Runtime::copy`](crate::runtime::Runtime::copy).
-    pub(super) async fn copy_in(
+    pub(super) async fn copy(
         &self,
         unit: &str,
         path: &Path,
@@ -77,7 +77,7 @@ impl DockerRuntime {
         };
         let archive = archive(Path::new(name), &content, access.mode, owner)
             .map_err(|source| RuntimeError::Io { what: path.display().to_string(), source })?;
-        let _turn = self.inner.mark.turn().await?;
+        let _turn = self.turn().await?;
         let options = UploadToContainerOptions {
             path: dir.display().to_string(),
             no_overwrite_dir_non_dir: Some("true".to_owned()),

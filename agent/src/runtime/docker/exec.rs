@@ -23,8 +23,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DockerRuntime,
     engine::{QUICK, Refusal},
+    host::DockerHost,
 };
 use crate::{
     proc,
@@ -64,14 +64,14 @@ type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
 type Events = mpsc::Sender<Result<ExecEvent, RuntimeError>>;
 
-impl DockerRuntime {
+impl DockerHost {
     /// Runs a command in a unit's container.
     ///
     /// # Errors
     /// That there is no such unit, that it does not run, or what the engine said.
-    pub(super) async fn exec_in(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError> {
+    pub(super) async fn exec(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError> {
         let seen = self.find(unit)?;
-        let _turn = self.inner.mark.turn().await?;
+        let _turn = self.turn().await?;
         let mark = format!("{MARK}={}", uuid::Uuid::new_v4().simple());
         let config = ExecConfig {
             attach_stdin: Some(spec.stdin.is_some()),
@@ -89,7 +89,7 @@ impl DockerRuntime {
         };
         let (id, output, input) = self.start_exec(&seen.container, config).await.map_err(refused)?;
         let (events, receiver) = mpsc::channel(QUEUE);
-        let command = Command { runtime: self.clone(), id, container: seen.container, mark, events };
+        let command = Command { host: self.clone(), id, container: seen.container, mark, events };
         let stopping = self.inner.tasks.stopping().clone();
         self.inner.tasks.spawn_isolated("exec", command.attend(output, input, spec.stdin, stopping));
         Ok(Exec::new(receiver))
@@ -123,7 +123,7 @@ impl DockerRuntime {
 
 /// A command under way.
 struct Command {
-    runtime: DockerRuntime,
+    host: DockerHost,
     id: String,
     container: String,
     mark: String,
@@ -162,7 +162,7 @@ impl Command {
     async fn end(&self) -> Result<ExecEvent, RuntimeError> {
         let mut pause = PAUSE;
         loop {
-            match self.runtime.exit_code(&self.id).await {
+            match self.host.exit_code(&self.id).await {
                 Ok(Some(code)) => return Ok(ExecEvent::Ended(code)),
                 Ok(None) => {}
                 Err(refusal) => return Err(refusal.of("cannot tell how the command ended")),
@@ -198,10 +198,10 @@ impl Command {
             user: Some("0".to_owned()),
             ..ExecConfig::default()
         };
-        let (id, mut output, _input) = self.runtime.start_exec(&self.container, config).await?;
+        let (id, mut output, _input) = self.host.start_exec(&self.container, config).await?;
         while output.next().await.is_some() {}
         loop {
-            match self.runtime.exit_code(&id).await? {
+            match self.host.exit_code(&id).await? {
                 Some(0) => return Ok(()),
                 Some(code) => return Err(Refusal::Said { status: 0, message: format!("exit code {code}") }),
                 None => sleep(PAUSE).await,

@@ -10,16 +10,16 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 
 use super::{
-    DockerRuntime,
     archive::Refused,
     engine::{QUICK, Refusal},
+    host::DockerHost,
 };
 use crate::{
     manifest::{AppSpec, FileSpec},
     runtime::{RuntimeError, UnitSpec},
 };
 
-impl DockerRuntime {
+impl DockerHost {
     /// Puts the declared files into a container that is not running yet.
     ///
     /// # Errors

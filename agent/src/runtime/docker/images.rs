@@ -4,8 +4,8 @@ use bollard::{Docker, auth::DockerCredentials, errors::Error, query_parameters::
 use futures::TryStreamExt as _;
 
 use super::{
-    DockerRuntime,
     engine::{PULL, QUICK, Refusal},
+    host::DockerHost,
     registry::{RegistryAuth, registry_of_image},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 const UNKNOWN_CALLER: [&str; 5] =
     ["unauthorized", "no basic auth credentials", "authentication required", "denied", "incorrect username"];
 
-impl DockerRuntime {
+impl DockerHost {
     /// Sees to it that the engine has the image: at hand, or fetched now, as its policy says.
     ///
     /// # Errors

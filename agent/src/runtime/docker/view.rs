@@ -9,7 +9,7 @@ use bollard::models::{
 use jiff::Timestamp;
 
 use super::{
-    Seen,
+    host::Seen,
     labels::{Label, Port},
     request::port_key,
 };
@@ -60,6 +60,7 @@ pub(super) fn unit(
         app: label.app,
         generation: label.generation,
         created: label.created,
+        host: None,
         ports: bound.map_or_else(Vec::new, |bound| ports(&label.ports, bound)),
         state,
     };

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher};
 use crate::{
-    manifest::Resources,
+    manifest::{AppSpec, HostChoice, Resources},
     mark::Mark,
     runtime::{Astray, Exec, ExecSpec, FileAccess, FileStat, Runtime, RuntimeKind},
 };
@@ -36,6 +36,11 @@ impl Runtime for ProcessRuntime {
         Err(refused.into_iter().map(|complaint| (complaint.path, complaint.text)).collect())
     }
 
+    fn admits(&self, _spec: &AppSpec) -> Result<(), Vec<(String, String)>> {
+        // There is this host alone, and a field that names another was refused when it was read.
+        Ok(())
+    }
+
     async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
         Self::start(self, spec).await
     }
@@ -60,12 +65,16 @@ impl Runtime for ProcessRuntime {
         Self::units_of(self, app)
     }
 
-    async fn observe(&self, app: &str) -> Result<Vec<UnitStatus>, RuntimeError> {
+    async fn observe(
+        &self,
+        app: &str,
+        _choice: Option<&HostChoice>,
+    ) -> Result<Vec<UnitStatus>, RuntimeError> {
         // Shims tell each change at once, so what is known is what is.
         Ok(Self::units_of(self, app))
     }
 
-    fn trouble(&self) -> Option<String> {
+    fn trouble(&self, _app: &str, _choice: Option<&HostChoice>) -> Option<String> {
         None
     }
 

