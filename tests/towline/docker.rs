@@ -59,7 +59,7 @@ async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker() {
 
     // B8: errors by id, and the rest is done.
     let absent =
-        app("absent", "  image: towline-absent:1\n  docker: {pullPolicy: Never}\n  command: [true]\n");
+        app("absent", "  image: towline-absent:1\n  docker: {pullPolicy: Never}\n  command: [\"true\"]\n");
     let definitions =
         [define("good", sleeper("good")), define("absent", absent), define("misnamed", sleeper("another"))];
     let error = platform.apply(&cx(), &definitions).await.unwrap_err();

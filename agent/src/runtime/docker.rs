@@ -28,8 +28,10 @@ mod images;
 mod labels;
 mod logs;
 mod look;
+mod mark;
 mod registry;
 mod request;
+mod ssh;
 mod view;
 
 use std::{
@@ -80,14 +82,21 @@ pub struct DockerConfig {
     pub registry_auth: Option<PathBuf>,
     /// Who may act.
     pub mark: Mark,
+    /// The program of the agent, which takes part in SSH connections.
+    pub program: PathBuf,
 }
 
 impl DockerConfig {
     /// For one host that nobody configured.
     pub fn unnamed(instance: impl Into<String>, socket: impl Into<PathBuf>, mark: Mark) -> Self {
         let hosts = vec![HostConfig::unnamed(socket)];
-        Self { instance: instance.into(), hosts, registry_auth: None, mark }
+        Self { instance: instance.into(), hosts, registry_auth: None, mark, program: own_program() }
     }
+}
+
+/// This very program, even after another was installed in its place.
+pub(crate) fn own_program() -> PathBuf {
+    format!("/proc/{}/exe", std::process::id()).into()
 }
 
 /// Runs apps as containers. Cheap to clone; all clones are one runtime.
@@ -115,6 +124,7 @@ impl DockerRuntime {
             instance: config.instance,
             mark: config.mark,
             registry_auth: config.registry_auth,
+            program: config.program,
             changes: Changes::default(),
             changed: watch::Sender::new(()),
             tasks: Tasks::new(),

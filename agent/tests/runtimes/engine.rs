@@ -68,7 +68,8 @@ impl Engine {
         Self::start(name, &["without-network"])
     }
 
-    fn start(name: &str, options: &[&str]) -> Self {
+    /// One with options of `dockerd`.
+    pub(crate) fn start(name: &str, options: &[&str]) -> Self {
         let mut script = Script::start("docker-engine", name, options);
         let socket = script.read();
         assert!(!socket.is_empty(), "no Docker engine could be started; `make test` installs what it needs");

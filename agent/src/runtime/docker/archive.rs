@@ -88,7 +88,7 @@ impl DockerHost {
                 .upload_to_container(&seen.container, Some(options), bollard::body_full(archive.into()))
                 .await
         };
-        self.inner.engine.ask(QUICK, upload).await.map_err(|refusal| Refused::Engine(refusal).of(unit, path))
+        self.change(QUICK, upload).await.map_err(|refusal| Refused::Engine(refusal).of(unit, path))
     }
 
     /// Whose a file is to be: as declared, or the container's user's.
