@@ -279,7 +279,8 @@ async fn open_store_and_mark(config: &AgentConfig) -> Result<(Arc<Store>, Mark),
     // Either may wait for a process that is frozen.
     let opening = tokio::task::spawn_blocking(move || {
         let store = Store::open_for(&data_dir, &instance)?;
-        let mark = Mark::open(&mark_dir, &instance, store.id(), store.read(noted_epoch)?)?;
+        let served = store.read(noted_epoch)?;
+        let mark = Mark::open_from(&mark_dir, &instance, store.id(), served, Some(&data_dir))?;
         Ok::<_, OpenAgentError>((Arc::new(store), mark))
     });
     match opening.await.map_err(tokio::task::JoinError::try_into_panic) {

@@ -56,6 +56,22 @@ pub struct OpenMarkError {
     source: io::Error,
 }
 
+/// What a mark tells those who only look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The data directory of the agent that raised it, where it says so.
+    pub(crate) home: Option<PathBuf>,
+    /// That agent, or one that acted before it, runs.
+    pub(crate) is_held: bool,
+}
+
+/// What the mark in the file `path` tells; none if it is none.
+pub(crate) fn tell(path: &Path) -> Option<Told> {
+    let shown: Shown = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let is_held = std::iter::once(&shown.holder).chain(&shown.before).any(|holder| holder.find().is_some());
+    Some(Told { home: shown.home, is_held })
+}
+
 /// This agent may not act; nothing was done. The sentence says who may.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -99,6 +115,8 @@ struct Inner {
     place: Place,
     me: Holder,
     store: StoreId,
+    /// The data directory of the store.
+    home: Option<PathBuf>,
     /// The epoch that the store served under when it was opened.
     served: Option<Epoch>,
     /// The epoch that this process acts under, once it has made sure that nobody older does.
@@ -120,11 +138,27 @@ impl Mark {
         store: StoreId,
         served: Option<Epoch>,
     ) -> Result<Self, OpenMarkError> {
+        Self::open_from(dir, instance, store, served, None)
+    }
+
+    /// As [`Mark::open`], for an agent whose store is in the data directory `home`: the mark says so, for whoever wonders later
+    /// whose it was.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_from(
+        dir: &Path,
+        instance: &InstanceId,
+        store: StoreId,
+        served: Option<Epoch>,
+        home: Option<&Path>,
+    ) -> Result<Self, OpenMarkError> {
         let unusable = |source| OpenMarkError { dir: dir.to_owned(), source };
         let place = Place::make(dir, instance).map_err(unusable)?;
         let me = Holder::me(Some(instance.to_string()));
         let (standing, _) = watch::channel(Standing::Acts);
-        let inner = Inner { place, me, store, served, held: Mutex::default(), standing };
+        let home = home.and_then(|home| home.canonicalize().ok());
+        let inner = Inner { place, me, store, home, served, held: Mutex::default(), standing };
         inner.look_again();
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -137,6 +171,11 @@ impl Mark {
         let place = Place::make(dir, instance);
         let unusable = |source| OpenMarkError { dir: dir.to_owned(), source }.to_string();
         place.map_err(unusable)?.read().map(drop)
+    }
+
+    /// The data directory of the agent that acts by it, where that is known.
+    pub(crate) fn home(&self) -> Option<&Path> {
+        self.inner.home.as_deref()
     }
 
     /// The epoch that this process acts under; none while nobody has told it to.
@@ -339,6 +378,7 @@ impl Inner {
             // Whoever was older was waited for when that epoch was raised, and has been kept out since.
             let alone_until_now = acted && held.is_some();
             let mark = rules::raised(shown, epoch, self.store, &self.me).map_err(RaiseError::Above)?;
+            let mark = Shown { home: self.home.clone(), ..mark };
             if acted {
                 // What is under way here goes on: it was ours to do, and is.
                 *held = Some(epoch);

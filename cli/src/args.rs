@@ -1,6 +1,7 @@
 //! What a user types: options, commands, and the help that teaches them.
 
 mod bundle;
+mod doctor;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub(crate) use self::bundle::{
     BundleArgs, BundleCommand, ChangesArgs, DeleteArgs, GetArgs, JobArgs, JobCommand, JobsArgs, OperateArgs,
     PutArgs, RetryArgs,
 };
+pub(crate) use self::doctor::DoctorArgs;
 use crate::hello::HelloArgs;
 use crate::ids::AppId;
 use crate::input::Input;
@@ -116,8 +118,13 @@ pub(crate) enum Command {
     /// Delete and apply in order, as a file of actions says
     #[command(after_help = crate::command::SYNC_HELP)]
     Sync(SyncArgs),
-    /// Write all that an instance holds to standard output, byte for byte
+    /// Write all that was applied to an instance to standard output, byte for byte
     Export(At),
+    /// Apply what was exported; what is there already is not touched
+    #[command(
+        after_help = "Examples:\n  towline export shop-7 > shop-7.yaml\n  towline import shop-7 -f shop-7.yaml\n  towline export shop-7 | towline import shop-8 -f -"
+    )]
+    Import(ApplyArgs),
     /// Show what an app writes
     #[command(
         after_help = "Examples:\n  towline logs local hello -f\n  towline logs local shop/App/web --since 10m --tail 100"
@@ -136,6 +143,9 @@ pub(crate) enum Command {
     Job(JobCommand),
     /// Show what happens to instances
     Events(EventsArgs),
+    /// Find what agents left on this host that nobody has any more, and remove it
+    #[command(after_help = self::doctor::HELP)]
+    Doctor(DoctorArgs),
     /// Write the completions of a shell to standard output
     #[command(
         after_help = "Example:\n  towline completions bash > ~/.local/share/bash-completion/completions/towline"

@@ -4,11 +4,15 @@ mod bundle_reads;
 mod bundles;
 mod calls;
 mod changes;
+mod doctor;
 mod instances;
 mod jobs;
 mod watch;
 
 pub(crate) use self::changes::{definition, origin_of};
+#[cfg(test)]
+pub(crate) use self::doctor::Finding;
+pub(crate) use self::doctor::Findings;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
@@ -77,6 +81,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Version(at) => calls::version(&session()?, at).await,
         Command::Services(args) => calls::services(&session()?, args).await,
         Command::Export(at) => calls::export(&session()?, at).await,
+        Command::Import(args) => changes::import(&session()?, args).await,
         Command::Apply(args) => changes::apply(&session()?, args).await,
         Command::Sync(args) => changes::sync(&session()?, args).await,
         Command::Bundle(command) => Box::pin(bundles::run(&session()?, command)).await,
@@ -84,6 +89,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Job(command) => Box::pin(jobs::run(&session()?, command)).await,
         Command::Logs(args) => watch::logs(&session()?, args).await,
         Command::Events(args) => watch::events(&session()?, args).await,
+        Command::Doctor(args) => doctor::run(args, &cli.global).await,
         Command::Completions { shell } => completions(&Screen::new(&cli.global), shell),
         Command::Shim(_) => Err(Failure::error("a shim is started before anything else")),
     }

@@ -14,7 +14,7 @@ mod data_dir;
 mod follow;
 mod house;
 mod memory;
-mod orphans;
+pub(crate) mod orphans;
 mod plan;
 mod readiness;
 mod signals;

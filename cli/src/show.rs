@@ -1,6 +1,7 @@
 //! What is shown, and how: tables for people, the API's JSON for programs, progress for whoever watches a terminal.
 
 mod bundles;
+mod doctor;
 mod jobs;
 mod progress;
 mod tables;
@@ -10,6 +11,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use serde::Serialize;
 
 pub(crate) use self::bundles::{bundle_table, bundles_table, changes_table, plan_text};
+pub(crate) use self::doctor::doctor_text;
 pub(crate) use self::jobs::{job_text, jobs_table, record_line, title, took};
 pub(crate) use self::progress::Progress;
 pub(crate) use self::tables::{

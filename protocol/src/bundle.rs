@@ -140,6 +140,9 @@ pub struct Change {
     /// What differs, for people: lines that begin with `+`, `-` or a space. Secrets are left out by the agent.
     #[serde(default)]
     pub diff: Option<String>,
+    /// The units that it has now, where a plan is asked for and they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<String>,
 }
 
 /// Deletes a bundle and all that belongs to it. It stays visible until everything is gone.

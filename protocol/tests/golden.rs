@@ -200,6 +200,7 @@ fn bundles() {
         op: ChangeOp::Update,
         reason: Some("spec.units changed".into()),
         diff: Some("-  units: 1\n+  units: 2\n".into()),
+        units: Vec::new(),
     };
     check(
         "put-bundle-response",

@@ -32,6 +32,16 @@ pub(crate) fn diff(before: Option<&[u8]>, after: Option<&[u8]>) -> Option<String
     (!lines.is_empty()).then_some(lines)
 }
 
+/// From where to where an app goes, if it is to run on another host.
+pub(crate) fn moved(before: &[u8], after: &[u8]) -> Option<String> {
+    let host = |definition| {
+        let found = leaves(definition).into_iter().find(|leaf| leaf.path == "spec.host");
+        found.map_or_else(|| "any host".to_owned(), |leaf| leaf.value.trim_matches('"').to_owned())
+    };
+    let (old, new) = (host(before), host(after));
+    (old != new).then(|| format!("it moves from {old} to {new}"))
+}
+
 /// Values, and what is shown in their stead, by path.
 type Leaves = BTreeMap<String, (String, Option<String>)>;
 
@@ -80,6 +90,16 @@ mod tests {
             shown("  env: {A: x}\n", "  env: {A: y}\n"),
             "- spec.env.A: (hidden)\n+ spec.env.A: (hidden)\n"
         );
+    }
+
+    #[test]
+    fn f_d9_another_host_is_a_move() {
+        let on = |spec: &str| format!("{HEAD}{spec}");
+        let moves = |before: &str, after: &str| moved(on(before).as_bytes(), on(after).as_bytes());
+        let (a, b) = ("  host: a\n", "  host: b\n  units: 2\n");
+        assert_eq!(moves(a, b).as_deref(), Some("it moves from a to b"));
+        assert_eq!(moves("  units: 1\n", a).as_deref(), Some("it moves from any host to a"));
+        assert_eq!(moves(a, "  host: a\n  units: 2\n"), None);
     }
 
     #[test]

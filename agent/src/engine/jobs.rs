@@ -171,7 +171,9 @@ impl Engine {
         request: DeleteBundleRequest,
     ) -> Result<DeleteBundleResponse, CallError> {
         if request.dry_run {
-            return Ok(DeleteBundleResponse { job: None, changes: self.what_goes(&request.bundle)? });
+            let mut changes = self.what_goes(&request.bundle)?;
+            self.name_units(&request.bundle, &mut changes).await?;
+            return Ok(DeleteBundleResponse { job: None, changes });
         }
         let (engine, id) = (self.clone(), caller.request.clone());
         let question = crate::calls::question("delete_bundle", &request);
@@ -199,6 +201,7 @@ impl Engine {
             op: ChangeOp::Remove,
             reason: Some("the bundle goes".to_owned()),
             diff: None,
+            units: Vec::new(),
         };
         Ok(bundle.in_order().into_iter().rev().map(change).collect())
     }

@@ -1,8 +1,10 @@
 //! What is seen of workloads, by the definitions that were carried out.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use futures::{StreamExt as _, future::OptionFuture, stream};
-use towline_protocol::{CallError, Name, WorkloadId};
+use towline_protocol::{CallError, Name, WorkloadId, bundle::Change};
 
 use super::{
     Engine,
@@ -46,6 +48,26 @@ impl Engine {
         let looks: Vec<OptionFuture<_>> =
             rows.iter().zip(definitions).map(look).map(OptionFuture::from).collect();
         Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
+    }
+}
+
+impl Engine {
+    /// Names the units that there are of what changes in `bundle`: for whoever reads a plan.
+    pub(super) async fn name_units(&self, bundle: &Name, changes: &mut [Change]) -> Result<(), CallError> {
+        let rows: BTreeMap<WorkloadId, WorkloadRow> =
+            self.state().bundles.get(bundle).map(|bundle| bundle.workloads.clone()).unwrap_or_default();
+        for changes in changes.chunks_mut(TOGETHER) {
+            let asked: Vec<WorkloadRow> =
+                changes.iter().filter_map(|change| rows.get(&change.workload).cloned()).collect();
+            let seen = self.observe(bundle, &asked).await?;
+            for (row, seen) in asked.iter().zip(seen) {
+                let units = seen.into_iter().flat_map(|seen| seen.units).map(|unit| unit.id);
+                let changed = changes.iter_mut().filter(|change| change.workload == row.id);
+                let units: Vec<String> = units.collect();
+                changed.for_each(|change| change.units.clone_from(&units));
+            }
+        }
+        Ok(())
     }
 }
 

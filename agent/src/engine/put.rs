@@ -12,7 +12,7 @@ use super::{
     Engine,
     accept::{self, Asked, Decision, Last},
     content::{self, Content},
-    diff::diff,
+    diff::{diff, moved},
     jobs::Accepting,
     plan::{There, plan},
 };
@@ -99,7 +99,9 @@ impl Engine {
         let wanted = self.wanted(&request, &content)?;
         let Some((key, request_id)) = asked else {
             self.inner.owners.check(name, &wanted).map_err(owned)?;
-            return Ok(response(PutOutcome::Planned, version, None));
+            let mut planned = response(PutOutcome::Planned, version, None);
+            self.name_units(name, &mut planned.changes).await?;
+            return Ok(planned);
         };
         let job = self.new_job(JobKind::Put, Some(name), Some(version), Some(request_id), None);
         let response = response(PutOutcome::Accepted, version, Some(job.id));
@@ -265,13 +267,15 @@ fn changes(old: Option<&Content>, new: &Content) -> Vec<Change> {
             _ if room == 0 => None,
             _ => diff(before.as_ref().map(|(bytes, _)| &**bytes), after.as_ref().map(|(bytes, _)| &**bytes)),
         };
+        let moved = before.as_ref().zip(after.as_ref()).and_then(|(old, new)| moved(&old.0, &new.0));
         room = room.saturating_sub(differs.as_ref().map_or(0, String::len));
         Change {
             resource: after.or(before).map(|(_, resource)| resource),
             workload: op.id,
             op: op.op,
-            reason: Some(op.reason.to_owned()),
+            reason: Some(moved.unwrap_or_else(|| op.reason.to_owned())),
             diff: differs,
+            units: Vec::new(),
         }
     };
     plan(&new.wanted(), &there).into_iter().map(change).collect()

@@ -1,5 +1,7 @@
 //! What a mark means. Pure.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use towline_protocol::{Epoch, StoreId};
 
@@ -17,6 +19,9 @@ pub(crate) struct Shown {
     pub(crate) store: StoreId,
     /// The process that raised it.
     pub(crate) holder: Holder,
+    /// The data directory of that store, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) home: Option<PathBuf>,
     /// Holders before it that may have been in the middle of an operation, oldest first.
     #[serde(default)]
     pub(crate) before: Vec<Holder>,
@@ -54,7 +59,7 @@ pub(crate) fn raised(mark: Option<Shown>, epoch: Epoch, store: StoreId, me: &Hol
         before.retain(|holder| holder != me);
         before.drain(..before.len().saturating_sub(BEFORE_MAX));
     }
-    Ok(Shown { epoch, store, holder: me.clone(), before })
+    Ok(Shown { epoch, store, holder: me.clone(), home: None, before })
 }
 
 #[cfg(test)]

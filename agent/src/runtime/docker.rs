@@ -26,9 +26,11 @@ mod files;
 mod host;
 mod images;
 mod labels;
+mod leftovers;
 mod logs;
 mod look;
 mod mark;
+mod mounts;
 mod registry;
 mod request;
 mod ssh;
@@ -48,6 +50,7 @@ use tokio::sync::{mpsc, watch};
 use towline_bus::task::Tasks;
 
 pub use self::endpoint::{Endpoint, HostConfig, ParseRemoteEngineError, RemoteEngine, SshConfig, TlsFiles};
+pub(crate) use self::leftovers::{Labelled, labelled, remove_labelled};
 pub use self::registry::{RegistryAuth, RegistryAuthError};
 use self::{
     choice::Candidate,

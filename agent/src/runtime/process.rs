@@ -22,6 +22,7 @@ mod inside;
 mod launch;
 mod limits;
 mod logs;
+mod on_disk;
 mod ports;
 mod tail;
 mod unit;
@@ -48,6 +49,7 @@ pub use self::error::RuntimeError;
 pub(crate) use self::files::{owner_of, remove_file, write_file, write_whole};
 pub(crate) use self::launch::blocking;
 pub use self::logs::{LogQuery, UnitLogLine};
+pub(crate) use self::on_disk::UnitOnDisk;
 pub use self::unit::{PortBinding, UnitStatus};
 use self::{
     limits::Limits,

@@ -110,8 +110,14 @@ async fn a_dry_run_shows_what_differs_and_does_nothing() {
     let request = PutBundleRequest { dry_run: true, ..bench.request(content) };
     let planned = bench.platform.put_bundle(&cx(), &request).await.unwrap();
     assert_eq!((planned.outcome, planned.version, planned.job), (PutOutcome::Planned, 2, None));
+    let units: Vec<usize> = planned.changes.iter().map(|change| change.units.len()).collect();
+    assert_eq!(units, [0, 1], "{:?}", planned.changes);
     let diffs: Vec<String> = planned.changes.into_iter().filter_map(|change| change.diff).collect();
-    assert_eq!(diffs, ["- spec.content: (hidden)\n+ spec.content: (hidden)\n", "+ spec.units: 2\n"]);
+    let digest = |content: &[u8]| blake3::hash(content).to_hex().chars().take(8).collect::<String>();
+    let (old, new) = (digest(b"hunter2"), digest(b"hunter3"));
+    let content =
+        format!("- spec.content: (hidden, blake3 {old}…)\n+ spec.content: (hidden, blake3 {new}…)\n");
+    assert_eq!(diffs, [content, "+ spec.units: 2\n".to_owned()]);
     assert_eq!(bench.status().await.summary.accepted, 1);
     assert_eq!(fs::read_to_string(bench.path("conf")).unwrap(), "hunter2");
     bench.end().await;

@@ -275,6 +275,36 @@ async fn z_c2_what_drifts_is_mended_or_shown() {
     bench.end().await;
 }
 
+/// Looked at every five minutes, unless somebody asks.
+#[tokio::test]
+async fn f_c3_a_retry_looks_at_the_files_of_apps_at_once() {
+    let bench = Bench::new().await;
+    let app = |name: &str, drift: &str| {
+        let files = format!("  files: [{{path: {}, content: one}}]\n", bench.path(name).display());
+        bench.app(name, &format!("  drift: {drift}\n{files}"))
+    };
+    bench.done(format!("{}{}", app("mended", "repair"), app("told", "report"))).await;
+    let running =
+        || bench.agent.direct().runtime().list().into_iter().map(|unit| unit.state.pid).collect::<Vec<_>>();
+    let before = running();
+    fs::write(bench.path("mended"), "edited").unwrap();
+    fs::write(bench.path("told"), "edited").unwrap();
+    let retry = RetryBundleRequest { bundle: shop(), workloads: Vec::new() };
+    bench.platform.retry_bundle(&cx(), &retry).await.unwrap();
+    bench.until("the repair", async || fs::read_to_string(bench.path("mended")).unwrap() == "one").await;
+    let told = async || {
+        let status = bench.status().await;
+        let drift = status.workloads[1].drift.as_ref();
+        drift.is_some_and(|drift| {
+            !drift.mending && drift.message.contains("told of told-") && drift.since_unix_ms > 0
+        })
+    };
+    bench.until("the report", told).await;
+    assert_eq!(fs::read_to_string(bench.path("told")).unwrap(), "edited");
+    assert_eq!(running(), before);
+    bench.end().await;
+}
+
 #[tokio::test]
 async fn what_is_to_go_is_neither_paused_nor_resumed() {
     let bench = Bench::new().await;

@@ -2,6 +2,7 @@
 //! right to start one.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by panicking")]
 
+mod check;
 #[expect(dead_code, reason = "the tests of one engine do more to it")]
 #[path = "../runtimes/engine.rs"]
 mod engine;

@@ -1,11 +1,18 @@
 //! Engines through SSH.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, time::Duration};
+use std::{
+    fs, io,
+    net::{Shutdown, TcpListener},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use towline_agent::runtime::{
     Runtime as _,
-    docker::{DockerRuntime, Endpoint, SshConfig},
+    docker::{DockerRuntime, Endpoint, RemoteEngine, SshConfig},
 };
 
 use crate::{battery, config, engine::Engine, sshd::Sshd};
@@ -122,6 +129,40 @@ async fn f_s1_an_agent_lets_us_in_and_one_that_has_gone_does_not() {
     agent.wait().unwrap();
     let error = refusal(way).await;
     assert!(error.contains("does not let root in"), "{error}");
+}
+
+/// Has `socket` answer on a TCP port of this machine, too, for as long as the process lives; says on which.
+fn on_tcp(socket: &Path) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let socket = socket.to_owned();
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let (near, Ok(far)) = (near.unwrap(), UnixStream::connect(&socket)) else { continue };
+            let (mut to_far, mut from_far) = (far.try_clone().unwrap(), far);
+            let (mut to_near, mut from_near) = (near.try_clone().unwrap(), near);
+            std::thread::spawn(move || {
+                io::copy(&mut from_near, &mut to_far).ok();
+                to_far.shutdown(Shutdown::Write).ok();
+            });
+            std::thread::spawn(move || {
+                io::copy(&mut from_far, &mut to_near).ok();
+                to_near.shutdown(Shutdown::Write).ok();
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-real"]
+async fn f_s1_an_engine_that_listens_on_tcp_there_is_reached_too() {
+    let (engine, sshd) = (Engine::without_network("tcp"), Sshd::started());
+    let far = RemoteEngine::Tcp(format!("127.0.0.1:{}", on_tcp(&engine.socket)));
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = open(dir.path(), vec![SshConfig { engine: far, ..sshd.way(&engine.socket) }]).await;
+    assert!(answers(&runtime).await);
+    runtime.close().await;
 }
 
 /// A user for the occasion, with a password.

@@ -1,7 +1,9 @@
 //! The battery over containers of a real engine, and an agent that works with it.
 
 mod ancestor;
+mod doctor;
 mod files;
+mod mounts;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 

@@ -9,7 +9,7 @@ use crate::actions::actions;
 use crate::args::{ApplyArgs, SyncArgs};
 use crate::client::{Attempt, Request};
 use crate::failure::Failure;
-use crate::input::{ReadInputError, Resource, read_sources, resources};
+use crate::input::{ReadInputError, Resource, Source, read_sources, resources};
 
 impl From<ReadInputError> for Failure {
     fn from(error: ReadInputError) -> Self {
@@ -23,9 +23,24 @@ impl From<ReadInputError> for Failure {
 }
 
 pub(super) async fn apply(session: &Session, args: ApplyArgs) -> Result<(), Failure> {
-    let ApplyArgs { at, files, is_async, retry } = args;
+    let sources = read_sources(&args.files)?;
+    apply_all(session, args, &sources).await
+}
+
+/// Applies what was exported: where nothing was, that is none.
+pub(super) async fn import(session: &Session, args: ApplyArgs) -> Result<(), Failure> {
+    let sources = read_sources(&args.files)?;
+    if sources.iter().all(|source| source.bytes.trim_ascii().is_empty()) {
+        session.screen.note("nothing to import");
+        return Ok(());
+    }
+    apply_all(session, args, &sources).await
+}
+
+async fn apply_all(session: &Session, args: ApplyArgs, sources: &[Source]) -> Result<(), Failure> {
+    let ApplyArgs { at, files: _, is_async, retry } = args;
     let instance = session.target.instance(at)?;
-    let found = resources(&read_sources(&files)?)?;
+    let found = resources(sources)?;
     let attempt = Attempt::new(&instance, retry.key);
     let body = Apply { definitions: found.iter().map(|resource| definition(resource, is_async)).collect() };
     let request = Request::post(Request::path_of(&instance, "/apply"), &body)

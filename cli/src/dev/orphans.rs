@@ -5,10 +5,29 @@ use std::path::{Path, PathBuf};
 
 use prometheus::Registry;
 use towline_agent::{Agent, AgentConfig};
+use towline_protocol::InstanceId;
 
 use super::bundles;
 use super::data_dir::PREFIX;
 use crate::context::Context;
+
+/// The context files of those that were killed, and their instances. Of a directory that is kept, the next one takes it up.
+pub(crate) fn list(places: &[PathBuf]) -> Vec<(PathBuf, InstanceId)> {
+    Context::orphans(places).into_iter().map(|(file, context)| (file, context.instance)).collect()
+}
+
+/// Stops and removes what is behind one context file, if its process is still gone.
+///
+/// # Errors
+/// What cannot be removed.
+pub(crate) async fn clear_file(places: &[PathBuf], file: &Path) -> Result<(), String> {
+    let found = Context::orphans(places).into_iter().find(|(path, _)| path == file);
+    let Some((file, context)) = found else { return Ok(()) };
+    if let Some(scratch) = context.scratch.as_ref().filter(|scratch| is_ours(scratch)) {
+        clear_one(scratch, &context).await.map_err(|error| error.to_string())?;
+    }
+    fs::remove_file(file).map_err(|error| error.to_string())
+}
 
 /// Stops and removes all of it. What cannot be removed stays for the next time.
 pub(super) async fn clear(places: &[PathBuf]) {

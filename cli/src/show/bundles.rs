@@ -27,6 +27,10 @@ pub(crate) fn plan_text(changes: &[ChangeInfo], in_full: bool, style: Style) -> 
         let reason = change.reason.as_deref().map(plain).unwrap_or_default();
         let line = format!("{sign} {op}{gap}  {:<width$}  {reason}", plain(change.workload.as_str()));
         let _ = writeln!(text, "{}", line.trim_end());
+        if in_full && !change.units.is_empty() {
+            let units: Vec<String> = change.units.iter().map(|unit| plain(unit)).collect();
+            let _ = writeln!(text, "      units: {}", units.join(", "));
+        }
         for line in change.diff.iter().filter(|_| in_full).flat_map(|diff| diff.lines()) {
             let _ = writeln!(text, "      {}", diff_line(line, style));
         }
@@ -214,14 +218,14 @@ mod tests {
     #[test]
     fn a_plan_reads_like_a_difference() {
         let changes = json!([
-            {"workload": "App/old", "op": "remove"},
+            {"workload": "App/old", "op": "remove", "units": ["old-1", "old-2"]},
             {"workload": "App/web", "op": "update", "reason": "spec.units changed", "diff": "-  units: 1\n+  units: 2\u{1b}[2J\n"},
             {"workload": "File/motd", "op": "untouched"},
         ]);
         let changes: Vec<ChangeInfo> = serde_json::from_value(changes).unwrap();
         assert_eq!(
             plan_text(&changes, true, PLAIN),
-            "- remove     App/old\n\
+            "- remove     App/old\n      units: old-1, old-2\n\
              ~ update     App/web    spec.units changed\n      \
                    -  units: 1\n      \
                    +  units: 2 [2J\n  \

@@ -236,7 +236,7 @@ async fn the_example_runs_as_it_stands() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/bundle/shop");
     let planned = site.run(&["bundle", "put", "site", "-f", example, "--dry-run"]).await.expect(0).stdout;
     assert!(planned.contains("4 to add, 0 to update, 0 to remove, 0 untouched"), "{planned}");
-    assert!(planned.contains("spec.content: (hidden)") && !planned.contains("apples"), "{planned}");
+    assert!(planned.contains("spec.content: (hidden, blake3 ") && !planned.contains("apples"), "{planned}");
     let put = site.run(&["bundle", "put", "site", "-f", example, "--wait"]).await.expect(0).stdout;
     let begun: Vec<_> = ["Directory/shelf", "File/prices", "App/counter", "App/till"]
         .map(|workload| put.find(&format!("  {workload} add ok")).unwrap_or(usize::MAX))

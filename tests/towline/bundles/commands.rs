@@ -131,6 +131,7 @@ async fn a_dry_run_shows_what_would_change() {
         op,
         reason: None,
         diff: diff.map(str::to_owned),
+        units: Vec::new(),
     };
     site.mock.set_put_changes(vec![
         change("App/old", ChangeOp::Remove, None),

@@ -45,6 +45,7 @@ impl DockerHost {
         // Before the turn: an image may take long, and to have it changes nothing that runs.
         self.provide_image(container).await?;
         let _turn = self.turn().await?;
+        self.make_mount_dirs(&spec.manifest.spec, container).await?;
         let id = self.create(spec, container).await.inspect_err(|error| {
             // It may have heard the question.
             if matches!(error, RuntimeError::Unknown { .. }) {
@@ -76,7 +77,8 @@ impl DockerHost {
         for _ in 0..NAMES {
             let random = uuid::Uuid::new_v4().simple().to_string();
             let unit = format!("{}-{}", spec.manifest.name, random.get(..8).unwrap_or(&random));
-            let label = Label::new(unit.clone(), spec, Timestamp::now());
+            let home = self.home();
+            let label = Label { home, ..Label::new(unit.clone(), spec, Timestamp::now()) };
             let body = request::container(&spec.manifest.spec, container, &label, &self.inner.instance);
             let options = CreateContainerOptions { name: Some(unit), ..CreateContainerOptions::default() };
             let question = async |client: Docker| client.create_container(Some(options), body).await;

@@ -152,6 +152,20 @@ fn id(table: &str, name: &str) -> Option<u64> {
     lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten())
 }
 
+/// The numbers of the user that an app runs as, and of its group.
+pub(super) fn account(app: &AppSpec, names: &Names) -> Result<(u64, u64), RuntimeError> {
+    let (user, group) = user_and_group(app);
+    let unknown = |what, name: &str| RuntimeError::NoSuchUser {
+        field: "spec.user".to_owned(),
+        what,
+        name: name.to_owned(),
+    };
+    let (user, group) = (user.unwrap_or("0"), group.unwrap_or("0"));
+    let uid = names.user(user).ok_or_else(|| unknown("user", user))?;
+    let gid = names.group(group).ok_or_else(|| unknown("group", group))?;
+    Ok((uid, gid))
+}
+
 fn user_and_group(app: &AppSpec) -> (Option<&str>, Option<&str>) {
     let mut parts = app.user.as_deref().unwrap_or_default().split(':').filter(|part| !part.is_empty());
     (parts.next(), parts.next())

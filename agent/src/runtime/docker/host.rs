@@ -17,6 +17,7 @@ use super::{
     choice::Candidate,
     endpoint::HostConfig,
     engine::{ENGINE, Engine, Refusal},
+    labels::Home,
     look,
     mark::EngineMark,
 };
@@ -52,6 +53,8 @@ pub(super) struct Inner {
     changed: watch::Sender<()>,
     /// Looks do not overlap: an older answer must not follow a newer one.
     pub(super) looking: tokio::sync::Mutex<()>,
+    /// Held while a helper is there.
+    pub(super) helping: tokio::sync::Mutex<()>,
     /// Of the whole runtime.
     pub(super) tasks: Tasks,
 }
@@ -127,11 +130,17 @@ impl DockerHost {
             changes,
             changed,
             looking: tokio::sync::Mutex::default(),
+            helping: tokio::sync::Mutex::default(),
             tasks: tasks.clone(),
         };
         let host = Self { inner: Arc::new(inner) };
         tasks.spawn("docker-watch", look::watch(host.clone(), tasks.stopping().clone()));
         host
+    }
+
+    /// Where the agent keeps its data, for the labels of what it makes.
+    pub(super) fn home(&self) -> Option<Home> {
+        self.inner.agents.home().map(Home::here)
     }
 
     /// The right to change something here: on behalf of the instance, and on this engine. What is changed, is changed through

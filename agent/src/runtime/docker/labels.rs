@@ -1,6 +1,9 @@
 //! What makes a container ours, and says what it is. Pure.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -20,6 +23,56 @@ const CREATED: &str = "dev.towline.created";
 /// Its declared ports, as JSON.
 const PORTS: &str = "dev.towline.ports";
 
+/// Where the agent that made it keeps its data, see [`Home`]. Says nothing about what it is.
+const HOME: &str = "dev.towline.home";
+
+/// What a container is for that is no unit.
+pub(super) const ROLE: &str = "dev.towline.role";
+
+/// The labels of a container that helps with something, and is no unit.
+pub(super) fn of_helper(instance: &str, role: &str, home: Option<&Home>) -> HashMap<String, String> {
+    let mut labels = HashMap::from(
+        [(INSTANCE, instance), (ROLE, role)].map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    labels.extend(home.map(|home| (HOME.to_owned(), home.write())));
+    labels
+}
+
+/// Where an agent keeps its data: on which host, and in which directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Home {
+    host: String,
+    dir: PathBuf,
+}
+
+impl Home {
+    /// On this host.
+    pub(super) fn here(dir: &Path) -> Self {
+        Self { host: host(), dir: dir.to_owned() }
+    }
+
+    /// The directory, if it is on this host.
+    pub(crate) fn on_this_host(self) -> Option<PathBuf> {
+        (self.host == host()).then_some(self.dir)
+    }
+
+    pub(super) fn read(labels: &HashMap<String, String>) -> Option<Self> {
+        let (host, dir) = labels.get(HOME)?.split_once(' ')?;
+        Some(Self { host: host.to_owned(), dir: dir.into() })
+    }
+
+    fn write(&self) -> String {
+        format!("{} {}", self.host, self.dir.display())
+    }
+}
+
+/// What tells this host from others: the name of its installation, else its name on the network.
+fn host() -> String {
+    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Some(id.trim()).filter(|id| !id.is_empty()).map_or_else(name, str::to_owned).replace(' ', "-")
+}
+
 /// A port as declared; which port of the host it got, the engine tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Port {
@@ -37,6 +90,8 @@ pub(super) struct Label {
     pub(super) generation: String,
     pub(super) created: Timestamp,
     pub(super) ports: Vec<Port>,
+    /// Whose agent made it; those of older versions do not say.
+    pub(super) home: Option<Home>,
 }
 
 impl Label {
@@ -54,13 +109,15 @@ impl Label {
             generation: spec.generation.clone(),
             created,
             ports: ports.collect(),
+            home: None,
         }
     }
 
     /// As the engine keeps it.
     pub(super) fn write(&self, instance: &str) -> HashMap<String, String> {
         let ports = serde_json::to_string(&self.ports).expect("names and numbers are JSON");
-        HashMap::from(
+        let home = self.home.iter().map(|home| (HOME.to_owned(), home.write()));
+        let mut labels = HashMap::from(
             [
                 (INSTANCE, instance),
                 (APP, &self.app),
@@ -70,7 +127,9 @@ impl Label {
                 (PORTS, &ports),
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned())),
-        )
+        );
+        labels.extend(home);
+        labels
     }
 
     /// Reads it back; none of what is not ours, or was not made by us.
@@ -85,6 +144,7 @@ impl Label {
             generation: text(GENERATION)?,
             created: labels.get(CREATED)?.parse().ok()?,
             ports: serde_json::from_str(labels.get(PORTS)?).ok()?,
+            home: Home::read(labels),
         })
     }
 }
@@ -101,7 +161,17 @@ mod tests {
             generation: "0123456789abcdef".to_owned(),
             created: Timestamp::UNIX_EPOCH,
             ports: vec![port],
+            home: None,
         }
+    }
+
+    #[test]
+    fn a_home_is_read_again_and_is_here_or_elsewhere() {
+        let home = Home::here(Path::new("/var/lib/a b"));
+        let labels = Label { home: Some(home.clone()), ..label() }.write("default/shop-7");
+        assert_eq!(Label::read(&labels, "default/shop-7").and_then(|label| label.home), Some(home.clone()));
+        assert_eq!(home.clone().on_this_host(), Some("/var/lib/a b".into()));
+        assert_eq!(Home { host: "another".to_owned(), ..home }.on_this_host(), None);
     }
 
     #[test]

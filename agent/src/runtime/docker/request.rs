@@ -125,8 +125,7 @@ fn mount(spec: &MountSpec) -> Mount {
     };
     let bind = MountBindOptions {
         propagation: Some(propagation),
-        // Whoever ends the path so means a directory that is ours to make.
-        create_mountpoint: spec.source.ends_with('/').then_some(true),
+        // What is to be made was made before, see `mounts.rs`; what is not there otherwise is an error.
         ..MountBindOptions::default()
     };
     Mount {

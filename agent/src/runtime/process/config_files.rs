@@ -27,6 +27,10 @@ impl ProcessRuntime {
     /// # Errors
     /// Which could not be looked at.
     pub(crate) async fn look_at_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
+        let has_files = |unit: &Arc<Unit>| unit.files() != UnitFiles::default();
+        if spec.manifest.spec.files.is_empty() && !self.of_generation(spec).iter().any(has_files) {
+            return Ok(Vec::new());
+        }
         let (runtime, spec) = (self.clone(), spec.clone());
         blocking(move || {
             let look = Look::new(&spec)?;

@@ -40,8 +40,7 @@ impl Bench {
     }
 }
 
-/// F-K1: there is no helper container that could be left behind, for files go in by the archive call: nothing is ever made but
-/// units.
+/// F-K1: files go in by the archive call, so no helper container is made for them that could be left behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_d14_f_k1_each_unit_is_made_and_started_once_and_nothing_else_is_made() {
     let bench = Bench::new("once").await;

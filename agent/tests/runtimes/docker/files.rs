@@ -87,3 +87,31 @@ async fn f_d13_files_that_cannot_be_written_into_a_container_are_told_by_name() 
     );
     bench.end().await;
 }
+
+/// The engine's own record says that nothing was done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_y1_what_is_exported_and_applied_again_changes_nothing() {
+    let bench = Bench::new("round-trip").await;
+    let files = "  units: 2\n  files: [{path: /etc/a.conf, content: one}]\n  env: {A: b}\n";
+    bench.apply(&sleeper(files)).await.unwrap();
+    let before = bench.containers();
+    let exported = bench.platform.export(&CallContext::new()).await.unwrap();
+    let since = bench.engine.docker(&["info", "--format", "{{.SystemTime}}"]);
+    let documents = towline_agent::manifest::identify("export", &exported).unwrap();
+    let definitions: Vec<Definition> = documents
+        .into_iter()
+        .map(|(id, definition)| Definition { id: id.parse().unwrap(), definition, is_async: false })
+        .collect();
+    assert_eq!(definitions.len(), 1);
+    bench.platform.apply(&CallContext::new(), &definitions).await.unwrap();
+    assert_eq!(bench.containers(), before);
+    let until = bench.engine.docker(&["info", "--format", "{{.SystemTime}}"]);
+    let label = format!("label=dev.towline.instance={}", bench.instance);
+    let events =
+        ["events", "--since", &since, "--until", &until, "--filter", &label, "--format", "{{.Action}}"];
+    let events = bench.engine.docker(&events);
+    // Reading a file is an event, too: it changes nothing.
+    assert!(events.lines().all(|event| event == "archive-path") && !events.is_empty(), "{events}");
+    assert_eq!(bench.platform.export(&CallContext::new()).await.unwrap(), exported);
+    bench.end().await;
+}

@@ -92,6 +92,7 @@ pub(super) async fn bundles_arrive_byte_for_byte(ends: Ends<'_>) {
         op,
         reason: diff.map(|_| "spec.units changed".to_owned()),
         diff: diff.map(str::to_owned),
+        units: diff.map(|_| "web-1".to_owned()).into_iter().collect(),
     };
     let changes = vec![
         change("App/old", ChangeOp::Remove, None),

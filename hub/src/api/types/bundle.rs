@@ -127,19 +127,22 @@ pub struct ChangeInfo {
     /// What differs, for people: lines that begin with `+`, `-` or a space. Without secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
+    /// The units that it has now, in the answer to a dry run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<String>,
 }
 
 impl From<Change> for ChangeInfo {
     fn from(from: Change) -> Self {
-        let Change { workload, resource, op, reason, diff } = from;
-        Self { workload, resource, op, reason, diff }
+        let Change { workload, resource, op, reason, diff, units } = from;
+        Self { workload, resource, op, reason, diff, units }
     }
 }
 
 impl From<ChangeInfo> for Change {
     fn from(from: ChangeInfo) -> Self {
-        let ChangeInfo { workload, resource, op, reason, diff } = from;
-        Self { workload, resource, op, reason, diff }
+        let ChangeInfo { workload, resource, op, reason, diff, units } = from;
+        Self { workload, resource, op, reason, diff, units }
     }
 }
 
