@@ -6,7 +6,7 @@ use super::*;
 
 impl Bench {
     /// What the engine did with containers of this instance, in its order: action and name of the app.
-    fn events(&self) -> Vec<(String, String)> {
+    fn told_events(&self) -> Vec<(String, String)> {
         let label = format!("label=dev.towline.instance={}", self.instance);
         let said = self.engine.docker(&[
             "events",
@@ -30,13 +30,13 @@ impl Bench {
     async fn counted(&self, action: &str, count: usize) {
         let begun = Instant::now();
         while self.count(action) != count {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{action}: {:?}", self.events());
+            assert!(begun.elapsed() < Duration::from_secs(60), "{action}: {:?}", self.told_events());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     fn count(&self, action: &str) -> usize {
-        self.events().iter().filter(|(seen, _)| seen == action).count()
+        self.told_events().iter().filter(|(seen, _)| seen == action).count()
     }
 }
 
