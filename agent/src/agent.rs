@@ -44,6 +44,8 @@ pub struct AgentConfig {
     pub runtime: RuntimeKind,
     /// The socket of the docker runtime's engine, where no hosts are configured.
     pub docker_socket: PathBuf,
+    /// Credentials for registries, in the format of Docker's `config.json`.
+    pub registry_auth: Option<PathBuf>,
     /// The hosts of the docker runtime, by name.
     pub docker_hosts: Vec<HostConfig>,
     /// The program of the agent, `towline-agent`, as a child of this process finds it: it takes part in SSH connections.
@@ -76,6 +78,7 @@ impl AgentConfig {
             data_dir,
             runtime: RuntimeKind::Process,
             docker_socket: PathBuf::from(DEFAULT_SOCKET),
+            registry_auth: None,
             docker_hosts: Vec::new(),
             program: own_program(),
             shim: vec!["/proc/self/exe".into(), "shim".into()],
@@ -298,11 +301,11 @@ async fn open_runtime(config: &AgentConfig, mark: Mark) -> Result<Arc<dyn Runtim
             Arc::new(ProcessRuntime::open(config).await?)
         }
         RuntimeKind::Docker => {
-            let AgentConfig { docker_socket, docker_hosts: mut hosts, program, .. } = config;
+            let AgentConfig { docker_socket, docker_hosts: mut hosts, registry_auth, program, .. } = config;
             if hosts.is_empty() {
                 hosts.push(HostConfig::unnamed(docker_socket));
             }
-            let config = DockerConfig { instance, hosts, mark, program };
+            let config = DockerConfig { instance, hosts, registry_auth, mark, program };
             Arc::new(DockerRuntime::open(config).await)
         }
     })

@@ -59,6 +59,9 @@ pub(crate) struct RunArgs {
     /// The socket of the docker runtime's engine, where no file says otherwise.
     #[arg(long, env = "TOWLINE_DOCKER_SOCKET", value_name = "FILE", default_value = DEFAULT_SOCKET)]
     pub(crate) docker_socket: PathBuf,
+    /// Credentials for registries: the file that `docker login` writes (`~/.docker/config.json`). Read at each pull.
+    #[arg(long, env = "TOWLINE_REGISTRY_AUTH", value_name = "FILE")]
+    pub(crate) registry_auth: Option<PathBuf>,
     /// Where store and units live.
     #[arg(long, env = "TOWLINE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/towline-agent")]
     pub(crate) data_dir: PathBuf,

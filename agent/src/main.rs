@@ -12,7 +12,7 @@ use towline_agent::{
     config::FileConfig,
     failpoints,
     mark::Mark,
-    runtime::RuntimeKind,
+    runtime::{RuntimeKind, docker::RegistryAuth},
     shim,
     store::{OpenStoreError, Store},
     tether,
@@ -117,6 +117,7 @@ fn check(args: &RunArgs) -> Outcome {
     let instance = instance(args)?;
     nats::check(&bus(args, &instance))?;
     Mark::check(&mark_dir(args)?, &instance)?;
+    args.registry_auth.as_deref().map(RegistryAuth::read).transpose()?;
     match Store::open(&args.data_dir) {
         // It serves already; nothing is wrong with the options.
         Ok(_) | Err(OpenStoreError::Locked { .. }) => Ok(()),
@@ -139,11 +140,14 @@ fn run(args: &RunArgs) -> Outcome {
 
 async fn serve(args: &RunArgs) -> Outcome {
     let (instance, file) = (instance(args)?, file_config(args)?);
+    // Later it is a pull that fails; now somebody is there who can mend it.
+    args.registry_auth.as_deref().map(RegistryAuth::read).transpose()?;
     let transport: Arc<dyn Transport> = NatsTransport::connect(&bus(args, &instance)).await?;
     let mut config = AgentConfig::new(instance.clone(), &args.data_dir);
     config.runtime = args.runtime;
     config.docker_socket.clone_from(&args.docker_socket);
     config.docker_hosts = file.hosts;
+    config.registry_auth.clone_from(&args.registry_auth);
     config.boot_id_file.clone_from(&args.boot_id_file);
     config.mark_dir = mark_dir(args)?;
     let agent = Agent::open(config, prometheus::Registry::new()).await?;

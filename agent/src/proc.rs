@@ -68,6 +68,11 @@ pub(crate) fn marked(instance: &str, unit: &str) -> Vec<Process> {
     all().into_iter().filter(|process| !process.zombie && carries(process.pid, &[&instance, &unit])).collect()
 }
 
+/// Living processes that carry `mark` (`NAME=value`) in the environment they were started with.
+pub(crate) fn carriers(mark: &str) -> Vec<Process> {
+    all().into_iter().filter(|process| !process.zombie && carries(process.pid, &[mark])).collect()
+}
+
 fn carries(pid: Pid, marks: &[&str]) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) else { return false };
     marks.iter().all(|mark| environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))

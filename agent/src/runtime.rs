@@ -11,10 +11,14 @@
 mod astray;
 pub mod battery;
 pub mod docker;
+mod exec;
+mod files;
 pub mod process;
 
 use async_trait::async_trait;
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, path::Path, str::FromStr, time::Duration};
+
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -23,6 +27,8 @@ use crate::{
 };
 
 pub use self::astray::{Astray, How};
+pub use self::exec::{Exec, ExecEvent, ExecOutput, ExecSpec};
+pub use self::files::{FILE_BYTES_MAX, FileAccess, FileKind, FileStat};
 pub use self::process::{
     Changed, Changes, LogQuery, PortBinding, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher,
 };
@@ -37,9 +43,6 @@ pub enum RuntimeKind {
 }
 
 impl RuntimeKind {
-    /// Their names, as options and agents spell them.
-    pub const NAMES: [&'static str; 2] = ["process", "docker"];
-
     /// Its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -161,6 +164,42 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The log lines of an app's units, ordered by time within each unit, through a bounded queue. The stream ends after
     /// the last line or, when following, with the receiver or the runtime. A unit that starts meanwhile joins in.
     fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine>;
+
+    /// Runs a command in a unit that runs: as its user, in its working directory, with its environment. The command ends with
+    /// the unit, with the runtime, and when [`Exec`] is dropped; on processes it takes along what it started.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFound`], [`RuntimeError::NotRunning`], or that the runtime did not answer. A program that cannot be
+    /// executed is none: see [`ExecEvent::Ended`].
+    async fn exec(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError>;
+
+    /// The content of a unit's file, of at most [`FILE_BYTES_MAX`] bytes; links are followed, with the unit's own rights. A
+    /// relative path is below its working directory. The unit need not run. Cancel safe.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFound`] without the unit, [`RuntimeError::NoSuchFile`], [`RuntimeError::NotAFile`],
+    /// [`RuntimeError::FileTooLarge`], or what the system or the engine said.
+    async fn read(&self, unit: &str, path: &Path) -> Result<Bytes, RuntimeError>;
+
+    /// Puts a file into a unit, in the place of what is there under this name; its directory must exist. Paths and rights are as
+    /// for [`Runtime::read`], so an owner other than the unit's user takes a unit that is root.
+    ///
+    /// # Errors
+    /// As [`Runtime::read`]; no directory is [`RuntimeError::NoSuchFile`]. The file is then as it was.
+    async fn copy(
+        &self,
+        unit: &str,
+        path: &Path,
+        content: Bytes,
+        access: &FileAccess,
+    ) -> Result<(), RuntimeError>;
+
+    /// What there is to know of a unit's file, besides its content. Paths and rights are as for [`Runtime::read`], but a link at
+    /// the end of the path is not followed. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Runtime::read`].
+    async fn stat(&self, unit: &str, path: &Path) -> Result<FileStat, RuntimeError>;
 
     /// Stops every unit, many at a time. Returns when all are gone.
     ///

@@ -13,7 +13,9 @@
 //! The command is started by a second stage of the same program, because what must happen between fork and exec
 //! (session, umask, user, death signal) takes unsafe code there, and is a few safe calls in a process of its own.
 
+mod beside;
 mod bounds;
+mod file_op;
 mod link;
 mod logs;
 mod pipes;
@@ -32,6 +34,7 @@ use std::{
 };
 
 pub(crate) use self::bounds::{Bounds, Group};
+pub(crate) use self::file_op::{FileAnswer, FileOp};
 pub(crate) use self::link::bind;
 pub(crate) use self::logs::{LOG_DIR, segments};
 pub use self::logs::{LogLine, LogStream, ParseLogLineError};
@@ -50,13 +53,28 @@ pub struct ShimArgs {
     /// Become the unit's command (the second stage; set by the shim itself).
     #[arg(long, hide = true, value_name = "SHIM_PID")]
     pub exec: Option<i32>,
+    /// Keep a command that runs beside the unit's, for an agent.
+    #[arg(long, hide = true, value_name = "AGENT_PID")]
+    pub beside: Option<i32>,
+    /// Do something with a file as the unit's user, for an agent.
+    #[arg(long, hide = true, value_name = "JSON")]
+    pub file: Option<String>,
+    /// The command that runs beside the unit's.
+    #[arg(last = true, hide = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// Runs a shim, or its second stage, until the unit has ended. Blocks; call it from `main` before anything else, in
 /// particular before any thread is started.
 pub fn run(args: &ShimArgs) -> ExitCode {
-    if let Some(shim) = args.exec {
-        return stage::exec(&args.dir, shim);
+    match (args.exec, &args.file, args.command.as_slice()) {
+        (Some(shim), _, []) => return stage::exec(&args.dir, shim),
+        (Some(keeper), _, argv) => return stage::exec_beside(&args.dir, keeper, argv),
+        (None, Some(op), _) => return stage::at_file(&args.dir, op),
+        (None, None, _) => {}
+    }
+    if let Some(agent) = args.beside {
+        return beside::keep(&args.dir, agent);
     }
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()

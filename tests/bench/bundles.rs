@@ -6,7 +6,7 @@ mod jobs;
 mod listing;
 mod opening;
 mod puts;
-mod site;
+pub(crate) mod site;
 mod started;
 
 use towline_tests::nats::NatsServer;

@@ -19,6 +19,7 @@ mod bundles;
 mod calls;
 mod children;
 mod cost;
+mod docker;
 mod fleet;
 mod raw;
 mod report;
@@ -34,7 +35,8 @@ async fn main() {
     }
     let filter = args.first().cloned().unwrap_or_default();
     let server = NatsServer::start("").await;
-    let groups = ["calls", "services", "cost", "absence", "transfers", "takeover", "fleet", "agent"];
+    let groups =
+        ["calls", "services", "cost", "absence", "transfers", "takeover", "fleet", "agent", "docker"];
     for group in groups.into_iter().chain(bundles::GROUPS) {
         if !group.contains(&filter) {
             continue;
@@ -49,6 +51,7 @@ async fn main() {
             "takeover" => fleet::takeover(&server).await,
             "fleet" => fleet::run(&server).await,
             "agent" => agent::run(&server).await,
+            "docker" => docker::run(&server).await,
             bundles => bundles::run(bundles, &server).await,
         }
     }

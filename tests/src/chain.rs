@@ -7,6 +7,7 @@ use prometheus::Registry;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use towline_agent::runtime::RuntimeKind;
 use towline_agent::{Agent, AgentConfig};
 use towline_bus::metrics::BusMetrics;
 use towline_bus::platform::MockPlatform;
@@ -22,6 +23,7 @@ use towline_protocol::subject::Root;
 use towline_protocol::{BootId, InstanceId, Method, StoreId};
 use uuid::Uuid;
 
+use crate::docker::DockerEngine;
 use crate::http_platform::HttpPlatform;
 use crate::nats::NatsServer;
 use crate::permissions;
@@ -207,23 +209,39 @@ impl HubChain {
     ///
     /// # Panics
     /// When it does not come to serve.
-    pub async fn process(&self, name: &str) -> ProcessAgent {
+    pub async fn process(&self, name: &str) -> RealAgent {
         let data_dir = tempfile::tempdir().expect("a place for the agent's data");
         let mut config = AgentConfig::new(instance(name), data_dir.path());
         config.shim = vec![binary("towline-agent").into(), "shim".into()];
+        self.agent(name, config, data_dir).await
+    }
+
+    /// An agent with the docker runtime, which serves.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub async fn docker(&self, name: &str, engine: &DockerEngine) -> RealAgent {
+        let data_dir = tempfile::tempdir().expect("a place for the agent's data");
+        let mut config = AgentConfig::new(instance(name), data_dir.path());
+        config.runtime = RuntimeKind::Docker;
+        config.docker_socket.clone_from(&engine.socket);
+        self.agent(name, config, data_dir).await
+    }
+
+    async fn agent(&self, name: &str, config: AgentConfig, data_dir: TempDir) -> RealAgent {
         let agent = Arc::new(Agent::open(config, Registry::new()).await.expect("the agent opens"));
         let (tasks, stopping, link) =
             (Tasks::new(), CancellationToken::new(), self.wire.agent_link(name).await);
         let (serving, until) = (agent.clone(), stopping.clone());
         tasks.spawn("agent", async move { serving.serve(link, until).await.expect("the agent serves") });
         self.bus.await_presence(&instance(name), PATIENCE).await.expect("it comes to serve");
-        ProcessAgent { agent, data_dir, tasks, stopping }
+        RealAgent { agent, data_dir, tasks, stopping }
     }
 }
 
-/// An agent with the process runtime.
+/// An agent with a real runtime.
 #[derive(Debug)]
-pub struct ProcessAgent {
+pub struct RealAgent {
     agent: Arc<Agent>,
     /// Where its store and its units live.
     pub data_dir: TempDir,
@@ -231,7 +249,7 @@ pub struct ProcessAgent {
     stopping: CancellationToken,
 }
 
-impl ProcessAgent {
+impl RealAgent {
     /// Ends the agent and removes its units.
     ///
     /// # Panics

@@ -2,7 +2,8 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`chain`] | HTTP API → hub → bus → agent, with a mock or with the process runtime |
+//! | [`chain`] | HTTP API → hub → bus → agent, with a mock or with a real runtime |
+//! | [`docker`] | a Docker engine of the tests' own |
 //! | [`http_platform`] | the API as a `Platform`, so that the battery runs over it |
 //! | [`jwt`], [`tls`] | who may connect to a nats-server: operators, accounts, users; certificates |
 //! | [`nats`] | a real nats-server, and a proxy that cuts links |
@@ -16,6 +17,7 @@
 #![expect(clippy::panic, reason = "a fixture fails its test by panicking")]
 
 pub mod chain;
+pub mod docker;
 pub mod http_platform;
 pub mod jwt;
 pub mod nats;

@@ -5,6 +5,8 @@ mod bundles;
 #[cfg(test)]
 mod chain;
 #[cfg(test)]
+mod docker;
+#[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test owns its tasks")]
 mod nats;
 #[cfg(test)]

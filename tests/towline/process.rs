@@ -5,13 +5,13 @@ use towline_bus::Platform as _;
 use towline_bus::platform::CallContext;
 use towline_protocol::platform::{Definition, LogsRequest, ServiceStatus, SyncAction, UnitStatus};
 use towline_protocol::{CallError, Code, Effect, ResourceId};
-use towline_tests::chain::{HubChain, ProcessAgent};
+use towline_tests::chain::{HubChain, RealAgent};
 use towline_tests::http_platform::HttpPlatform;
 use towline_tests::wait::until;
 
 struct Bench {
     hub: HubChain,
-    agent: ProcessAgent,
+    agent: RealAgent,
     platform: HttpPlatform,
 }
 

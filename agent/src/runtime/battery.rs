@@ -3,11 +3,28 @@
 //! A case panics with what differs. Cases may run at the same time, each on a runtime of its own with a [`Place`] of its
 //! own; they leave no unit behind.
 
+mod bounds;
+mod commands;
+mod files;
+
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
+use self::{
+    bounds::{a_log_keeps_to_its_bounds, what_two_agents_do_at_once_is_done_once},
+    commands::{
+        a_command_runs_as_its_unit_does, a_command_that_nobody_wants_ends_with_all_it_started,
+        a_command_that_writes_much_waits_for_its_reader, a_program_that_there_is_not_says_so,
+        how_a_command_ended_is_told, only_what_runs_runs_commands, what_a_command_reads_ends,
+        what_a_command_writes_comes_in_order,
+    },
+    files::{
+        a_file_comes_back_as_it_was_put, a_path_may_be_relative, files_belong_to_whom_they_are_given,
+        what_is_no_file_is_refused, what_is_not_there_is_not_found, what_is_too_large_is_refused,
+    },
+};
 use super::{Astray, How, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus};
 use crate::{
     manifest,
@@ -98,6 +115,22 @@ cases! {
     units_belong_to_their_app,
     units_are_found_again,
     what_falls_is_noticed,
+    what_a_command_writes_comes_in_order,
+    how_a_command_ended_is_told,
+    what_a_command_reads_ends,
+    a_command_runs_as_its_unit_does,
+    a_program_that_there_is_not_says_so,
+    only_what_runs_runs_commands,
+    a_command_that_nobody_wants_ends_with_all_it_started,
+    a_command_that_writes_much_waits_for_its_reader,
+    a_file_comes_back_as_it_was_put,
+    a_path_may_be_relative,
+    files_belong_to_whom_they_are_given,
+    what_is_not_there_is_not_found,
+    what_is_no_file_is_refused,
+    what_is_too_large_is_refused,
+    a_log_keeps_to_its_bounds,
+    what_two_agents_do_at_once_is_done_once,
 }
 
 impl Stand<'_> {

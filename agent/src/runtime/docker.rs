@@ -16,37 +16,49 @@
 //! that units run on while the agent is away.
 
 mod act;
+mod archive;
 mod choice;
 mod config_files;
 mod endpoint;
 mod engine;
+mod exec;
 mod files;
 mod host;
+mod images;
 mod labels;
 mod leftovers;
 mod logs;
 mod look;
 mod mark;
 mod mounts;
+mod registry;
 mod request;
 mod ssh;
 mod view;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use tokio::sync::{mpsc, watch};
 use towline_bus::task::Tasks;
 
 pub use self::endpoint::{Endpoint, HostConfig, ParseRemoteEngineError, RemoteEngine, SshConfig, TlsFiles};
 pub(crate) use self::leftovers::{Labelled, labelled, remove_labelled};
+pub use self::registry::{RegistryAuth, RegistryAuthError};
 use self::{
     choice::Candidate,
     host::{DockerHost, Shared},
 };
 use super::{
-    Astray, Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
+    Astray, Changes, Exec, ExecSpec, FileAccess, FileStat, LogQuery, Runtime, RuntimeError, RuntimeKind,
+    UnitLogLine, UnitSpec, UnitStatus, Watcher,
 };
 use crate::{
     manifest::{AppSpec, HostChoice, Resources},
@@ -69,6 +81,8 @@ pub struct DockerConfig {
     pub instance: String,
     /// The hosts, by name; one at least.
     pub hosts: Vec<HostConfig>,
+    /// Credentials for registries, in the format of Docker's `config.json`; none where images need none.
+    pub registry_auth: Option<PathBuf>,
     /// Who may act.
     pub mark: Mark,
     /// The program of the agent, which takes part in SSH connections.
@@ -79,7 +93,7 @@ impl DockerConfig {
     /// For one host that nobody configured.
     pub fn unnamed(instance: impl Into<String>, socket: impl Into<PathBuf>, mark: Mark) -> Self {
         let hosts = vec![HostConfig::unnamed(socket)];
-        Self { instance: instance.into(), hosts, mark, program: own_program() }
+        Self { instance: instance.into(), hosts, registry_auth: None, mark, program: own_program() }
     }
 }
 
@@ -112,6 +126,7 @@ impl DockerRuntime {
         let shared = Shared {
             instance: config.instance,
             mark: config.mark,
+            registry_auth: config.registry_auth,
             program: config.program,
             changes: Changes::default(),
             changed: watch::Sender::new(()),
@@ -272,6 +287,32 @@ impl Runtime for DockerRuntime {
         let work = logs::run(self.inner.hosts.clone(), tasks.clone(), query, sender);
         tasks.spawn("docker-logs", work);
         receiver
+    }
+
+    async fn exec(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError> {
+        let host = self.host_of(unit)?;
+        host.exec(unit, spec).await.map_err(|error| host.blame(error))
+    }
+
+    async fn read(&self, unit: &str, path: &Path) -> Result<Bytes, RuntimeError> {
+        let host = self.host_of(unit)?;
+        host.read(unit, path).await.map_err(|error| host.blame(error))
+    }
+
+    async fn copy(
+        &self,
+        unit: &str,
+        path: &Path,
+        content: Bytes,
+        access: &FileAccess,
+    ) -> Result<(), RuntimeError> {
+        let host = self.host_of(unit)?;
+        host.copy(unit, path, content, access).await.map_err(|error| host.blame(error))
+    }
+
+    async fn stat(&self, unit: &str, path: &Path) -> Result<FileStat, RuntimeError> {
+        let host = self.host_of(unit)?;
+        host.stat(unit, path).await.map_err(|error| host.blame(error))
     }
 
     async fn stop_all(&self) -> Result<(), RuntimeError> {

@@ -16,7 +16,9 @@ mod beneath;
 mod changes;
 mod config_files;
 mod error;
+mod exec;
 mod files;
+mod inside;
 mod launch;
 mod limits;
 mod logs;
@@ -44,7 +46,7 @@ use towline_bus::task::Tasks;
 
 pub use self::changes::{Changed, Changes, Watcher};
 pub use self::error::RuntimeError;
-pub(crate) use self::files::{owner_of, remove_file, write_file};
+pub(crate) use self::files::{owner_of, remove_file, write_file, write_whole};
 pub(crate) use self::launch::blocking;
 pub use self::logs::{LogQuery, UnitLogLine};
 pub(crate) use self::on_disk::UnitOnDisk;
@@ -113,6 +115,8 @@ struct Inner {
     ports: Mutex<Ports>,
     /// Held while a unit is made.
     creating: Arc<tokio::sync::Mutex<()>>,
+    /// Held while a file is copied into a unit.
+    copying: tokio::sync::Mutex<()>,
     changes: Changes,
     limits: Limits,
     tasks: Tasks,
@@ -142,6 +146,7 @@ impl ProcessRuntime {
             units: Mutex::default(),
             ports: Mutex::default(),
             creating: Arc::default(),
+            copying: tokio::sync::Mutex::default(),
             changes: Changes::default(),
             limits: Limits::of_host(),
             tasks: Tasks::new(),

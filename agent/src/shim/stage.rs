@@ -17,11 +17,19 @@ use rustix::{
     thread::{set_thread_gid, set_thread_groups, set_thread_uid},
 };
 
-use super::spec::RunAs;
-use super::spec::ShimSpec;
+use super::{
+    file_op::{FileAnswer, FileOp},
+    spec::{RunAs, ShimSpec},
+};
 
 /// What is reported right before the command takes over.
 pub(super) const GO: &str = "go\n";
+
+/// Exit codes of what is not executed, as shells have them.
+const NO_SUCH_PROGRAM: u8 = 127;
+const CANNOT_EXECUTE: u8 = 126;
+
+const NOT_THE_USER: &str = "cannot become the declared user (the agent needs to be root for that)";
 
 /// Becomes the command of the unit in `dir`, on behalf of the shim with pid `shim`. Returns only on failure.
 pub(super) fn exec(dir: &Path, shim: i32) -> ExitCode {
@@ -31,12 +39,50 @@ pub(super) fn exec(dir: &Path, shim: i32) -> ExitCode {
     };
     let mut report = File::from(report);
     let why = match prepare(dir, shim) {
-        Ok(spec) => become_command(&spec, &mut report),
+        Ok(spec) => {
+            report.write_all(GO.as_bytes()).ok();
+            become_command(&spec, &spec.argv, Stdio::null()).why
+        }
         Err(why) => why,
     };
     // If the shim is gone, there is nobody to tell.
     report.write_all(why.as_bytes()).ok();
     ExitCode::FAILURE
+}
+
+/// Becomes another command beside the unit in `dir`, on behalf of the process with pid `keeper`, with the standard streams that
+/// it was given. Returns only on failure: says why where the command would have complained.
+pub(super) fn exec_beside(dir: &Path, keeper: i32, argv: &[String]) -> ExitCode {
+    let failed = match prepare(dir, keeper) {
+        Ok(spec) => become_command(&spec, argv, Stdio::inherit()),
+        Err(why) => Failed { why, code: CANNOT_EXECUTE },
+    };
+    // Nobody may be there to read it any more.
+    writeln!(io::stderr(), "towline: {}", failed.why).ok();
+    ExitCode::from(failed.code)
+}
+
+/// Does something with a file as the user of the unit in `dir` would. Content comes and goes by the standard streams.
+pub(super) fn at_file(dir: &Path, op: &str) -> ExitCode {
+    let (answer, content) = match as_user(dir, op) {
+        Ok(done) => done,
+        Err(why) => (FileAnswer::Failed { why }, Vec::new()),
+    };
+    // Who does not hear the answer counts it as a failure.
+    match answer.tell(&content, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn as_user(dir: &Path, op: &str) -> Result<(FileAnswer, Vec<u8>), String> {
+    let spec = ShimSpec::read(dir).map_err(|error| format!("its specification is not readable: {error}"))?;
+    let op: FileOp = serde_json::from_str(op).map_err(|error| format!("not understood: {error}"))?;
+    let content = op.content(&mut io::stdin().lock()).map_err(|error| text(&error))?;
+    if let Some(run_as) = &spec.run_as {
+        switch_user(run_as).map_err(|error| format!("{NOT_THE_USER}: {}", text(&error.into())))?;
+    }
+    Ok(op.perform(content))
 }
 
 fn prepare(dir: &Path, shim: i32) -> Result<ShimSpec, String> {
@@ -52,8 +98,7 @@ fn prepare(dir: &Path, shim: i32) -> Result<ShimSpec, String> {
     // Before the change of user, who may not.
     spec.bounds.enter().map_err(|error| format!("cannot be held to its resources: {}", text(&error)))?;
     if let Some(run_as) = &spec.run_as {
-        switch_user(run_as)
-            .map_err(failed("cannot become the declared user (the agent needs to be root for that)"))?;
+        switch_user(run_as).map_err(failed(NOT_THE_USER))?;
     }
     // After the change of user, which would clear it again.
     set_parent_process_death_signal(Some(Signal::KILL))
@@ -81,12 +126,19 @@ fn switch_user(run_as: &RunAs) -> rustix::io::Result<()> {
     set_thread_uid(Uid::from_raw(run_as.uid))
 }
 
-fn become_command(spec: &ShimSpec, report: &mut File) -> String {
-    let Some((program, args)) = spec.argv.split_first() else { return "the command is empty".to_owned() };
-    report.write_all(GO.as_bytes()).ok();
-    let error = Command::new(program).args(args).env_clear().envs(&spec.env).stdin(Stdio::null()).exec();
+/// Why a command did not take over, and the exit code that says so.
+struct Failed {
+    why: String,
+    code: u8,
+}
+
+fn become_command(spec: &ShimSpec, argv: &[String], stdin: Stdio) -> Failed {
+    let Some((program, args)) = argv.split_first() else {
+        return Failed { why: "the command is empty".to_owned(), code: CANNOT_EXECUTE };
+    };
+    let error = Command::new(program).args(args).env_clear().envs(&spec.env).stdin(stdin).exec();
     let by_path = program.contains('/');
-    match error.kind() {
+    let why = match error.kind() {
         io::ErrorKind::NotFound if by_path && Path::new(program).exists() => {
             format!("command `{program}` names an interpreter (#! or loader) that does not exist")
         }
@@ -99,7 +151,9 @@ fn become_command(spec: &ShimSpec, report: &mut File) -> String {
             format!("command `{program}` may not be executed: {}", text(&error))
         }
         _ => format!("command `{program}` cannot be executed: {}", text(&error)),
-    }
+    };
+    let code = if error.kind() == io::ErrorKind::NotFound { NO_SUCH_PROGRAM } else { CANNOT_EXECUTE };
+    Failed { why, code }
 }
 
 /// The error in the house's style: lower case, with its number for those who look it up.

@@ -19,6 +19,36 @@ fn without_failpoints_it_starts() {
     assert!(check_config("").status.success());
 }
 
+#[test]
+fn credentials_for_registries_are_checked_and_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.json");
+    let check = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let checked = Command::new(env!("CARGO_BIN_EXE_towline-agent"))
+            .args(["check-config", "--instance", "site", "--nats", "nats://127.0.0.1:1", "--data-dir"])
+            .arg(dir.path())
+            .arg("--mark-dir")
+            .arg(dir.path().join("marks"))
+            .env("TOWLINE_REGISTRY_AUTH", &file)
+            .output()
+            .unwrap();
+        (checked.status.success(), String::from_utf8(checked.stderr).unwrap())
+    };
+    assert!(check(r#"{"auths": {"a.example": {"auth": "bmFtZTpzZWNyZXQ="}}}"#).0);
+    for text in [r#"{"auths": {"a.example": {"auth": "secret"}}}"#, r#"{"auths": "secret"}"#] {
+        let (is_good, said) = check(text);
+        assert!(!is_good && said.contains("registry credentials in") && !said.contains("secret"), "{said}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let absent = Command::new(env!("CARGO_BIN_EXE_towline-agent"))
+        .args(["run", "--instance", "site", "--nats", "nats://127.0.0.1:1", "--registry-auth"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(!absent.status.success() && String::from_utf8(absent.stderr).unwrap().contains("config.json"));
+}
+
 #[cfg(not(feature = "failpoints"))]
 #[test]
 fn a_build_without_failpoints_refuses_to_run_as_if_it_had_some() {

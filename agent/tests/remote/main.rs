@@ -35,6 +35,7 @@ fn config(instance: &str, dir: &Path, endpoints: Vec<Endpoint>) -> DockerConfig 
         endpoint,
     };
     DockerConfig {
+        registry_auth: None,
         instance: instance.to_owned(),
         hosts: endpoints.into_iter().enumerate().map(host).collect(),
         mark: Mark::open(&dir.join("marks"), &"test/site".parse().unwrap(), store, None).unwrap(),

@@ -1,10 +1,11 @@
 //! The battery over containers of a real engine, and an agent that works with it.
 
+mod ancestor;
 mod doctor;
 mod files;
 mod mounts;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tempfile::TempDir;
@@ -50,7 +51,7 @@ impl Place for Containers {
 async fn the_battery_holds_on_docker() {
     let _among_others = GATE.read().await;
     let engine = Engine::shared();
-    for case in BATTERY {
+    for case in BATTERY.iter().filter(|case| crate::wanted(case)) {
         let instance = format!("test/{}", case.name);
         let dir = tempfile::tempdir().unwrap();
         case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone(), dir }).await;
@@ -60,11 +61,11 @@ async fn the_battery_holds_on_docker() {
 }
 
 /// Held to read by those who use the engine, and to write by the one who freezes it.
-static GATE: RwLock<()> = RwLock::const_new(());
+pub(crate) static GATE: RwLock<()> = RwLock::const_new(());
 
 /// An agent on the engine.
-struct Bench {
-    engine: Arc<Engine>,
+pub(crate) struct Bench {
+    pub(crate) engine: Arc<Engine>,
     agent: Agent,
     platform: Arc<dyn Platform>,
     instance: String,
@@ -76,17 +77,23 @@ struct Bench {
 
 impl Bench {
     /// Each test has an instance of its own, and so containers of its own.
-    async fn new(name: &str) -> Self {
-        let among_others = GATE.read().await;
-        Self { among_others: Some(among_others), ..Self::on_engine(name).await }
+    pub(crate) async fn new(name: &str) -> Self {
+        Self::with_login(name, None).await
     }
 
-    async fn on_engine(name: &str) -> Self {
+    /// The same, with credentials for registries.
+    pub(crate) async fn with_login(name: &str, registry_auth: Option<PathBuf>) -> Self {
+        let among_others = GATE.read().await;
+        Self { among_others: Some(among_others), ..Self::on_engine(name, registry_auth).await }
+    }
+
+    async fn on_engine(name: &str, registry_auth: Option<PathBuf>) -> Self {
         let (engine, dir) = (Engine::shared(), tempfile::tempdir().unwrap());
         let instance = format!("test/{name}");
         let config = AgentConfig {
             runtime: RuntimeKind::Docker,
             docker_socket: engine.socket.clone(),
+            registry_auth,
             ..AgentConfig::new(instance.parse().unwrap(), dir.path())
         };
         let agent = Agent::open(config, prometheus::Registry::new()).await.unwrap();
@@ -94,7 +101,7 @@ impl Bench {
         Self { engine, agent, platform, instance, dir, among_others: None }
     }
 
-    async fn apply(&self, spec: &str) -> Result<(), CallError> {
+    pub(crate) async fn apply(&self, spec: &str) -> Result<(), CallError> {
         let yaml = format!("apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n{spec}");
         let definition =
             Definition { id: "default/App/web".parse().unwrap(), definition: yaml.into(), is_async: false };
@@ -118,12 +125,19 @@ impl Bench {
         }
     }
 
+    /// Why a definition is refused.
+    pub(crate) async fn refusal(&self, spec: &str) -> String {
+        let error = self.apply(spec).await.unwrap_err();
+        let of_app = error.errors.values().next().map(|item| item.message.clone());
+        of_app.unwrap_or(error.message)
+    }
+
     /// Ids of the containers that are ours.
-    fn containers(&self) -> Vec<String> {
+    pub(crate) fn containers(&self) -> Vec<String> {
         self.engine.containers(&format!("dev.towline.instance={}", self.instance))
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.agent.remove_units().await.unwrap();
         assert_eq!(self.containers(), Vec::<String>::new());
         self.agent.close().await;
@@ -173,18 +187,13 @@ async fn f_d6_f_d7_what_was_stopped_or_removed_behind_our_back_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_d3_f_r1_what_cannot_be_made_says_why_and_leaves_nothing() {
     let bench = Bench::new("refused").await;
-    let message = async |spec: &str| {
-        let error = bench.apply(spec).await.unwrap_err();
-        let of_app = error.errors.values().next().map(|item| item.message.clone());
-        of_app.unwrap_or(error.message)
-    };
-    let absent = message("  image: towline-test\n  docker: {pullPolicy: Never}\n").await;
+    let absent = bench.refusal("  image: towline-test\n  docker: {pullPolicy: Never}\n").await;
     assert!(absent.contains("towline-test:latest"), "a tag is added: {absent}");
-    let pulled = message("  image: 127.0.0.1:1/nobody/absent\n").await;
+    let pulled = bench.refusal("  image: 127.0.0.1:1/nobody/absent\n").await;
     assert!(pulled.contains("cannot pull image 127.0.0.1:1/nobody/absent:latest"), "{pulled}");
-    let user = message(&sleeper("  files: [{path: /a, content: b, owner: stranger}]\n")).await;
+    let user = bench.refusal(&sleeper("  files: [{path: /a, content: b, owner: stranger}]\n")).await;
     assert!(user.contains("spec.files[0].owner") && user.contains("stranger"), "{user}");
-    let bad = message(&sleeper("  umask: \"077\"\n")).await;
+    let bad = bench.refusal(&sleeper("  umask: \"077\"\n")).await;
     assert!(bad.contains("spec.umask"), "{bad}");
     assert_eq!(bench.containers(), Vec::<String>::new());
     bench.end().await;
@@ -222,7 +231,7 @@ async fn f_r1_limits_mounts_user_and_health_reach_the_engine() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_c1_f_c2_a_silent_engine_is_unknown_and_a_missing_container_is_gone() {
     let _alone = GATE.write().await;
-    let bench = Bench::on_engine("silent").await;
+    let bench = Bench::on_engine("silent", None).await;
     bench.apply(&sleeper("")).await.unwrap();
     let before = bench.containers();
     bench.engine.tell("freeze");

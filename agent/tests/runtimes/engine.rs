@@ -4,7 +4,10 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// The image that an engine of ours has: busybox, with a user `web`.
@@ -14,6 +17,36 @@ pub(crate) const IMAGE: &str = "towline-test:1";
 pub(crate) struct Engine {
     pub(crate) socket: PathBuf,
     script: Mutex<Script>,
+}
+
+/// A registry of images that wants a login; gone with its last user.
+pub(crate) struct Registry {
+    /// `host:port`.
+    pub(crate) address: String,
+    #[expect(dead_code, reason = "dropped to end it")]
+    script: Script,
+}
+
+impl Registry {
+    pub(crate) fn start() -> Self {
+        let mut script = Script::start("docker-registry", "registry", &[]);
+        let address = script.read();
+        assert!(!address.is_empty(), "no registry could be started; `make test` installs what it needs");
+        Self { address, script }
+    }
+
+    /// Writes a `config.json` with a login here into `dir`.
+    pub(crate) fn login(&self, dir: &Path, password: &str) -> PathBuf {
+        let (file, address) = (dir.join("config.json"), &self.address);
+        let auths = serde_json::json!({"auths": {address: {"auth": base64(&format!("towline:{password}"))}}});
+        std::fs::write(&file, auths.to_string()).unwrap();
+        file
+    }
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
 }
 
 struct Script {
@@ -37,18 +70,7 @@ impl Engine {
 
     /// One with options of `dockerd`.
     pub(crate) fn start(name: &str, options: &[&str]) -> Self {
-        let dir = std::env::temp_dir().join(format!("towline-{name}-{}", std::process::id()));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/docker-engine");
-        let mut child = Command::new(&script)
-            .arg(&dir)
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let mut script = Script { child, input, output };
+        let mut script = Script::start("docker-engine", name, options);
         let socket = script.read();
         assert!(!socket.is_empty(), "no Docker engine could be started; `make test` installs what it needs");
         Self { socket: socket.into(), script: Mutex::new(script) }
@@ -92,6 +114,24 @@ impl Engine {
 }
 
 impl Script {
+    /// Starts one of our scripts in a folder of its own.
+    fn start(script: &str, name: &str, options: &[&str]) -> Self {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("towline-{name}-{}-{number}", std::process::id()));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts").join(script);
+        let mut child = Command::new(&script)
+            .arg(&dir)
+            .args(options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, input, output }
+    }
+
     fn read(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();

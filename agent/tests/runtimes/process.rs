@@ -36,7 +36,7 @@ impl Place for Processes {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_battery_holds_on_processes() {
-    for case in BATTERY {
+    for case in BATTERY.iter().filter(|case| crate::wanted(case)) {
         case.run(&Processes(tempfile::tempdir().unwrap())).await;
     }
 }

@@ -69,7 +69,7 @@ pub(super) fn terminate(mut agent: Owned) {
 }
 
 /// Puts the next version of a bundle.
-pub(super) async fn put(remote: &impl Platform, bundle: &str, content: String) -> PutBundleResponse {
+pub(crate) async fn put(remote: &impl Platform, bundle: &str, content: String) -> PutBundleResponse {
     let request = PutBundleRequest {
         bundle: bundle.parse().unwrap(),
         version: None,
@@ -83,7 +83,7 @@ pub(super) async fn put(remote: &impl Platform, bundle: &str, content: String) -
 }
 
 /// Waits for the end of a job, which is to be its success.
-pub(super) async fn done(remote: &impl Platform, job: JobId) {
+pub(crate) async fn done(remote: &impl Platform, job: JobId) {
     let mut after = 0;
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
@@ -102,7 +102,7 @@ pub(super) async fn done(remote: &impl Platform, job: JobId) {
 }
 
 /// Deletes a bundle, and waits until it is gone.
-pub(super) async fn delete(remote: &impl Platform, bundle: &str) {
+pub(crate) async fn delete(remote: &impl Platform, bundle: &str) {
     let bundle = bundle.parse().unwrap();
     let request = DeleteBundleRequest { bundle, reason: None, dry_run: false, force: false };
     let response = remote.delete_bundle(&CallContext::new(), &request).await.unwrap();

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use towline_bus::Platform as _;
 use towline_bus::platform::CallContext;
-use towline_tests::chain::{HubChain, ProcessAgent};
+use towline_tests::chain::{HubChain, RealAgent};
 use towline_tests::wait::until;
 
 use super::support::Operator;
@@ -14,7 +14,7 @@ const HEAD: &str =
 /// A hub whose one instance is an agent with the process runtime.
 struct Site {
     hub: HubChain,
-    agent: ProcessAgent,
+    agent: RealAgent,
     operator: Operator,
 }
 

@@ -4,23 +4,20 @@ use std::time::Duration;
 
 use bollard::{
     Docker,
-    errors::Error,
     query_parameters::{
-        CreateContainerOptions, CreateImageOptions, RemoveContainerOptions, StartContainerOptions,
-        StopContainerOptions,
+        CreateContainerOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
     },
 };
-use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::{
-    engine::{PULL, QUICK, Refusal},
-    host::DockerHost,
+    engine::{QUICK, Refusal},
+    host::{DockerHost, Seen},
     labels::Label,
     request,
 };
 use crate::{
-    manifest::{ContainerSpec, PullPolicy},
+    manifest::ContainerSpec,
     runtime::{RuntimeError, UnitSpec, UnitStatus},
 };
 
@@ -110,9 +107,9 @@ impl DockerHost {
 
     /// Stops a container, once it is this agent's turn. The turn is for beginning it: a grace period may be long, and whoever
     /// takes over need not wait for it.
-    pub(super) async fn stop_in_turn(&self, container: &str) -> Result<(), RuntimeError> {
+    pub(super) async fn stop_in_turn(&self, seen: &Seen) -> Result<(), RuntimeError> {
         let turn = self.turn().await?;
-        let mut stop = std::pin::pin!(self.stop_container(container));
+        let mut stop = std::pin::pin!(self.stop_container(&seen.container, seen.grace));
         match tokio::time::timeout(BEGUN, &mut stop).await {
             Ok(stopped) => stopped,
             Err(_) => {
@@ -123,26 +120,12 @@ impl DockerHost {
     }
 
     /// Stops a container, by its own signal and within its own time; what has ended or gone stays so.
-    async fn stop_container(&self, container: &str) -> Result<(), RuntimeError> {
-        let grace = self.grace(container).await?;
+    async fn stop_container(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
         let question =
             async |client: Docker| client.stop_container(container, None::<StopContainerOptions>).await;
         match self.change(grace + SLACK, question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => Ok(()),
             Err(refusal) => Err(refusal.of("cannot stop a container")),
-        }
-    }
-
-    /// How long it may take to end.
-    async fn grace(&self, container: &str) -> Result<Duration, RuntimeError> {
-        let question = async |client: Docker| client.inspect_container(container, None).await;
-        match self.inner.engine.ask(QUICK, question).await {
-            Ok(found) => {
-                let seconds = found.config.and_then(|config| config.stop_timeout).unwrap_or(10);
-                Ok(Duration::from_secs(seconds.try_into().unwrap_or(0)))
-            }
-            Err(Refusal::NotFound(_)) => Ok(Duration::ZERO),
-            Err(refusal) => Err(refusal.of("cannot look at a container")),
         }
     }
 
@@ -167,30 +150,5 @@ impl DockerHost {
                 reason: "the engine does not come to an end with removing it".to_owned(),
             })
         })
-    }
-
-    /// Sees to it that the engine has the image.
-    async fn provide_image(&self, container: &ContainerSpec) -> Result<(), RuntimeError> {
-        let image = container.image.as_str();
-        if container.pull_policy != PullPolicy::Always {
-            match self.inner.engine.ask(QUICK, async |client| client.inspect_image(image).await).await {
-                Ok(_) => return Ok(()),
-                Err(Refusal::NotFound(_)) if container.pull_policy == PullPolicy::IfNotPresent => {}
-                Err(refusal) => return Err(refusal.of(format!("image {image}"))),
-            }
-        }
-        let options =
-            CreateImageOptions { from_image: Some(image.to_owned()), ..CreateImageOptions::default() };
-        let pull = async |client: Docker| {
-            let mut progress = client.create_image(Some(options), None, None);
-            while let Some(step) = progress.try_next().await? {
-                if let Some(error) = step.error_detail.and_then(|detail| detail.message) {
-                    return Err(Error::DockerStreamError { error });
-                }
-            }
-            Ok(())
-        };
-        let pulled = self.inner.engine.ask(PULL, pull).await;
-        pulled.map_err(|refusal| refusal.of(format!("cannot pull image {image}")))
     }
 }

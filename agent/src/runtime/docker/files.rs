@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 
 use super::{
+    archive::Refused,
     engine::{QUICK, Refusal},
     host::DockerHost,
 };
@@ -17,9 +18,6 @@ use crate::{
     manifest::{AppSpec, FileSpec},
     runtime::{RuntimeError, UnitSpec},
 };
-
-/// Names of users and groups are looked up in files of at most this size.
-const NAMES_BYTES_MAX: usize = 1 << 20;
 
 impl DockerHost {
     /// Puts the declared files into a container that is not running yet.
@@ -78,26 +76,54 @@ impl DockerHost {
         if needs_names(app) { self.names(container).await } else { Ok(Names::default()) }
     }
 
+    /// The numbers of a user and a group, by name or number.
+    ///
+    /// # Errors
+    /// Which of them the image does not know.
+    pub(super) async fn ids(
+        &self,
+        container: &str,
+        user: &str,
+        group: &str,
+    ) -> Result<(u64, u64), RuntimeError> {
+        let is_number = |name: &str| name.parse::<u32>().is_ok();
+        let names = if is_number(user) && is_number(group) {
+            Names::default()
+        } else {
+            self.names(container).await?
+        };
+        let unknown = |what, name: &str| RuntimeError::NoSuchUser {
+            field: if what == "user" { "owner" } else { "group" }.to_owned(),
+            what,
+            name: name.to_owned(),
+        };
+        let uid = names.user(user).ok_or_else(|| unknown("user", user))?;
+        let gid = names.group(group).ok_or_else(|| unknown("group", group))?;
+        Ok((uid, gid))
+    }
+
     /// Users and groups as the image knows them.
     async fn names(&self, container: &str) -> Result<Names, RuntimeError> {
         Ok(Names {
-            users: self.read_small(container, "/etc/passwd").await?,
-            groups: self.read_small(container, "/etc/group").await?,
+            users: self.table(container, "/etc/passwd").await?,
+            groups: self.table(container, "/etc/group").await?,
         })
     }
 
-    /// The text of a small file in a container; empty when it is not there.
-    async fn read_small(&self, container: &str, path: &str) -> Result<String, RuntimeError> {
-        let read = self.download(container, path, NAMES_BYTES_MAX).await;
-        let archive = read.map_err(|refusal| refusal.of(format!("cannot read {path} of the image")))?;
-        let Some(archive) = archive else { return Ok(String::new()) };
-        let mut text = String::new();
-        for entry in tar::Archive::new(archive.as_slice()).entries().into_iter().flatten().flatten().take(1) {
-            let mut entry = entry;
-            std::io::Read::read_to_string(&mut entry, &mut text).ok();
+    /// The text of a file of names; empty when it is not there.
+    async fn table(&self, container: &str, path: &str) -> Result<String, RuntimeError> {
+        match self.read_file(container, Path::new(path)).await {
+            Ok(content) => Ok(String::from_utf8_lossy(&content).into_owned()),
+            Err(Refused::Engine(Refusal::NotFound(_)) | Refused::NotAFile(_)) => Ok(String::new()),
+            Err(Refused::Engine(refusal)) => Err(refusal.of(format!("cannot read {path} of the image"))),
+            Err(Refused::TooLarge(_)) => Err(unreadable(path, "it is too large".to_owned())),
+            Err(Refused::Corrupt(error)) => Err(unreadable(path, error.to_string())),
         }
-        Ok(text)
     }
+}
+
+fn unreadable(path: &str, reason: String) -> RuntimeError {
+    RuntimeError::Engine { what: format!("cannot read {path} of the image"), reason }
 }
 
 /// What an image says of names: `/etc/passwd` and `/etc/group`.

@@ -42,6 +42,8 @@ pub(super) struct Inner {
     pub(super) config: HostConfig,
     /// Who may act on behalf of the instance at all; see [`DockerHost::turn`].
     agents: Mark,
+    /// Credentials for registries.
+    pub(super) registry_auth: Option<PathBuf>,
     /// Who may change this engine.
     mark: EngineMark,
     pub(super) engine: Engine,
@@ -53,6 +55,8 @@ pub(super) struct Inner {
     pub(super) looking: tokio::sync::Mutex<()>,
     /// Held while a helper is there.
     pub(super) helping: tokio::sync::Mutex<()>,
+    /// Of the whole runtime.
+    pub(super) tasks: Tasks,
 }
 
 /// What the engine told last.
@@ -74,6 +78,12 @@ pub(super) struct Seen {
     /// What the list says of it; another mark asks for a closer look.
     pub(super) mark: String,
     pub(super) status: UnitStatus,
+    /// How long it may take to end.
+    pub(super) grace: Duration,
+    /// Its working directory.
+    pub(super) dir: PathBuf,
+    /// Its user, as `user[:group]`; root if empty.
+    pub(super) user: String,
 }
 
 /// What all hosts of a runtime share.
@@ -81,6 +91,7 @@ pub(super) struct Seen {
 pub(super) struct Shared {
     pub(super) instance: String,
     pub(super) mark: Mark,
+    pub(super) registry_auth: Option<PathBuf>,
     /// Of the agent.
     pub(super) program: PathBuf,
     pub(super) changes: Changes,
@@ -107,18 +118,20 @@ impl fmt::Display for DockerHost {
 impl DockerHost {
     /// Begins to look at the host, until the runtime's tasks end.
     pub(super) fn open(config: HostConfig, shared: &Shared) -> Self {
-        let Shared { instance, mark, program, changes, changed, tasks } = shared.clone();
+        let Shared { instance, mark, registry_auth, program, changes, changed, tasks } = shared.clone();
         let inner = Inner {
             engine: Engine::new(config.endpoint.clone(), &program, &tasks),
             config,
             mark: EngineMark::new(instance.clone(), mark.clone()),
             agents: mark,
+            registry_auth,
             instance,
             known: Mutex::default(),
             changes,
             changed,
             looking: tokio::sync::Mutex::default(),
             helping: tokio::sync::Mutex::default(),
+            tasks: tasks.clone(),
         };
         let host = Self { inner: Arc::new(inner) };
         tasks.spawn("docker-watch", look::watch(host.clone(), tasks.stopping().clone()));
@@ -214,13 +227,13 @@ impl DockerHost {
 
     pub(super) async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_in_turn(&seen.container).await?;
+        self.stop_in_turn(&seen).await?;
         self.inspect(&seen.container).await.map(drop)
     }
 
     pub(super) async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_in_turn(&seen.container).await?;
+        self.stop_in_turn(&seen).await?;
         let _turn = self.turn().await?;
         self.remove_container(&seen.container).await
     }

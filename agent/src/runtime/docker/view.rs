@@ -1,5 +1,7 @@
 //! How a container stands, from what the engine tells. Pure.
 
+use std::{path::Path, time::Duration};
+
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Word, ContainerSummary,
     HealthStatusEnum, PortMap, RestartPolicyNameEnum,
@@ -15,6 +17,9 @@ use crate::{
     runtime::{PortBinding, UnitStatus},
     shim::{Ended, Status, UnitState},
 };
+
+/// Seconds that the engine gives a container to end which does not say.
+const GRACE: u64 = 10;
 
 /// What the list says of a container, without what changes by the clock alone: `Up 3 minutes` and `Up 4 minutes` are the
 /// same, `Up 3 minutes (unhealthy)` is not.
@@ -39,7 +44,8 @@ pub(super) fn unit(
     instance: &str,
     now: Timestamp,
 ) -> Option<Seen> {
-    let labels = found.config.as_ref()?.labels.as_ref()?;
+    let config = found.config.as_ref()?;
+    let labels = config.labels.as_ref()?;
     let label = Label::read(labels, instance)?;
     let policy = found
         .host_config
@@ -58,7 +64,15 @@ pub(super) fn unit(
         ports: bound.map_or_else(Vec::new, |bound| ports(&label.ports, bound)),
         state,
     };
-    Some(Seen { container: found.id.clone()?, mark, status })
+    let grace = config.stop_timeout.map_or(GRACE, |seconds| seconds.try_into().unwrap_or(0));
+    Some(Seen {
+        container: found.id.clone()?,
+        mark,
+        status,
+        grace: Duration::from_secs(grace),
+        dir: Path::new("/").join(config.working_dir.as_deref().unwrap_or_default()),
+        user: config.user.clone().unwrap_or_default(),
+    })
 }
 
 /// The ports of the host that it has.

@@ -1,15 +1,16 @@
 //! The process runtime behind the trait that all runtimes share.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher};
 use crate::{
     manifest::{AppSpec, HostChoice, Resources},
     mark::Mark,
-    runtime::{Astray, Runtime, RuntimeKind},
+    runtime::{Astray, Exec, ExecSpec, FileAccess, FileStat, Runtime, RuntimeKind},
 };
 
 #[async_trait]
@@ -91,6 +92,28 @@ impl Runtime for ProcessRuntime {
 
     fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine> {
         Self::logs(self, query)
+    }
+
+    async fn exec(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError> {
+        Self::exec(self, unit, spec).await
+    }
+
+    async fn read(&self, unit: &str, path: &Path) -> Result<Bytes, RuntimeError> {
+        Self::read(self, unit, path).await
+    }
+
+    async fn copy(
+        &self,
+        unit: &str,
+        path: &Path,
+        content: Bytes,
+        access: &FileAccess,
+    ) -> Result<(), RuntimeError> {
+        Self::copy(self, unit, path, content, access).await
+    }
+
+    async fn stat(&self, unit: &str, path: &Path) -> Result<FileStat, RuntimeError> {
+        Self::stat(self, unit, path).await
     }
 
     async fn stop_all(&self) -> Result<(), RuntimeError> {

@@ -13,6 +13,36 @@ pub enum RuntimeError {
         /// The unit that was asked for.
         unit: String,
     },
+    /// The unit does not run, so nothing can be run in it.
+    #[error("unit {unit} does not run")]
+    NotRunning {
+        /// The unit.
+        unit: String,
+    },
+    /// A unit has no such file.
+    #[error("{path}: there is no such file")]
+    NoSuchFile {
+        /// The path, as it was asked for.
+        path: PathBuf,
+    },
+    /// A file that is not read or copied as a whole.
+    #[error("{path} has {size} bytes; at most {max} are read or copied at once")]
+    FileTooLarge {
+        /// The path, as it was asked for.
+        path: PathBuf,
+        /// Bytes that it has.
+        size: u64,
+        /// [`FILE_BYTES_MAX`](crate::runtime::FILE_BYTES_MAX).
+        max: usize,
+    },
+    /// What cannot be read or written as a file.
+    #[error("{path} is {kind}, and no file")]
+    NotAFile {
+        /// The path, as it was asked for.
+        path: PathBuf,
+        /// What it is.
+        kind: crate::runtime::FileKind,
+    },
     /// A port that the app fixes is taken.
     #[error(
         "spec.ports: port {port} ({protocol} on {address}) of {name:?} is in use{by}; free it, or set hostPort to 0 for any free one"

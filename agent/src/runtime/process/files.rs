@@ -123,6 +123,20 @@ pub(crate) fn write_file(spec: &FileSpec) -> Result<(), RuntimeError> {
     })
 }
 
+/// Writes a file into a directory that exists, whole or not at all. One at a time for each path.
+///
+/// # Errors
+/// Those of the system.
+pub(crate) fn write_whole(
+    path: &Path,
+    content: Vec<u8>,
+    mode: u32,
+    owner: (Option<u32>, Option<u32>),
+) -> io::Result<()> {
+    let spec = FileSpec { path: path.to_owned(), content, mode, owner: None, group: None };
+    Door::open(path, None, Missing::Fails)?.write(&spec, owner)
+}
+
 /// What `spec.owner` and `spec.group` stand for.
 pub(crate) fn owner_of(
     owner: Option<&str>,

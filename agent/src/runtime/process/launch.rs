@@ -250,26 +250,26 @@ impl ProcessRuntime {
             .truncate(true)
             .mode(0o600)
             .open(unit.dir.join(COMPLAINTS))?;
-        let no_words = || io::Error::other("no command for shims is configured");
-        let (program, words) = self.inner.config.shim.split_first().ok_or_else(no_words)?;
-        let mut child = tokio::process::Command::new(program)
-            .args(words)
-            .arg(&unit.dir)
-            .env_clear()
-            .current_dir("/")
-            .arg0("towline-shim")
-            .stdin(OwnedFd::from(listener))
-            .stdout(Stdio::null())
-            .stderr(complaints)
-            .kill_on_drop(false)
-            .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
+        let mut command = self.shim_command(unit)?;
+        command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(complaints);
+        let program = command.as_std().get_program().display().to_string();
+        let mut child =
+            command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
         let token = self.inner.tasks.stopping().clone();
         self.inner.tasks.spawn("shim-reaper", async move {
             // When the agent ends first, the shim goes to whoever adopts orphans.
             token.run_until_cancelled(child.wait()).await;
         });
         Ok(stream)
+    }
+
+    /// The words that start a shim for `unit`, or do something else on its behalf with more words.
+    pub(super) fn shim_command(&self, unit: &Unit) -> io::Result<tokio::process::Command> {
+        let no_words = || io::Error::other("no command for shims is configured");
+        let (program, words) = self.inner.config.shim.split_first().ok_or_else(no_words)?;
+        let mut command = tokio::process::Command::new(program);
+        command.args(words).arg(&unit.dir).env_clear().current_dir("/").arg0("towline-shim");
+        Ok(command)
     }
 
     /// Follows the shim at the other end of `stream` until it or the runtime ends.

@@ -15,6 +15,7 @@ use tokio::{
     sync::{OwnedMutexGuard, mpsc, watch},
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 
 use super::{changes::Changes, error::RuntimeError};
 use crate::{
@@ -125,6 +126,8 @@ pub(super) struct Unit {
     commands: Mutex<Option<mpsc::Sender<Command>>>,
     /// Held while the unit is launched or stopped, so that these never overlap.
     pub(super) gate: tokio::sync::Mutex<()>,
+    /// Commands that run beside the unit's own.
+    pub(super) execs: TaskTracker,
     /// Held by whoever follows a shim: the next shim comes when nobody follows the one before.
     following: Arc<tokio::sync::Mutex<()>>,
 }
@@ -135,7 +138,10 @@ impl Unit {
         let (commands, gate, following) = (Mutex::default(), tokio::sync::Mutex::default(), Arc::default());
         let files = UnitFiles { elsewhere: record.files.clone(), written: record.written.clone() };
         let files = Mutex::new(files);
-        Self { record, files, dir, state, changes, commands, gate, following }
+        let execs = TaskTracker::new();
+        // Whoever waits for it waits for those that there are; more may come later.
+        execs.close();
+        Self { record, files, dir, state, changes, commands, gate, execs, following }
     }
 
     /// The files that were written for it.
@@ -199,6 +205,9 @@ impl Unit {
         drop(turn);
         let state = self.ended().await?;
         self.shim_gone(&state).await?;
+        // They see that it has ended, as we do.
+        let late = |_| self.not_stopped("a command beside it has not ended");
+        timeout(SLACK, self.execs.wait()).await.map_err(late)?;
         match state.reason {
             Some(reason) if reason.starts_with("could not kill") => Err(self.not_stopped(&reason)),
             _ => Ok(()),

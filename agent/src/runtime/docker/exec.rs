@@ -1,0 +1,258 @@
+//! Commands that run in a container.
+//!
+//! The engine has no call that ends one, and one whose caller went away goes on. So each bears a mark in its environment, by
+//! which it is found and killed with all that it started: within the container if that has a shell, else from this host if the
+//! engine is on it.
+
+use std::{pin::Pin, time::Duration};
+
+use bollard::{
+    Docker,
+    container::LogOutput,
+    errors::Error,
+    exec::{StartExecOptions, StartExecResults},
+    models::ExecConfig,
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt as _},
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    engine::{QUICK, Refusal},
+    host::DockerHost,
+};
+use crate::{
+    proc,
+    runtime::{
+        RuntimeError,
+        exec::{ENDING, Exec, ExecEvent, ExecSpec, PIECE, QUEUE},
+    },
+    shim::LogStream,
+};
+
+/// Environment variable that every process of a command bears.
+const MARK: &str = "TOWLINE_EXEC";
+
+/// Between two looks whether a command has ended whose output has: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The exit code of what went with its container: SIGKILL.
+const KILLED: i32 = 128 + 9;
+
+/// Kills all that bears the mark `$1`, until none is left that could have started another.
+const KILL: &str = r#"
+for round in 1 2 3 4 5 6 7 8 9 10; do
+    found=
+    for file in /proc/[0-9]*/environ; do
+        if grep -q "$1" "$file" 2>/dev/null; then
+            pid=${file#/proc/}
+            kill -9 "${pid%/environ}" 2>/dev/null && found=1
+        fi
+    done
+    [ -n "$found" ] || exit 0
+done
+exit 1
+"#;
+
+type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
+type Input = Pin<Box<dyn AsyncWrite + Send>>;
+type Events = mpsc::Sender<Result<ExecEvent, RuntimeError>>;
+
+impl DockerHost {
+    /// Runs a command in a unit's container.
+    ///
+    /// # Errors
+    /// That there is no such unit, that it does not run, or what the engine said.
+    pub(super) async fn exec(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError> {
+        let seen = self.find(unit)?;
+        let _turn = self.turn().await?;
+        let mark = format!("{MARK}={}", uuid::Uuid::new_v4().simple());
+        let config = ExecConfig {
+            attach_stdin: Some(spec.stdin.is_some()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(spec.argv),
+            env: Some(vec![mark.clone()]),
+            ..ExecConfig::default()
+        };
+        let refused = |refusal| match refusal {
+            Refusal::NotFound(_) => RuntimeError::NotFound { unit: unit.to_owned() },
+            // Not running, paused, or about to be started again.
+            Refusal::Said { status: 409, .. } => RuntimeError::NotRunning { unit: unit.to_owned() },
+            refusal => refusal.of("cannot run a command"),
+        };
+        let (id, output, input) = self.start_exec(&seen.container, config).await.map_err(refused)?;
+        let (events, receiver) = mpsc::channel(QUEUE);
+        let command = Command { host: self.clone(), id, container: seen.container, mark, events };
+        let stopping = self.inner.tasks.stopping().clone();
+        self.inner.tasks.spawn_isolated("exec", command.attend(output, input, spec.stdin, stopping));
+        Ok(Exec::new(receiver))
+    }
+
+    async fn start_exec(
+        &self,
+        container: &str,
+        config: ExecConfig,
+    ) -> Result<(String, Output, Input), Refusal> {
+        let create = async |client: Docker| client.create_exec(container, config).await;
+        let id = self.inner.engine.ask(QUICK, create).await?.id;
+        let start = async |client: Docker| client.start_exec(&id, None::<StartExecOptions>).await;
+        match self.inner.engine.ask(QUICK, start).await? {
+            StartExecResults::Attached { output, input } => Ok((id, output, input)),
+            StartExecResults::Detached => Err(Refusal::Silent("it does not show what it runs".to_owned())),
+        }
+    }
+
+    /// The exit code of a command that has ended; none of one that runs.
+    async fn exit_code(&self, exec: &str) -> Result<Option<i32>, Refusal> {
+        let question = async |client: Docker| client.inspect_exec(exec).await;
+        match self.inner.engine.ask(QUICK, question).await {
+            Ok(found) if found.running == Some(true) => Ok(None),
+            Ok(found) => Ok(found.exit_code.and_then(|code| code.try_into().ok())),
+            Err(Refusal::NotFound(_)) => Ok(Some(KILLED)),
+            Err(refusal) => Err(refusal),
+        }
+    }
+}
+
+/// A command under way.
+struct Command {
+    host: DockerHost,
+    id: String,
+    container: String,
+    mark: String,
+    events: Events,
+}
+
+impl Command {
+    async fn attend(
+        self,
+        output: Output,
+        input: Input,
+        stdin: Option<mpsc::Receiver<Bytes>>,
+        stopping: CancellationToken,
+    ) {
+        let work = async {
+            tokio::select! {
+                () = forward(output, &self.events) => {}
+                () = feed(stdin, input) => {}
+            }
+            self.end().await
+        };
+        tokio::select! {
+            end = work => {
+                tokio::select! {
+                    // Nobody need be there to hear it.
+                    _ = self.events.send(end) => {}
+                    () = stopping.cancelled() => {}
+                }
+            }
+            () = self.events.closed() => self.kill().await,
+            () = stopping.cancelled() => self.kill().await,
+        }
+    }
+
+    /// Waits for the end.
+    async fn end(&self) -> Result<ExecEvent, RuntimeError> {
+        let mut pause = PAUSE;
+        loop {
+            match self.host.exit_code(&self.id).await {
+                Ok(Some(code)) => return Ok(ExecEvent::Ended(code)),
+                Ok(None) => {}
+                Err(refusal) => return Err(refusal.of("cannot tell how the command ended")),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Ends it with all that it started.
+    async fn kill(&self) {
+        let ended = timeout(ENDING, async {
+            if self.kill_within().await.is_err() {
+                self.kill_from_here().await;
+            }
+            self.end().await
+        });
+        if !matches!(ended.await, Ok(Ok(_))) {
+            tracing::warn!(
+                container = self.container,
+                "a command that nobody wants any more cannot be ended: its image has no shell, and this is not its host"
+            );
+        }
+    }
+
+    /// By a shell in the container, as root there: the command may have become somebody else.
+    async fn kill_within(&self) -> Result<(), Refusal> {
+        let words = ["sh", "-c", KILL, "sh", &self.mark];
+        let config = ExecConfig {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(words.map(str::to_owned).to_vec()),
+            user: Some("0".to_owned()),
+            ..ExecConfig::default()
+        };
+        let (id, mut output, _input) = self.host.start_exec(&self.container, config).await?;
+        while output.next().await.is_some() {}
+        loop {
+            match self.host.exit_code(&id).await? {
+                Some(0) => return Ok(()),
+                Some(code) => return Err(Refusal::Said { status: 0, message: format!("exit code {code}") }),
+                None => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// By what this host sees. The mark is random: on another host than the engine's nobody bears it.
+    async fn kill_from_here(&self) {
+        let mark = self.mark.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            // What it starts between two looks is seen by the second.
+            for _ in 0..10 {
+                let found = proc::carriers(&mark);
+                if found.is_empty() {
+                    break;
+                }
+                // One that cannot be killed is what the engine still shows as running.
+                found.into_iter().for_each(|process| drop(proc::kill(process)));
+            }
+        });
+        looked.await.ok();
+    }
+}
+
+async fn forward(mut output: Output, events: &Events) {
+    while let Some(Ok(output)) = output.next().await {
+        let (stream, mut bytes) = match output {
+            LogOutput::StdErr { message } => (LogStream::Stderr, message),
+            LogOutput::StdOut { message } | LogOutput::Console { message } => (LogStream::Stdout, message),
+            LogOutput::StdIn { .. } => continue,
+        };
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE));
+            if events.send(Ok(ExecEvent::Output(stream, piece))).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Writes what the command is to read; never returns, for a command may go on after that.
+async fn feed(from: Option<mpsc::Receiver<Bytes>>, mut to: Input) {
+    if let Some(mut from) = from {
+        while let Some(bytes) = from.recv().await {
+            if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
+                break;
+            }
+        }
+        // The command sees the end of its input.
+        to.shutdown().await.ok();
+    }
+    std::future::pending().await
+}

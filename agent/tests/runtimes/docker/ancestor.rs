@@ -1,0 +1,144 @@
+//! The ancestor's cases that are seen from the engine's side alone.
+
+use towline_agent::runtime::{ExecEvent, ExecSpec};
+
+use super::*;
+
+impl Bench {
+    /// What the engine did with containers of this instance, in its order: action and name of the app.
+    fn told_events(&self) -> Vec<(String, String)> {
+        let label = format!("label=dev.towline.instance={}", self.instance);
+        let said = self.engine.docker(&[
+            "events",
+            "--since",
+            "1h",
+            "--until",
+            "0s",
+            "--filter",
+            "type=container",
+            "--filter",
+            &label,
+            "--format",
+            "{{.Action}} {{index .Actor.Attributes \"dev.towline.app\"}}",
+        ]);
+        let event =
+            |line: &str| line.split_once(' ').map(|(action, app)| (action.to_owned(), app.to_owned()));
+        said.lines().filter_map(event).collect()
+    }
+
+    /// Waits until the engine has told of so many; it tells a little later.
+    async fn counted(&self, action: &str, count: usize) {
+        let begun = Instant::now();
+        while self.count(action) != count {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{action}: {:?}", self.told_events());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn count(&self, action: &str) -> usize {
+        self.told_events().iter().filter(|(seen, _)| seen == action).count()
+    }
+}
+
+/// F-K1: files go in by the archive call, so no helper container is made for them that could be left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_d14_f_k1_each_unit_is_made_and_started_once_and_nothing_else_is_made() {
+    let bench = Bench::new("once").await;
+    let files = "  units: 3\n  files: [{path: /etc/a.conf, content: b}]\n";
+    bench.apply(&sleeper(files)).await.unwrap();
+    bench.until("readiness", is_ready).await;
+    bench.counted("create", 3).await;
+    bench.counted("start", 3).await;
+    bench.apply(&sleeper(files)).await.unwrap();
+    assert_eq!((bench.count("create"), bench.count("start"), bench.count("die")), (3, 3, 0));
+    bench.end().await;
+}
+
+/// F-D4 has one difference: a container that does not start is removed at once, so that the next pass finds its name free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_d3_f_d4_what_fails_leaves_nothing_and_the_next_pass_succeeds() {
+    let bench = Bench::new("start-fails").await;
+    let missing = format!("  image: {IMAGE}\n  command: [/no/such/program]\n");
+    let refused = bench.refusal(&missing).await;
+    assert!(refused.contains("/no/such/program"), "{refused}");
+    assert_eq!(bench.containers(), Vec::<String>::new());
+    bench.counted("create", 1).await;
+    bench.counted("destroy", 1).await;
+    bench.apply(&sleeper("")).await.unwrap();
+    bench.until("readiness", is_ready).await;
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_d11_f_d12_what_is_not_wanted_any_more_goes_all_of_it() {
+    let bench = Bench::new("unwanted").await;
+    let stopped = bench.engine.docker(&["run", "--detach", IMAGE, "sleep", "1000"]);
+    bench.apply(&sleeper("  units: 3\n")).await.unwrap();
+    bench.until("readiness", is_ready).await;
+    let ids = bench.containers();
+    let [first, second, _] = ids.as_slice() else { panic!("three units: {ids:?}") };
+    // One that has stopped already, and one that is gone already.
+    bench.engine.docker(&["stop", "--time", "0", first]);
+    bench.engine.docker(&["rm", "--force", second]);
+    let id = "default/App/web".parse().unwrap();
+    let yaml = format!(
+        "apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n{}",
+        sleeper("  units: 3\n")
+    );
+    let action = towline_protocol::platform::SyncAction { id, delete: Some(yaml.into()), apply: None };
+    bench.platform.sync(&CallContext::new(), &[action]).await.unwrap();
+    assert_eq!(bench.containers(), Vec::<String>::new());
+    assert!(bench.engine.is_running(&stopped), "what is not ours stays");
+    bench.engine.docker(&["rm", "--force", &stopped]);
+    bench.end().await;
+}
+
+/// An image without a shell: a command is found by its mark from this host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_ends_also_where_there_is_no_shell() {
+    let _among_others = GATE.read().await;
+    let (engine, dir) = (Engine::shared(), tempfile::tempdir().unwrap());
+    std::fs::copy("/bin/busybox", dir.path().join("sleep")).unwrap();
+    let root = dir.path().join("image.tar");
+    let tar = std::process::Command::new("tar")
+        .arg("-C")
+        .arg(dir.path())
+        .args(["-cf"])
+        .arg(&root)
+        .arg("sleep")
+        .status();
+    assert!(tar.unwrap().success());
+    engine.docker(&["import", &root.display().to_string(), "towline-bare:1"]);
+    let (instance, socket) = ("test/bare".to_owned(), engine.socket.clone());
+    let marks = crate::mark(dir.path());
+    let runtime = DockerRuntime::open(DockerConfig::unnamed(instance, socket, marks)).await;
+    let yaml = "apiVersion: towline/v1\nkind: App\nmetadata: {name: web}\nspec:\n  image: towline-bare:1\n  command: [/sleep, \"1000\"]\n  \
+                stop: {gracePeriod: 0s}\n";
+    let manifest =
+        towline_agent::manifest::parse(RuntimeKind::Docker, "bare", yaml.as_bytes()).unwrap().remove(0);
+    let spec = towline_agent::runtime::UnitSpec { manifest: Arc::new(manifest), generation: "g".to_owned() };
+    let unit = runtime.start(&spec).await.unwrap();
+    let mut kept = runtime.exec(&unit.unit, ExecSpec::new(["/sleep", "0"])).await.unwrap();
+    assert!(matches!(kept.next().await, Some(Ok(ExecEvent::Ended(0)))));
+    let top = || {
+        engine
+            .docker(&["top", &unit.unit, "-eo", "pid,args"])
+            .lines()
+            .filter(|line| line.contains(" /sleep "))
+            .count()
+    };
+    let dropped = runtime.exec(&unit.unit, ExecSpec::new(["/sleep", "2000"])).await.unwrap();
+    let until = async |count: usize| {
+        let begun = Instant::now();
+        while top() != count {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} are there", top());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    until(2).await;
+    drop(dropped);
+    until(1).await;
+    runtime.delete_all().await.unwrap();
+    runtime.close().await;
+    engine.docker(&["rmi", "towline-bare:1"]);
+}
