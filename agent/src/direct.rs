@@ -19,6 +19,7 @@ mod journal;
 mod logs;
 mod owned;
 mod plan;
+mod prove;
 mod repair;
 mod services;
 

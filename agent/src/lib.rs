@@ -17,6 +17,7 @@ mod calls;
 pub mod direct;
 mod engine;
 pub mod failpoints;
+mod health;
 mod holder;
 mod link;
 mod lock_file;

@@ -14,11 +14,14 @@
 //! (session, umask, user, death signal) takes unsafe code there, and is a few safe calls in a process of its own.
 
 mod bounds;
+mod checks;
 mod link;
 mod logs;
 mod pipes;
 mod policy;
 mod reaper;
+mod role;
+mod spawn;
 mod spec;
 mod stage;
 mod state;
@@ -35,9 +38,11 @@ pub(crate) use self::bounds::{Bounds, Group};
 pub(crate) use self::link::bind;
 pub(crate) use self::logs::{LOG_DIR, segments};
 pub use self::logs::{LogLine, LogStream, ParseLogLineError};
-pub(crate) use self::spec::{RestartRule, RunAs, ShimSpec, write_durably};
+pub use self::role::Role;
+pub(crate) use self::spec::{RestartRule, RunAs, ShimHealth, ShimProbe, ShimSpec, write_durably};
 pub use self::state::{Ended, Status, UnitState};
 pub(crate) use self::sweep::sweep_marked;
+pub use crate::health::Health;
 
 /// Name of the socket in a unit directory.
 pub(crate) const SOCKET: &str = "shim.sock";
@@ -50,13 +55,16 @@ pub struct ShimArgs {
     /// Become the unit's command (the second stage; set by the shim itself).
     #[arg(long, hide = true, value_name = "SHIM_PID")]
     pub exec: Option<i32>,
+    /// Which command of the unit that is.
+    #[arg(long, hide = true, value_enum, default_value_t)]
+    pub role: Role,
 }
 
 /// Runs a shim, or its second stage, until the unit has ended. Blocks; call it from `main` before anything else, in
 /// particular before any thread is started.
 pub fn run(args: &ShimArgs) -> ExitCode {
     if let Some(shim) = args.exec {
-        return stage::exec(&args.dir, shim);
+        return stage::exec(&args.dir, shim, args.role);
     }
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()

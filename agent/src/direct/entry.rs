@@ -116,6 +116,9 @@ fn generation(manifest: &Manifest) -> String {
     shape.units = 0;
     shape.strategy = Strategy { kind: StrategyType::Rolling, max_unavailable: 0, max_surge: 0 };
     shape.drift = Drift::Repair;
+    if let Some(container) = &mut shape.container {
+        container.health = shape.health.take();
+    }
     // Maps in it are sorted, so equal shapes have equal text.
     let text = serde_json::to_vec(&shape).expect("a specification holds only text, numbers and lists");
     blake3::hash(&text).to_hex().chars().take(GENERATION_CHARS).collect()

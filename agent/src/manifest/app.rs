@@ -12,6 +12,8 @@ use towline_protocol::Name;
 use super::{
     container::{self, ContainerSpec},
     fields::{Field, Fields},
+    health::{self, HealthSpec},
+    hooks::{self, Hooks},
     quantity::{ByteSize, Span},
     resources::{self, Resources},
     rules, unsupported,
@@ -43,6 +45,13 @@ pub struct AppSpec {
     pub ports: Vec<PortSpec>,
     /// Files written before a unit starts.
     pub files: Vec<FileSpec>,
+    /// How it is found out whether a unit works.
+    // As with the resources below, nothing is written where nothing is declared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
+    /// Commands around the life of a unit.
+    #[serde(skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
     /// What each unit may use, and is promised.
     // Left out where nothing is declared: it shapes a unit, and those that older agents started must stay.
     #[serde(skip_serializing_if = "Resources::is_empty")]
@@ -227,6 +236,7 @@ pub(super) fn read(spec: &Field<'_>, runtime: RuntimeKind, in_bundle: bool) -> A
         }
         RuntimeKind::Docker => Some(container::read(&mut fields, in_bundle)),
     };
+    let ports: Vec<PortSpec> = fields.get("ports").items().into_iter().filter_map(port).collect();
     let app = AppSpec {
         command: command(&fields.get("command"), container.is_none()),
         args: fields.get("args").texts(),
@@ -237,7 +247,9 @@ pub(super) fn read(spec: &Field<'_>, runtime: RuntimeKind, in_bundle: bool) -> A
         units: fields.get("units").number(0..=1000_u32).unwrap_or(1),
         restart: restart(fields.get("restart").fields(), container.is_some()),
         stop: stop(fields.get("stop").fields()),
-        ports: fields.get("ports").items().into_iter().filter_map(port).collect(),
+        health: health::read(&fields.get("health"), &ports),
+        hooks: hooks::read(fields.get("hooks").fields()),
+        ports,
         files: fields.get("files").items().into_iter().filter_map(file).collect(),
         resources: resources::read(fields.get("resources").fields()),
         logs: logs(fields.get("logs").fields()),

@@ -13,6 +13,7 @@
 //! that units run on while the agent is away.
 
 mod act;
+mod checks;
 mod engine;
 mod files;
 mod labels;
@@ -33,7 +34,7 @@ use futures::{StreamExt as _, stream};
 use tokio::sync::{mpsc, watch};
 use towline_bus::task::Tasks;
 
-use self::engine::Engine;
+use self::{checks::Check, engine::Engine};
 use super::{
     Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
 };
@@ -94,6 +95,8 @@ struct Seen {
     /// What the list says of it; another mark asks for a closer look.
     mark: String,
     status: UnitStatus,
+    /// How the agent itself finds out whether it works.
+    check: Option<Check>,
 }
 
 impl DockerRuntime {
@@ -115,7 +118,8 @@ impl DockerRuntime {
             tracing::warn!(%error, "units are not known until it does");
         }
         let stopping = runtime.inner.tasks.stopping().clone();
-        runtime.inner.tasks.spawn("docker-watch", look::watch(runtime.clone(), stopping));
+        runtime.inner.tasks.spawn("docker-watch", look::watch(runtime.clone(), stopping.clone()));
+        runtime.inner.tasks.spawn("docker-checks", checks::run(runtime.clone(), stopping));
         runtime
     }
 
@@ -227,7 +231,7 @@ impl Runtime for DockerRuntime {
         let fell = async {
             loop {
                 changes.mark_unchanged();
-                let up = self.find(unit).is_ok_and(|seen| seen.status.state.status == Status::Started);
+                let up = self.find(unit).is_ok_and(|seen| seen.status.state.is_up());
                 if !up || changes.changed().await.is_err() {
                     return;
                 }

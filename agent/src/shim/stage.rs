@@ -1,4 +1,4 @@
-//! The second stage: a fresh process that prepares itself and then becomes the unit's command.
+//! The second stage: a fresh process that prepares itself and then becomes a command of the unit.
 //!
 //! Standard input is the report channel. It carries [`GO`] and is closed by exec when the command runs; anything else says
 //! why it does not. The environment is the shim's, so that nothing in a unit's can mislead the stage itself.
@@ -17,21 +17,23 @@ use rustix::{
     thread::{set_thread_gid, set_thread_groups, set_thread_uid},
 };
 
-use super::spec::RunAs;
-use super::spec::ShimSpec;
+use super::{
+    role::Role,
+    spec::{RunAs, ShimSpec},
+};
 
 /// What is reported right before the command takes over.
 pub(super) const GO: &str = "go\n";
 
-/// Becomes the command of the unit in `dir`, on behalf of the shim with pid `shim`. Returns only on failure.
-pub(super) fn exec(dir: &Path, shim: i32) -> ExitCode {
+/// Becomes a command of the unit in `dir`, on behalf of the shim with pid `shim`. Returns only on failure.
+pub(super) fn exec(dir: &Path, shim: i32, role: Role) -> ExitCode {
     // Moved off standard input, which the command gets empty; close-on-exec is what reports success.
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3) else {
         return ExitCode::FAILURE;
     };
     let mut report = File::from(report);
     let why = match prepare(dir, shim) {
-        Ok(spec) => become_command(&spec, &mut report),
+        Ok(spec) => become_command(&spec, role.argv(&spec), &mut report),
         Err(why) => why,
     };
     // If the shim is gone, there is nobody to tell.
@@ -81,8 +83,8 @@ fn switch_user(run_as: &RunAs) -> rustix::io::Result<()> {
     set_thread_uid(Uid::from_raw(run_as.uid))
 }
 
-fn become_command(spec: &ShimSpec, report: &mut File) -> String {
-    let Some((program, args)) = spec.argv.split_first() else { return "the command is empty".to_owned() };
+fn become_command(spec: &ShimSpec, argv: &[String], report: &mut File) -> String {
+    let Some((program, args)) = argv.split_first() else { return "the command is empty".to_owned() };
     report.write_all(GO.as_bytes()).ok();
     let error = Command::new(program).args(args).env_clear().envs(&spec.env).stdin(Stdio::null()).exec();
     let by_path = program.contains('/');

@@ -3,5 +3,6 @@
 
 mod bench;
 mod calls;
+mod health;
 mod repair;
 mod updates;

@@ -1,6 +1,6 @@
 //! The battery over containers of a real engine, and an agent that works with it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tempfile::TempDir;
@@ -28,6 +28,7 @@ struct Containers {
     engine: Arc<Engine>,
     instance: String,
     dir: TempDir,
+    shared: TempDir,
 }
 
 impl Place for Containers {
@@ -38,7 +39,12 @@ impl Place for Containers {
     }
 
     fn lines(&self) -> String {
-        format!("  image: {IMAGE}\n")
+        let shared = self.shared.path().display();
+        format!("  image: {IMAGE}\n  mounts: [{{source: {shared}, target: {shared}}}]\n")
+    }
+
+    fn shared(&self) -> &Path {
+        self.shared.path()
     }
 }
 
@@ -48,8 +54,8 @@ async fn the_battery_holds_on_docker() {
     let engine = Engine::shared();
     for case in BATTERY {
         let instance = format!("test/{}", case.name);
-        let dir = tempfile::tempdir().unwrap();
-        case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone(), dir }).await;
+        let (dir, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone(), dir, shared }).await;
         let left = engine.containers(&format!("dev.towline.instance={instance}"));
         assert_eq!(left, Vec::<String>::new(), "no container is left");
     }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{manifest::Protocol, runtime::UnitSpec};
+use crate::{
+    manifest::{HealthSpec, ProbeSpec, Protocol},
+    runtime::UnitSpec,
+};
 
 /// The instance.
 pub(super) const INSTANCE: &str = "dev.towline.instance";
@@ -19,6 +22,8 @@ pub(super) const GENERATION: &str = "dev.towline.generation";
 const CREATED: &str = "dev.towline.created";
 /// Its declared ports, as JSON.
 const PORTS: &str = "dev.towline.ports";
+/// How the agent finds out whether it works, as JSON; absent where the engine does, or nobody.
+const HEALTH: &str = "dev.towline.health";
 
 /// A port as declared; which port of the host it got, the engine tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +42,7 @@ pub(super) struct Label {
     pub(super) generation: String,
     pub(super) created: Timestamp,
     pub(super) ports: Vec<Port>,
+    pub(super) health: Option<HealthSpec>,
 }
 
 impl Label {
@@ -54,23 +60,27 @@ impl Label {
             generation: spec.generation.clone(),
             created,
             ports: ports.collect(),
+            health: spec.manifest.spec.health.clone().filter(is_looked_at_from_outside),
         }
     }
 
     /// As the engine keeps it.
     pub(super) fn write(&self, instance: &str) -> HashMap<String, String> {
         let ports = serde_json::to_string(&self.ports).expect("names and numbers are JSON");
-        HashMap::from(
-            [
-                (INSTANCE, instance),
-                (APP, &self.app),
-                (UNIT, &self.unit),
-                (GENERATION, &self.generation),
-                (CREATED, &self.created.to_string()),
-                (PORTS, &ports),
-            ]
-            .map(|(name, value)| (name.to_owned(), value.to_owned())),
-        )
+        let health = self.health.as_ref().map(|health| {
+            let text = serde_json::to_string(health).expect("names, numbers and texts are JSON");
+            (HEALTH.to_owned(), text)
+        });
+        let always = [
+            (INSTANCE, instance),
+            (APP, &self.app),
+            (UNIT, &self.unit),
+            (GENERATION, &self.generation),
+            (CREATED, &self.created.to_string()),
+            (PORTS, &ports),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        always.into_iter().chain(health).collect()
     }
 
     /// Reads it back; none of what is not ours, or was not made by us.
@@ -85,7 +95,17 @@ impl Label {
             generation: text(GENERATION)?,
             created: labels.get(CREATED)?.parse().ok()?,
             ports: serde_json::from_str(labels.get(PORTS)?).ok()?,
+            // What cannot be read was written by a newer agent, and the container is ours all the same.
+            health: labels.get(HEALTH).and_then(|text| serde_json::from_str(text).ok()),
         })
+    }
+}
+
+/// Whether it takes no command in the container.
+fn is_looked_at_from_outside(health: &HealthSpec) -> bool {
+    match health.probe {
+        ProbeSpec::Tcp { .. } | ProbeSpec::Http { .. } => true,
+        ProbeSpec::Exec { .. } => false,
     }
 }
 
@@ -101,12 +121,22 @@ mod tests {
             generation: "0123456789abcdef".to_owned(),
             created: Timestamp::UNIX_EPOCH,
             ports: vec![port],
+            health: None,
         }
     }
 
     #[test]
     fn what_is_written_is_read_again() {
-        assert_eq!(Label::read(&label().write("default/shop-7"), "default/shop-7"), Some(label()));
+        let probe = ProbeSpec::Http { port: "http".parse().unwrap(), path: "/a".to_owned(), status: 204 };
+        let span = || "5s".parse().unwrap();
+        let (interval, timeout, start_period) = (span(), span(), span());
+        let health = HealthSpec { probe, interval, timeout, retries: 3, start_period };
+        for label in [label(), Label { health: Some(health), ..label() }] {
+            assert_eq!(Label::read(&label.write("default/shop-7"), "default/shop-7"), Some(label));
+        }
+        let mut newer = label().write("default/shop-7");
+        newer.insert(HEALTH.to_owned(), "{\"grpc\": {}}".to_owned());
+        assert_eq!(Label::read(&newer, "default/shop-7"), Some(label()));
     }
 
     #[test]

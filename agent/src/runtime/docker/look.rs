@@ -132,7 +132,7 @@ impl DockerRuntime {
         let question = async |client: bollard::Docker| {
             client.inspect_container(container, None::<InspectContainerOptions>).await
         };
-        let seen = match self.inner.engine.ask(QUICK, question).await {
+        let mut seen = match self.inner.engine.ask(QUICK, question).await {
             Ok(found) => view::unit(&found, mark, &self.inner.instance, Timestamp::now()),
             Err(Refusal::NotFound(_)) => None,
             Err(refusal) => {
@@ -141,14 +141,17 @@ impl DockerRuntime {
                 return Err(error);
             }
         };
-        let status = seen.as_ref().map(|seen| seen.status.clone());
-        let before = self.learn(|known| {
+        let (before, status) = self.learn(|known| {
             let before = known.units.values().find(|seen| seen.container == container).cloned();
+            if let Some(seen) = &mut seen {
+                seen.keep_verdict(before.as_ref());
+            }
+            let status = seen.as_ref().map(|seen| seen.status.clone());
             match seen {
                 Some(seen) => drop(known.units.insert(seen.status.unit.clone(), seen)),
                 None => known.units.retain(|_, seen: &mut Seen| seen.container != container),
             }
-            before
+            (before, status)
         });
         let before = before.map(|seen| seen.status);
         if before != status
