@@ -16,7 +16,7 @@ use towline_protocol::{BootId, CallError, Epoch, InstanceId, JobId, Name, Worklo
 
 use crate::{
     acting,
-    direct::Direct,
+    direct::{Direct, LOOK_AT_FILES},
     engine::{BundleEvent, Engine, Parts},
     link::{Link, ServeError},
     mark::{Mark, OpenMarkError},
@@ -57,6 +57,8 @@ pub struct AgentConfig {
     pub mark_dir: PathBuf,
     /// Names the boot of the host: with another one, everything that is active is brought up again, in its order.
     pub boot_id_file: PathBuf,
+    /// How often the files of each app are compared with what it declares.
+    pub look_at_files: Duration,
 }
 
 impl AgentConfig {
@@ -75,6 +77,7 @@ impl AgentConfig {
             extra_path: None,
             root: Root::default(),
             boot_id_file: PathBuf::from("/proc/sys/kernel/random/boot_id"),
+            look_at_files: LOOK_AT_FILES,
         }
     }
 }
@@ -140,7 +143,8 @@ impl Agent {
         let (serving, epochs) = watch::channel(None);
         let (connected, connected_since) = watch::channel(None);
         tasks.spawn("connection-clock", time_connections(epochs, connected, tasks.stopping().clone()));
-        let direct = Direct::open(Arc::clone(&store), Arc::clone(&runtime), metrics::drift(&registry)?)?;
+        let drift = metrics::drift(&registry)?;
+        let direct = Direct::open(Arc::clone(&store), Arc::clone(&runtime), drift, config.look_at_files)?;
         let parts =
             Parts::of_agent(Arc::clone(&store), &config.data_dir, &direct, metrics::durations(&registry)?);
         let engine = Engine::open(parts, boot.trim()).await?;

@@ -14,6 +14,8 @@
 mod apply;
 mod converge;
 mod entry;
+mod file_looks;
+mod generation;
 mod health;
 mod journal;
 mod logs;
@@ -44,6 +46,7 @@ use towline_protocol::{
     platform::{Definition, SyncAction},
 };
 
+pub(crate) use self::file_looks::EVERY as LOOK_AT_FILES;
 pub(crate) use self::logs::on_the_wire;
 pub(crate) use self::owned::Owned;
 use self::{entry::Entry, journal::Journal};
@@ -89,6 +92,7 @@ struct Inner {
     bundles: Mutex<BTreeMap<String, [u8; 32]>>,
     vitals: watch::Sender<Vitals>,
     drift: IntCounterVec,
+    file_looks: file_looks::FileLooks,
     /// When repair last came on.
     beat: Mutex<Moment>,
     /// What else does not come on, if something does not.
@@ -98,7 +102,7 @@ struct Inner {
 
 impl Direct {
     /// Takes up the resources of `store` on `runtime`, and begins to bring units back that were lost meanwhile, each
-    /// counted in `drift` by kind.
+    /// counted in `drift` by kind. The files of each app are looked at once in `look_at_files`.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -106,6 +110,7 @@ impl Direct {
         store: Arc<Store>,
         runtime: Arc<dyn Runtime>,
         drift: IntCounterVec,
+        look_at_files: Duration,
     ) -> Result<Self, StoreError> {
         let resources = store.resources()?;
         let kind = runtime.kind();
@@ -127,12 +132,14 @@ impl Direct {
             bundles: Mutex::default(),
             vitals,
             drift,
+            file_looks: file_looks::FileLooks::new(look_at_files),
             beat: Mutex::new(clock::now()),
             stalled: OnceLock::new(),
             tasks,
         };
         let direct = Self { inner: Arc::new(inner) };
         direct.inner.tasks.spawn("drift", repair::run(direct.clone()));
+        direct.inner.tasks.spawn("files", file_looks::run(direct.clone()));
         direct.inner.tasks.spawn("health", health::run(direct.clone()));
         Ok(direct)
     }

@@ -65,7 +65,7 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 pub const MAX_INPUT: usize = 64 * 1024 * 1024;
 
 /// One checked `App`, with the bytes it was read from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Manifest {
     /// `namespace/App/name`.
     pub id: String,
@@ -81,6 +81,15 @@ pub struct Manifest {
     pub bytes: Bytes,
     /// Number of the document in its source, from 1.
     pub document: usize,
+}
+
+impl std::fmt::Debug for Manifest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The document holds what `FileSpec` hides.
+        let mut shown = f.debug_struct("Manifest");
+        shown.field("id", &self.id).field("spec", &self.spec).field("bytes", &self.bytes.len());
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// Reads every document of `bytes` as far as its identity: `(id, document verbatim)`, in order of appearance.

@@ -29,7 +29,7 @@ pub(crate) fn drift(registry: &Registry) -> Result<IntCounterVec, prometheus::Er
     let opts = Opts::new("towline_agent_drift_total", "Apps found otherwise than defined, by kind.");
     let drift = IntCounterVec::new(opts, &["kind"])?;
     registry.register(Box::new(drift.clone()))?;
-    for kind in ["lost", "differs"] {
+    for kind in ["lost", "differs", "files"] {
         drift.with_label_values(&[kind]);
     }
     Ok(drift)

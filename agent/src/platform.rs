@@ -156,6 +156,8 @@ impl Platform for AgentPlatform {
     ) -> Result<JobResponse, CallError> {
         self.permit(cx).await?;
         let RetryBundleRequest { bundle, workloads } = request.clone();
+        // Whoever asks for a retry wants to know how things stand now.
+        self.direct.look_at_files_of(&bundle);
         self.engine.operation(&caller(cx), JobKind::Retry, bundle, None, workloads).await
     }
 

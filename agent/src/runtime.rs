@@ -8,6 +8,7 @@
 //! What does not bear our label is never touched. A runtime that does not answer makes nothing `gone`: its units are
 //! [`Status::Unknown`](crate::shim::Status::Unknown), keep their ids, and nobody plans anything from that.
 
+mod astray;
 pub mod battery;
 pub mod docker;
 pub mod process;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::{manifest::Resources, mark::Mark};
 
+pub use self::astray::{Astray, How};
 pub use self::process::{
     Changed, Changes, LogQuery, PortBinding, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher,
 };
@@ -130,11 +132,18 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Why what is listed may not be so, while the runtime does not answer; none while it does.
     fn trouble(&self) -> Option<String>;
 
-    /// Writes the files again that `spec` declares for units that stay.
+    /// Looks which files of units of `spec`'s generation are not as it declares them, ordered by unit. Changes nothing.
     ///
     /// # Errors
-    /// Which could not be written.
-    async fn restore_files(&self, spec: &UnitSpec) -> Result<(), RuntimeError>;
+    /// Which could not be looked at: nothing is known of the files then.
+    async fn look_at_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError>;
+
+    /// Brings the files of units of `spec`'s generation to what it declares, under units that run on; says what was not so.
+    /// What is as declared is not touched.
+    ///
+    /// # Errors
+    /// Which could not be written or removed, and which were before it.
+    async fn restore_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError>;
 
     /// Waits at most `patience` for a unit to run no more, or not to work; says whether that came. Cancel safe.
     async fn falls_within(&self, unit: &str, patience: Duration) -> bool;

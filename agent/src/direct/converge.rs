@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
+use towline_bus::clock;
 use towline_protocol::{Code, ItemError};
 
 use super::{
@@ -61,13 +62,18 @@ impl Direct {
         let mut proving = Proving::default();
         // Of the whole way, not of one round: where the old ones go first, the round that starts the new sees none.
         let mut update = false;
-        let mut started = false;
         for _ in 0..ROUNDS {
             let units = self.inner.runtime.observe(id).await.map_err(|error| refused(&error))?;
             proving.see(&units, &wanted.generation);
             let observed = observed(units, revive);
             update |= observed.iter().any(|unit| unit.generation != wanted.generation);
             let steps = plan(&wanted, &observed);
+            let revives = steps.iter().any(|step| matches!(step, Step::Revive(_)));
+            if steps.is_empty() || revives {
+                // Before what has ended is started again. Of units that stay they may differ because only files were changed,
+                // because a unit of another version that came and went has written its own over them, or behind our back.
+                self.restore_files(id, &spec).await?;
+            }
             if steps.is_empty() {
                 if revive == Revive::Failed
                     && wanted.checked
@@ -75,10 +81,7 @@ impl Direct {
                 {
                     continue;
                 }
-                // A unit of another version that came and went has written its files over those of the units that
-                // stayed. One that was started wrote them anew.
-                let overwritten = (update || revive == Revive::Before) && !started;
-                return if overwritten { self.restore_files(&spec).await } else { Ok(()) };
+                return Ok(());
             }
             if cancelled.is_cancelled() {
                 return Err(ItemError::new(Code::Cancelled, "cancelled by its caller"));
@@ -86,7 +89,6 @@ impl Direct {
             // What may fail comes first: then nothing that serves was removed for it.
             let (removals, starts): (Vec<Step>, Vec<Step>) =
                 steps.into_iter().partition(|step| matches!(step, Step::Remove(_)));
-            started |= starts.contains(&Step::Start);
             let watched = update && !wanted.checked && revive != Revive::Before;
             self.steps(starts, &spec, watched).await?;
             self.steps(removals, &spec, watched).await?;
@@ -145,8 +147,14 @@ impl Direct {
         }
     }
 
-    async fn restore_files(&self, spec: &UnitSpec) -> Result<(), ItemError> {
-        self.inner.runtime.restore_files(spec).await.map_err(|error| refused(&error))
+    /// Brings the files of units that stay to what is declared.
+    pub(super) async fn restore_files(&self, id: &str, spec: &UnitSpec) -> Result<(), ItemError> {
+        let restored = self.inner.runtime.restore_files(spec).await.map_err(|error| refused(&error))?;
+        self.inner.file_looks.note(id, None, clock::now());
+        if !restored.is_empty() {
+            tracing::info!(id, files = restored.len(), "files were brought to what is declared");
+        }
+        Ok(())
     }
 
     async fn remove(&self, unit: String) -> Result<(), ItemError> {

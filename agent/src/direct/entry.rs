@@ -5,14 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use towline_protocol::Name;
 
+use super::generation;
 use crate::{
-    manifest::{self, Drift, Manifest, Strategy, StrategyType},
+    manifest::{self, Manifest},
     runtime::{RuntimeKind, UnitSpec},
     store::{Facts, Resource},
 };
-
-/// Characters of a generation: 64 bits, which is plenty to tell the few generations of one app apart.
-const GENERATION_CHARS: usize = 16;
 
 /// A resource and its definition as read. Definitions that an older or newer agent stored may not be readable.
 #[derive(Debug)]
@@ -37,8 +35,11 @@ impl Entry {
     pub(super) fn define(manifest: Manifest, before: Option<&Self>, now_ms: u64) -> Self {
         let digest = blake3::hash(&manifest.bytes).to_hex().to_string();
         let same = before.filter(|before| before.resource.facts.digest == digest);
-        let generation =
-            same.map_or_else(|| generation(&manifest), |before| before.resource.facts.generation.clone());
+        let generation = match (same, before) {
+            (Some(same), _) => same.resource.facts.generation.clone(),
+            (None, Some(before)) => generation::following(&manifest, &digest, before),
+            (None, None) => generation::of(&manifest),
+        };
         let facts = Facts { digest, generation, applied_ms: now_ms, failure: None, pending: false };
         let resource = Resource { definition: manifest.bytes.clone(), facts };
         Self { resource: Arc::new(resource), manifest: Ok(Arc::new(manifest)), owner: None, paused: false }
@@ -107,19 +108,4 @@ pub(super) fn one(runtime: RuntimeKind, definition: &Bytes) -> Result<Manifest, 
         (None, _) => Err("found no document, allowed is one".to_owned()),
         (Some(_), more) => Err(format!("found {} documents, allowed is one", more + 1)),
     }
-}
-
-/// What tells units that must be replaced from those that may stay: a digest of all that shapes a unit. The number of
-/// units, labels and the way of replacing them do not.
-fn generation(manifest: &Manifest) -> String {
-    let mut shape = manifest.spec.clone();
-    shape.units = 0;
-    shape.strategy = Strategy { kind: StrategyType::Rolling, max_unavailable: 0, max_surge: 0 };
-    shape.drift = Drift::Repair;
-    if let Some(container) = &mut shape.container {
-        container.health = shape.health.take();
-    }
-    // Maps in it are sorted, so equal shapes have equal text.
-    let text = serde_json::to_vec(&shape).expect("a specification holds only text, numbers and lists");
-    blake3::hash(&text).to_hex().chars().take(GENERATION_CHARS).collect()
 }

@@ -71,7 +71,8 @@ impl Direct {
 
     fn shown(&self, id: ResourceId, entry: Option<&Entry>, units: &[UnitStatus]) -> Service {
         let busy = self.is_busy(id.as_str());
-        let mut service = service(id, entry, units, busy);
+        let drift = self.file_drift(id.as_str());
+        let mut service = service(id, entry, units, busy, drift);
         let resources = entry.and_then(|entry| Some(&entry.manifest.as_ref().ok()?.spec.resources));
         let limits = resources.and_then(|resources| self.inner.runtime.limits(resources).ok().flatten());
         service.metadata.extend(limits.map(|limits| ("limits".to_owned(), limits)));
@@ -79,7 +80,13 @@ impl Direct {
     }
 }
 
-fn service(id: ResourceId, entry: Option<&Entry>, units: &[UnitStatus], busy: bool) -> Service {
+fn service(
+    id: ResourceId,
+    entry: Option<&Entry>,
+    units: &[UnitStatus],
+    busy: bool,
+    drift: Option<String>,
+) -> Service {
     let manifest = entry.and_then(|entry| entry.manifest.as_ref().ok());
     let wanted = manifest.map_or(0, |manifest| usize::try_from(manifest.spec.units).unwrap_or(usize::MAX));
     let mut metadata = BTreeMap::new();
@@ -105,7 +112,8 @@ fn service(id: ResourceId, entry: Option<&Entry>, units: &[UnitStatus], busy: bo
         Some(Err(why)) => Some(format!("its stored definition is not readable: {why}")),
         Some(Ok(_)) => None,
     };
-    let failed = excuse.is_some() || metadata.contains_key("failure");
+    metadata.extend(drift.map(|drift| ("drift".to_owned(), drift)));
+    let failed = excuse.is_some() || metadata.contains_key("failure") || metadata.contains_key("drift");
     Service {
         id,
         address: address(units),

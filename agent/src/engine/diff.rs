@@ -8,7 +8,7 @@ use crate::manifest::leaves;
 const MOST_BYTES: usize = 8 * 1024;
 
 /// Lines that begin with `-` (was) and `+` (is), by path; none if nothing differs. A value that may be a secret
-/// (environment, file content) is never in it; that it changed is.
+/// (environment, file content) is never in it; that it changed is, and of a file's content the beginning of a digest.
 pub(crate) fn diff(before: Option<&[u8]>, after: Option<&[u8]>) -> Option<String> {
     let (before, after) = (read(before), read(after));
     let mut lines = String::new();
@@ -18,8 +18,8 @@ pub(crate) fn diff(before: Option<&[u8]>, after: Option<&[u8]>) -> Option<String
             continue;
         }
         for (mark, value) in [('-', old), ('+', new)] {
-            let Some((hidden, text)) = value else { continue };
-            let text = if *hidden { "(hidden)" } else { text };
+            let Some((text, hidden)) = value else { continue };
+            let text = hidden.as_ref().unwrap_or(text);
             lines.push_str(&format!("{mark} {path}: {text}\n"));
         }
         if lines.len() > MOST_BYTES {
@@ -32,12 +32,12 @@ pub(crate) fn diff(before: Option<&[u8]>, after: Option<&[u8]>) -> Option<String
     (!lines.is_empty()).then_some(lines)
 }
 
-/// Whether it may be a secret, and its value, by path.
-type Leaves = BTreeMap<String, (bool, String)>;
+/// Values, and what is shown in their stead, by path.
+type Leaves = BTreeMap<String, (String, Option<String>)>;
 
 fn read(definition: Option<&[u8]>) -> Leaves {
     let leaves = definition.map(leaves).unwrap_or_default();
-    leaves.into_iter().map(|leaf| (leaf.path, (leaf.secret, leaf.value))).collect()
+    leaves.into_iter().map(|leaf| (leaf.path, (leaf.value, leaf.hidden))).collect()
 }
 
 #[cfg(test)]
@@ -73,13 +73,27 @@ mod tests {
         ];
         for (before, after) in table {
             let text = shown(before, after);
-            assert!(text.contains("(hidden)"), "{text}");
+            assert!(text.contains("(hidden"), "{text}");
             assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "{text}");
         }
         assert_eq!(
             shown("  env: {A: x}\n", "  env: {A: y}\n"),
             "- spec.env.A: (hidden)\n+ spec.env.A: (hidden)\n"
         );
+    }
+
+    #[test]
+    fn content_is_told_by_its_digest_however_it_was_written() {
+        let digest: String = blake3::hash(b"hunter2").to_hex().chars().take(8).collect();
+        let text = shown("  files: [{content: x}]\n", "  files: [{content: hunter2}]\n");
+        assert!(text.ends_with(&format!("+ spec.files[0].content: (hidden, blake3 {digest}…)\n")), "{text}");
+        let text = shown("  a: b\n", "  a: b\n  base64: |\n    aHVu\n    dGVyMg==\n");
+        assert_eq!(text, format!("+ spec.base64: (hidden, blake3 {digest}…)\n"));
+        assert_eq!(
+            shown("  a: b\n", "  a: b\n  content: [hunter2]\n"),
+            "+ spec.content[0]: (hidden, blake3 ".to_owned() + &digest + "…)\n"
+        );
+        assert_eq!(shown("  a: b\n", "  a: b\n  base64: \"?\"\n"), "+ spec.base64: (hidden)\n");
     }
 
     #[test]

@@ -129,7 +129,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_judged_by_its_status() {
         let long = "HTTP/1.1 200 OK\r\nX: y\r\n\r\nbody";
-        let (address, _server) = server([long, "HTTP/1.0 500 no\r\n\r\n", "SSH-2.0-x\r\n", "", "HTTP/1.1 204"]).await;
+        let (address, _server) =
+            server([long, "HTTP/1.0 500 no\r\n\r\n", "SSH-2.0-x\r\n", "", "HTTP/1.1 204"]).await;
         let ask = |status| get(address, Get { path: "/a?b=c", status }, LIMIT);
         assert_eq!(ask(200).await, Ok(()));
         assert_eq!(ask(200).await, Err("answered 500, expected 200".to_owned()));

@@ -52,6 +52,10 @@ pub struct AppSpec {
     /// Commands around the life of a unit.
     #[serde(skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
+    /// Other files replace the units; else they are written in place, under units that run on.
+    // It shapes no unit, and units that older agents started must stay.
+    #[serde(skip)]
+    pub restart_on_config_change: bool,
     /// What each unit may use, and is promised.
     // Left out where nothing is declared: it shapes a unit, and those that older agents started must stay.
     #[serde(skip_serializing_if = "Resources::is_empty")]
@@ -251,6 +255,7 @@ pub(super) fn read(spec: &Field<'_>, runtime: RuntimeKind, in_bundle: bool) -> A
         hooks: hooks::read(fields.get("hooks").fields()),
         ports,
         files: fields.get("files").items().into_iter().filter_map(file).collect(),
+        restart_on_config_change: fields.get("restartOnConfigChange").boolean().unwrap_or(true),
         resources: resources::read(fields.get("resources").fields()),
         logs: logs(fields.get("logs").fields()),
         strategy: strategy(fields.get("strategy").fields()),

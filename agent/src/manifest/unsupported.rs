@@ -7,7 +7,6 @@ use super::{
 };
 
 const NO_IMAGES: &str = "is unsupported by the process runtime, which runs programs of this host";
-const NOT_YET: &str = "is unsupported by this version of the agent";
 const DOCKER_ONLY: &str = "is unsupported by the process runtime: it concerns docker alone";
 
 /// Asks for every such field and complains where one is set.
@@ -20,10 +19,6 @@ pub(super) fn check(fields: &mut Fields<'_>, in_bundle: bool) {
     );
     depends_on(fields, in_bundle);
     docker(fields.get("docker").fields());
-    let restart = fields.get("restartOnConfigChange");
-    if restart.boolean() == Some(false) {
-        refuse(&restart, NOT_YET);
-    }
 }
 
 /// What it names is checked with the whole bundle.

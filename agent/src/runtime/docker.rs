@@ -14,6 +14,7 @@
 
 mod act;
 mod checks;
+mod config_files;
 mod engine;
 mod files;
 mod labels;
@@ -36,7 +37,7 @@ use towline_bus::task::Tasks;
 
 use self::{checks::Check, engine::Engine};
 use super::{
-    Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
+    Astray, Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
 };
 use crate::{manifest::Resources, mark::Mark, shim::Status};
 
@@ -221,9 +222,12 @@ impl Runtime for DockerRuntime {
         self.known().trouble.clone()
     }
 
-    async fn restore_files(&self, _spec: &UnitSpec) -> Result<(), RuntimeError> {
-        // Each container has files of its own, which no other one has written over.
-        Ok(())
+    async fn look_at_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
+        Self::look_at_files(self, spec).await
+    }
+
+    async fn restore_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
+        Self::restore_files(self, spec).await
     }
 
     async fn falls_within(&self, unit: &str, patience: Duration) -> bool {

@@ -12,7 +12,9 @@
 //! shown as an error.
 
 mod as_runtime;
+mod beneath;
 mod changes;
+mod config_files;
 mod error;
 mod files;
 mod launch;
@@ -220,7 +222,7 @@ impl ProcessRuntime {
     }
 
     fn remove(&self, unit: &Unit) -> Result<(), RuntimeError> {
-        files::remove(&unit.record, &self.others_files(unit))?;
+        files::remove(unit, &self.others_files(unit))?;
         // Left where its shim was killed.
         if let Ok(spec) = ShimSpec::read(&unit.dir) {
             spec.bounds.remove();
@@ -333,7 +335,10 @@ impl ProcessRuntime {
         let units = self.units();
         let others = units.values().filter(|other| other.id() != unit.id());
         others
-            .flat_map(|other| other.record.files.iter().map(|path| (path.clone(), other.record.app.clone())))
+            .flat_map(|other| {
+                let files = other.files().elsewhere.into_iter();
+                files.map(|path| (path, other.record.app.clone()))
+            })
             .collect()
     }
 }

@@ -25,8 +25,19 @@ impl Bench {
     }
 
     pub(crate) async fn over(dir: TempDir) -> Self {
+        let config = config(dir.path());
+        Self::with(config, dir).await
+    }
+
+    /// An agent that looks at files that often.
+    pub(crate) async fn looking_at_files(dir: TempDir, every: Duration) -> Self {
+        let config = AgentConfig { look_at_files: every, ..config(dir.path()) };
+        Self::with(config, dir).await
+    }
+
+    async fn with(config: AgentConfig, dir: TempDir) -> Self {
         let registry = Registry::new();
-        let agent = Agent::open(config(dir.path()), registry.clone()).await.unwrap();
+        let agent = Agent::open(config, registry.clone()).await.unwrap();
         let platform = agent.platform();
         Self { dir, agent, registry, platform }
     }

@@ -3,6 +3,7 @@
 
 mod bench;
 mod calls;
+mod files;
 mod health;
 mod repair;
 mod updates;

@@ -1,5 +1,7 @@
 //! The battery over containers of a real engine, and an agent that works with it.
 
+mod files;
+
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;

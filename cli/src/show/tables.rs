@@ -167,7 +167,8 @@ pub(crate) fn services_table(list: &ServiceList, now_unix_ms: u64, style: Style)
             table.add_row(blank.into_iter().chain(unit_cells(Some(unit), why, now_unix_ms, style)));
         }
         let failure = service.metadata.get("failure").map(String::as_str);
-        for remark in service.excuse.as_deref().into_iter().chain(failure) {
+        let drift = service.metadata.get("drift").map(String::as_str);
+        for remark in service.excuse.as_deref().into_iter().chain(failure).chain(drift) {
             remarks.push(format!("{}: {}\n", plain(service.id.as_str()), plain(remark)));
         }
     }

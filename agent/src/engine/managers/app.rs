@@ -106,8 +106,10 @@ impl Manager for Apps {
         };
         // Mended by the same watch as what `apply` brought here.
         let mend = if self.direct.mends(service.id.as_str()) { Mend::Manager } else { Mend::Nobody };
+        let of_files = service.metadata.get("drift").cloned();
         let drift = (service.status == ServiceStatus::Degraded).then(|| {
-            service.excuse.clone().unwrap_or_else(|| "its units are not as its definition says".to_owned())
+            let otherwise = || "its units are not as its definition says".to_owned();
+            service.excuse.clone().or(of_files).unwrap_or_else(otherwise)
         });
         Seen { status: service.status, reason: service.excuse, units: service.units, drift, mend }
     }

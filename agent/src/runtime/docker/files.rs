@@ -31,18 +31,51 @@ impl DockerRuntime {
         if app.files.is_empty() {
             return Ok(());
         }
-        let names = if needs_names(app) { self.names(container).await? } else { Names::default() };
-        let archive = archive(app, &names)?;
+        let all: Vec<usize> = (0..app.files.len()).collect();
+        let archive = archive(app, &self.names_for(app, container).await?, &all)?;
+        self.upload(container, archive).await.map_err(|refusal| refusal.of("spec.files: cannot write them"))
+    }
+
+    /// Unpacks an archive at the root of a container.
+    pub(super) async fn upload(&self, container: &str, archive: Bytes) -> Result<(), Refusal> {
         let options =
             UploadToContainerOptions { path: "/".to_owned(), ..UploadToContainerOptions::default() };
         let upload = async |client: Docker| {
             client.upload_to_container(container, Some(options), bollard::body_full(archive)).await
         };
-        self.inner
-            .engine
-            .ask(QUICK, upload)
-            .await
-            .map_err(|refusal| refusal.of("spec.files: cannot write them"))
+        self.inner.engine.ask(QUICK, upload).await
+    }
+
+    /// What there is at `path` in a container, as an archive of which no more than about `most` bytes are read; none when
+    /// there is nothing.
+    pub(super) async fn download(
+        &self,
+        container: &str,
+        path: &str,
+        most: usize,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let options = DownloadFromContainerOptions { path: path.to_owned() };
+        let download = async |client: Docker| {
+            let mut all = Vec::new();
+            let mut parts = client.download_from_container(container, Some(options));
+            while let Some(part) = parts.try_next().await? {
+                all.extend_from_slice(&part);
+                if all.len() > most {
+                    break;
+                }
+            }
+            Ok(all)
+        };
+        match self.inner.engine.ask(QUICK, download).await {
+            Ok(archive) => Ok(Some(archive)),
+            Err(Refusal::NotFound(_)) => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// What the image says of names, if `app` uses any.
+    pub(super) async fn names_for(&self, app: &AppSpec, container: &str) -> Result<Names, RuntimeError> {
+        if needs_names(app) { self.names(container).await } else { Ok(Names::default()) }
     }
 
     /// Users and groups as the image knows them.
@@ -55,23 +88,9 @@ impl DockerRuntime {
 
     /// The text of a small file in a container; empty when it is not there.
     async fn read_small(&self, container: &str, path: &str) -> Result<String, RuntimeError> {
-        let options = DownloadFromContainerOptions { path: path.to_owned() };
-        let download = async |client: Docker| {
-            let mut all = Vec::new();
-            let mut parts = client.download_from_container(container, Some(options));
-            while let Some(part) = parts.try_next().await? {
-                if all.len() + part.len() > NAMES_BYTES_MAX {
-                    break;
-                }
-                all.extend_from_slice(&part);
-            }
-            Ok(all)
-        };
-        let archive = match self.inner.engine.ask(QUICK, download).await {
-            Ok(archive) => archive,
-            Err(Refusal::NotFound(_)) => return Ok(String::new()),
-            Err(refusal) => return Err(refusal.of(format!("cannot read {path} of the image"))),
-        };
+        let read = self.download(container, path, NAMES_BYTES_MAX).await;
+        let archive = read.map_err(|refusal| refusal.of(format!("cannot read {path} of the image")))?;
+        let Some(archive) = archive else { return Ok(String::new()) };
         let mut text = String::new();
         for entry in tar::Archive::new(archive.as_slice()).entries().into_iter().flatten().flatten().take(1) {
             let mut entry = entry;
@@ -83,7 +102,7 @@ impl DockerRuntime {
 
 /// What an image says of names: `/etc/passwd` and `/etc/group`.
 #[derive(Debug, Default)]
-struct Names {
+pub(super) struct Names {
     users: String,
     groups: String,
 }
@@ -120,25 +139,31 @@ fn needs_names(app: &AppSpec) -> bool {
         || app.files.iter().any(|file| named(file.owner.as_deref()) || named(file.group.as_deref()))
 }
 
-/// All files, as the engine takes them.
-fn archive(app: &AppSpec, names: &Names) -> Result<Bytes, RuntimeError> {
-    let (user, group) = user_and_group(app);
+/// These files, as the engine takes them.
+pub(super) fn archive(app: &AppSpec, names: &Names, which: &[usize]) -> Result<Bytes, RuntimeError> {
     let mut archive = tar::Builder::new(Vec::new());
-    for (index, file) in app.files.iter().enumerate() {
-        let unknown = |field: &str, what, name: &str| RuntimeError::NoSuchUser {
-            field: format!("spec.files[{index}].{field}"),
-            what,
-            name: name.to_owned(),
-        };
-        let owner = file.owner.as_deref().or(user).unwrap_or("0");
-        let group = file.group.as_deref().or(group).unwrap_or("0");
-        let uid = names.user(owner).ok_or_else(|| unknown("owner", "user", owner))?;
-        let gid = names.group(group).ok_or_else(|| unknown("group", "group", group))?;
+    for (index, file) in app.files.iter().enumerate().filter(|(index, _)| which.contains(index)) {
         let failed = |source| RuntimeError::Io { what: format!("spec.files[{index}]"), source };
-        append(&mut archive, file, &place(app, file), (uid, gid)).map_err(failed)?;
+        append(&mut archive, file, &place(app, file), owner(app, names, index)?).map_err(failed)?;
     }
     let failed = |source| RuntimeError::Io { what: "spec.files".to_owned(), source };
     Ok(archive.into_inner().map_err(failed)?.into())
+}
+
+/// The numbers of user and group that a file is to belong to.
+pub(super) fn owner(app: &AppSpec, names: &Names, index: usize) -> Result<(u64, u64), RuntimeError> {
+    let file = app.files.get(index);
+    let (user, group) = user_and_group(app);
+    let unknown = |field: &str, what, name: &str| RuntimeError::NoSuchUser {
+        field: format!("spec.files[{index}].{field}"),
+        what,
+        name: name.to_owned(),
+    };
+    let owner = file.and_then(|file| file.owner.as_deref()).or(user).unwrap_or("0");
+    let group = file.and_then(|file| file.group.as_deref()).or(group).unwrap_or("0");
+    let uid = names.user(owner).ok_or_else(|| unknown("owner", "user", owner))?;
+    let gid = names.group(group).ok_or_else(|| unknown("group", "group", group))?;
+    Ok((uid, gid))
 }
 
 fn append(
@@ -157,7 +182,7 @@ fn append(
 }
 
 /// Where a file goes, from the root of the container.
-fn place(app: &AppSpec, file: &FileSpec) -> PathBuf {
+pub(super) fn place(app: &AppSpec, file: &FileSpec) -> PathBuf {
     let dir = app.working_dir.as_deref().unwrap_or_else(|| Path::new("/"));
     let path = dir.join(&file.path);
     path.strip_prefix("/").map(Path::to_owned).unwrap_or(path)

@@ -9,7 +9,7 @@ use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitS
 use crate::{
     manifest::Resources,
     mark::Mark,
-    runtime::{Runtime, RuntimeKind},
+    runtime::{Astray, Runtime, RuntimeKind},
 };
 
 #[async_trait]
@@ -68,7 +68,11 @@ impl Runtime for ProcessRuntime {
         None
     }
 
-    async fn restore_files(&self, spec: &UnitSpec) -> Result<(), RuntimeError> {
+    async fn look_at_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
+        Self::look_at_files(self, spec).await
+    }
+
+    async fn restore_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
         Self::restore_files(self, spec).await
     }
 

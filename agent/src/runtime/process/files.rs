@@ -5,35 +5,49 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, OpenOptions, Permissions},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
+    fs::{self, OpenOptions, Permissions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use super::{error::RuntimeError, unit::UnitRecord, users};
-use crate::{manifest::FileSpec, shim::RunAs};
+use rustix::{fs::OFlags, io::Errno};
+
+use super::{
+    beneath::{Dir, Missing},
+    error::RuntimeError,
+    unit::Unit,
+    users,
+};
+use crate::{manifest::FileSpec, runtime::How, shim::RunAs};
 
 /// A file with its place on this host.
 #[derive(Debug)]
 pub(super) struct Placed<'a> {
     pub(super) path: PathBuf,
+    /// Where its definition stands.
+    field: String,
     spec: &'a FileSpec,
 }
 
 /// Where the files go: absolute ones where they say, relative ones below `working_dir`.
 pub(super) fn place<'a>(files: &'a [FileSpec], working_dir: &Path) -> Vec<Placed<'a>> {
-    files.iter().map(|spec| Placed { path: working_dir.join(&spec.path), spec }).collect()
+    let placed = |(index, spec): (usize, &'a FileSpec)| Placed {
+        path: working_dir.join(&spec.path),
+        field: format!("spec.files[{index}]"),
+        spec,
+    };
+    files.iter().enumerate().map(placed).collect()
 }
 
 /// Refuses files elsewhere that exist and are not this app's. `others` maps files of other units to their app.
-pub(super) fn check(
-    files: &[Placed<'_>],
+pub(super) fn check<'a>(
+    files: impl IntoIterator<Item = &'a Placed<'a>>,
     app: &str,
     unit_dir: &Path,
     others: &BTreeMap<PathBuf, String>,
 ) -> Result<(), RuntimeError> {
-    for file in files.iter().filter(|file| !file.path.starts_with(unit_dir)) {
+    for file in files.into_iter().filter(|file| !file.is_within(unit_dir)) {
         let owner = match others.get(&file.path) {
             Some(owner) if owner == app => continue,
             Some(owner) => format!("it is of {owner}"),
@@ -51,27 +65,60 @@ pub(super) fn write(
     unit_dir: &Path,
     account: Option<&RunAs>,
 ) -> Result<(), RuntimeError> {
-    for (index, file) in files.iter().enumerate() {
-        let own = |field: &str| format!("spec.files[{index}].{field}");
-        let uid = file.spec.owner.as_deref().map(|name| users::uid(&own("owner"), name)).transpose()?;
-        let gid = file.spec.group.as_deref().map(|name| users::gid(&own("group"), name)).transpose()?;
-        let owner = (
+    files.iter().try_for_each(|file| file.write(unit_dir, account))
+}
+
+impl Placed<'_> {
+    /// BLAKE3 of what it is to hold, in hex.
+    pub(super) fn digest(&self) -> String {
+        blake3::hash(&self.spec.content).to_hex().to_string()
+    }
+
+    /// Whether it is in the unit's own directory.
+    pub(super) fn is_within(&self, unit_dir: &Path) -> bool {
+        self.path.starts_with(unit_dir)
+    }
+
+    /// Writes it, whole or not at all.
+    pub(super) fn write(&self, unit_dir: &Path, account: Option<&RunAs>) -> Result<(), RuntimeError> {
+        let owner = self.owner(account)?;
+        let written = Door::open(&self.path, Some(unit_dir), Missing::Make(account))
+            .and_then(|door| door.write(self.spec, owner));
+        written.map_err(|source| {
+            RuntimeError::io(format!("{}: cannot write {}", self.field, self.path.display()), source)
+        })
+    }
+
+    /// In which way it is not as declared; none if it is.
+    pub(super) fn look(&self, unit_dir: &Path, account: Option<&RunAs>) -> Result<Option<How>, RuntimeError> {
+        let owner = self.owner(account)?;
+        let looked = match Door::open(&self.path, Some(unit_dir), Missing::Fails) {
+            Ok(door) => differs(&door.file, self.spec, owner),
+            Err(error) if is_no_way(&error) => Ok(Some(How::Gone)),
+            Err(error) => Err(error),
+        };
+        looked.map_err(|source| {
+            RuntimeError::io(format!("{}: cannot look at {}", self.field, self.path.display()), source)
+        })
+    }
+
+    /// The numbers of those it is to belong to, where that is said.
+    fn owner(&self, account: Option<&RunAs>) -> Result<(Option<u32>, Option<u32>), RuntimeError> {
+        let own = |field: &str| format!("{}.{field}", self.field);
+        let uid = self.spec.owner.as_deref().map(|name| users::uid(&own("owner"), name)).transpose()?;
+        let gid = self.spec.group.as_deref().map(|name| users::gid(&own("group"), name)).transpose()?;
+        Ok((
             uid.or_else(|| account.map(|account| account.uid)),
             gid.or_else(|| account.map(|account| account.gid)),
-        );
-        let inside = file.path.starts_with(unit_dir);
-        write_one(file, inside, owner, account).map_err(|source| {
-            RuntimeError::io(format!("spec.files[{index}]: cannot write {}", file.path.display()), source)
-        })?;
+        ))
     }
-    Ok(())
 }
 
 /// Writes one file that no unit has, whole or not at all.
 pub(crate) fn write_file(spec: &FileSpec) -> Result<(), RuntimeError> {
     let owner = owner_of(spec.owner.as_deref(), spec.group.as_deref())?;
-    let placed = Placed { path: spec.path.clone(), spec };
-    write_one(&placed, false, owner, None).map_err(|source| {
+    let written = Door::open(&spec.path, None, Missing::Fails).and_then(|door| door.write(spec, owner));
+    written.map_err(|source| {
         RuntimeError::io(format!("spec.path: cannot write {}", spec.path.display()), source)
     })
 }
@@ -86,27 +133,99 @@ pub(crate) fn owner_of(
     Ok((uid, gid))
 }
 
-fn write_one(
-    file: &Placed<'_>,
-    inside: bool,
-    owner: (Option<u32>, Option<u32>),
-    account: Option<&RunAs>,
-) -> io::Result<()> {
-    let parent = file.path.parent().ok_or_else(|| io::Error::other("it has no directory"))?;
-    if inside {
-        make_dirs(parent, account)?;
-    } else if !parent.is_dir() {
-        return Err(io::Error::other("its directory does not exist"));
+/// The way to one file: good as long as it is held.
+struct Door {
+    file: PathBuf,
+    temporary: PathBuf,
+    _dir: Option<Dir>,
+}
+
+impl Door {
+    /// To `path`; within `unit_dir` past no link, for the unit may have put it there.
+    fn open(path: &Path, unit_dir: Option<&Path>, missing: Missing<'_>) -> io::Result<Self> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::other("it has no directory"));
+        };
+        let temporary = temporary(path);
+        let below = unit_dir.and_then(|dir| Some((dir, parent.strip_prefix(dir).ok()?)));
+        let Some((base, way)) = below else {
+            if !parent.is_dir() {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "its directory does not exist"));
+            }
+            return Ok(Self { file: path.to_owned(), temporary, _dir: None });
+        };
+        let dir = Dir::open(base, way, missing)?;
+        let of_temporary = temporary.file_name().unwrap_or_default();
+        Ok(Self {
+            file: dir.path(name.as_ref()),
+            temporary: dir.path(of_temporary.as_ref()),
+            _dir: Some(dir),
+        })
     }
-    let temporary = temporary(&file.path);
-    // Of an agent that died while it wrote.
-    fs::remove_file(&temporary).ok();
-    let written = write_new(&temporary, file.spec, owner).and_then(|()| fs::rename(&temporary, &file.path));
-    if written.is_err() {
-        // Not there if it could not even be made.
-        fs::remove_file(&temporary).ok();
+
+    fn write(&self, spec: &FileSpec, owner: (Option<u32>, Option<u32>)) -> io::Result<()> {
+        // Of an agent that died while it wrote.
+        fs::remove_file(&self.temporary).ok();
+        let written =
+            write_new(&self.temporary, spec, owner).and_then(|()| fs::rename(&self.temporary, &self.file));
+        if written.is_err() {
+            // Not there if it could not even be made.
+            fs::remove_file(&self.temporary).ok();
+        }
+        written
     }
-    written
+
+    fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::remove_file(&self.file)
+    }
+}
+
+/// Whether a directory on the way is missing, or is none.
+fn is_no_way(error: &io::Error) -> bool {
+    let no_way = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP];
+    error.kind() == io::ErrorKind::NotFound
+        || Errno::from_io_error(error).is_some_and(|errno| no_way.contains(&errno))
+}
+
+/// In which way the file at `path` is not as declared; none if it is.
+fn differs(path: &Path, spec: &FileSpec, (uid, gid): (Option<u32>, Option<u32>)) -> io::Result<Option<How>> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(How::Gone)),
+        meta => meta?,
+    };
+    if !meta.is_file() {
+        return Ok(Some(How::NoFile));
+    }
+    let size = usize::try_from(meta.len()).unwrap_or(usize::MAX);
+    if size != spec.content.len() || reads_otherwise(path, &meta, spec)? {
+        return Ok(Some(How::Content));
+    }
+    if meta.permissions().mode() & 0o7777 != spec.mode {
+        return Ok(Some(How::Mode));
+    }
+    let other = |wanted: Option<u32>, found: u32| wanted.is_some_and(|wanted| wanted != found);
+    Ok((other(uid, meta.uid()) || other(gid, meta.gid())).then_some(How::Owner))
+}
+
+/// Whether it holds something else. What is closed to its reader as declared is not read.
+fn reads_otherwise(path: &Path, meta: &fs::Metadata, spec: &FileSpec) -> io::Result<bool> {
+    // It may have been replaced since it was looked at: not past a link, and not waiting for the other end of a pipe.
+    let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(careful.bits()).unwrap_or_default();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return if meta.permissions().mode() & 0o7777 == spec.mode { Ok(false) } else { Ok(true) };
+        }
+        file => file?,
+    };
+    let mut found = Vec::with_capacity(spec.content.len());
+    let most = u64::try_from(spec.content.len()).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(most).read_to_end(&mut found)?;
+    Ok(found != spec.content)
 }
 
 /// Where a file is written before it is renamed into its place: always the same, so that one that was left is found again.
@@ -122,22 +241,18 @@ fn temporary(path: &Path) -> PathBuf {
 /// # Errors
 /// Those of the system; also that there is no such file.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(temporary(path)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::remove_file(path)
+    Door { file: path.to_owned(), temporary: temporary(path), _dir: None }.remove()
 }
 
-fn make_dirs(dir: &Path, account: Option<&RunAs>) -> io::Result<()> {
-    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.exists()).collect();
-    for dir in missing.into_iter().rev() {
-        DirBuilder::new().mode(0o700).create(dir)?;
-        if let Some(account) = account {
-            chown(dir, Some(account.uid), Some(account.gid))?;
+/// Removes a file that was written for the unit in `unit_dir`; one that is not there is no error.
+pub(super) fn remove_one(path: &Path, unit_dir: &Path) -> Result<(), RuntimeError> {
+    let removed = Door::open(path, Some(unit_dir), Missing::Fails).and_then(|door| door.remove());
+    match removed {
+        Err(error) if !is_no_way(&error) => {
+            Err(RuntimeError::io(format!("cannot remove {}", path.display()), error))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn write_new(path: &Path, spec: &FileSpec, (uid, gid): (Option<u32>, Option<u32>)) -> io::Result<()> {
@@ -150,17 +265,11 @@ fn write_new(path: &Path, spec: &FileSpec, (uid, gid): (Option<u32>, Option<u32>
     file.set_permissions(Permissions::from_mode(spec.mode))
 }
 
-/// Removes the files elsewhere that were written for `record`'s unit and are not also another's.
-pub(super) fn remove(record: &UnitRecord, others: &BTreeMap<PathBuf, String>) -> Result<(), RuntimeError> {
-    for path in record.files.iter().filter(|path| !others.contains_key(*path)) {
-        match remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(RuntimeError::io(format!("cannot remove {}", path.display()), error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+/// Removes the files elsewhere that were written for `unit` and are not also another's.
+pub(super) fn remove(unit: &Unit, others: &BTreeMap<PathBuf, String>) -> Result<(), RuntimeError> {
+    let files = unit.files();
+    let own = files.elsewhere.iter().filter(|path| !others.contains_key(*path));
+    own.into_iter().try_for_each(|path| remove_one(path, &unit.dir))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ const START: Duration = Duration::from_secs(30);
 /// Between two connections to the same shim.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Name of the default working directory in a unit directory.
-const WORK: &str = "work";
+pub(super) const WORK: &str = "work";
 /// What the shim complains about goes here.
 const COMPLAINTS: &str = "shim.err";
 
@@ -70,6 +70,7 @@ impl ProcessRuntime {
                 .map(|file| file.path.clone())
                 .filter(|path| !path.starts_with(&dir))
                 .collect(),
+            written: placed.iter().map(|file| (file.path.clone(), file.digest())).collect(),
             created: Timestamp::now(),
         };
         let shim_spec = self.shim_spec(spec, &record, working_dir, account.as_ref());
@@ -95,37 +96,11 @@ impl ProcessRuntime {
         Ok(unit)
     }
 
-    /// Writes the files elsewhere again that `spec` declares, as far as units of its app bear them on their labels: a
-    /// unit of another version may have written others in their places.
-    ///
-    /// # Errors
-    /// Which could not be written.
-    pub(crate) async fn restore_files(&self, spec: &UnitSpec) -> Result<(), RuntimeError> {
-        let (runtime, spec, turn) = (self.clone(), spec.clone(), self.mark().turn().await?);
-        blocking(move || {
-            let _turn = turn;
-            let app = &spec.manifest.spec;
-            let account = app.user.as_deref().map(users::account).transpose()?;
-            // What has no working directory elsewhere has its relative files in the unit's own, where nobody else writes.
-            let working_dir = app.working_dir.clone().unwrap_or_default();
-            let units = runtime.units();
-            let ours = |path: &Path| {
-                units.of_app(&spec.manifest.id).any(|unit| unit.record.files.iter().any(|file| file == path))
-            };
-            let mut placed = files::place(&app.files, &working_dir);
-            placed.retain(|file| ours(&file.path));
-            drop(units);
-            let run_as = account.as_ref().map(|account| &account.run_as);
-            files::write(&placed, &runtime.inner.units_dir, run_as)
-        })
-        .await
-    }
-
     /// Removes what [`Self::create`] made before it failed.
     fn undo(&self, unit: &Unit, others: &BTreeMap<PathBuf, String>) {
         // A conflict is found before anything is written or listed: then nothing elsewhere is ours to remove.
         if self.units().remove(unit.id()).is_some() {
-            files::remove(&unit.record, others).ok();
+            files::remove(unit, others).ok();
             self.remove_dir(unit).ok();
         }
         self.ports().release(unit.id());

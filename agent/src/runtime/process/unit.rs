@@ -88,6 +88,9 @@ pub(super) struct UnitRecord {
     pub(super) ports: Vec<PortBinding>,
     /// Files outside the unit's directory that were written for it.
     pub(super) files: Vec<PathBuf>,
+    /// All files that were written for it, with BLAKE3 of their content in hex.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) written: BTreeMap<PathBuf, String>,
     pub(super) created: Timestamp,
 }
 
@@ -110,10 +113,21 @@ impl UnitRecord {
     }
 }
 
+/// The files of a unit: what on its label changes while it lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct UnitFiles {
+    /// Those outside its directory that are ours: noted before they are written.
+    pub(super) elsewhere: Vec<PathBuf>,
+    /// Those that were written, with the digest of their content: noted after.
+    pub(super) written: BTreeMap<PathBuf, String>,
+}
+
 /// A unit in memory.
 #[derive(Debug)]
 pub(super) struct Unit {
+    /// Its label, as it was found or made; of its files, [`Unit::files`] tells.
     pub(super) record: UnitRecord,
+    files: Mutex<UnitFiles>,
     pub(super) dir: PathBuf,
     pub(super) state: watch::Sender<UnitState>,
     changes: Changes,
@@ -129,7 +143,26 @@ impl Unit {
     pub(super) fn new(record: UnitRecord, dir: PathBuf, state: UnitState, changes: Changes) -> Self {
         let (state, _) = watch::channel(state);
         let (commands, gate, following) = (Mutex::default(), tokio::sync::Mutex::default(), Arc::default());
-        Self { record, dir, state, changes, commands, gate, following }
+        let files = UnitFiles { elsewhere: record.files.clone(), written: record.written.clone() };
+        let files = Mutex::new(files);
+        Self { record, files, dir, state, changes, commands, gate, following }
+    }
+
+    /// The files that were written for it.
+    pub(super) fn files(&self) -> UnitFiles {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes which files were written for it. Waits for the disk.
+    pub(super) fn note_files(&self, files: UnitFiles) -> io::Result<()> {
+        let mut now = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now == files {
+            return Ok(());
+        }
+        let UnitFiles { elsewhere, written } = files.clone();
+        UnitRecord { files: elsewhere, written, ..self.record.clone() }.write(&self.dir)?;
+        *now = files;
+        Ok(())
     }
 
     /// It stands so from now on.

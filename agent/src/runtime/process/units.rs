@@ -64,6 +64,7 @@ mod tests {
             generation: "g".to_owned(),
             ports: Vec::new(),
             files: Vec::new(),
+            written: BTreeMap::new(),
             created: Timestamp::UNIX_EPOCH,
         };
         let state = UnitState::new(Status::Building, Timestamp::UNIX_EPOCH);
