@@ -24,7 +24,7 @@ use crate::{
     platform::AgentPlatform,
     runtime::{
         Runtime, RuntimeError, RuntimeKind,
-        docker::{DEFAULT_SOCKET, DockerConfig, DockerRuntime},
+        docker::{DEFAULT_SOCKET, DockerConfig, DockerRuntime, HostConfig},
         process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime},
     },
     store::{OpenStoreError, Store, StoreError, noted_epoch},
@@ -42,8 +42,10 @@ pub struct AgentConfig {
     pub data_dir: PathBuf,
     /// What runs apps.
     pub runtime: RuntimeKind,
-    /// The socket of the docker runtime's engine.
+    /// The socket of the docker runtime's engine, where no hosts are configured.
     pub docker_socket: PathBuf,
+    /// The hosts of the docker runtime, by name.
+    pub docker_hosts: Vec<HostConfig>,
     /// The words that start a shim; a unit's directory follows. For example `[/proc/self/exe, "shim"]`.
     pub shim: Vec<OsString>,
     /// `PATH` of units.
@@ -72,6 +74,7 @@ impl AgentConfig {
             data_dir,
             runtime: RuntimeKind::Process,
             docker_socket: PathBuf::from(DEFAULT_SOCKET),
+            docker_hosts: Vec::new(),
             shim: vec!["/proc/self/exe".into(), "shim".into()],
             path: DEFAULT_PATH.to_owned(),
             extra_path: None,
@@ -291,7 +294,11 @@ async fn open_runtime(config: &AgentConfig, mark: Mark) -> Result<Arc<dyn Runtim
             Arc::new(ProcessRuntime::open(config).await?)
         }
         RuntimeKind::Docker => {
-            let config = DockerConfig { instance, socket: config.docker_socket, mark };
+            let AgentConfig { docker_socket, docker_hosts: mut hosts, .. } = config;
+            if hosts.is_empty() {
+                hosts.push(HostConfig::unnamed(docker_socket));
+            }
+            let config = DockerConfig { instance, hosts, mark };
             Arc::new(DockerRuntime::open(config).await)
         }
     })

@@ -49,7 +49,10 @@ pub(crate) struct RunArgs {
     /// What runs workloads.
     #[arg(long, env = "TOWLINE_RUNTIME", value_name = "R", default_value_t = RuntimeKind::Process)]
     pub(crate) runtime: RuntimeKind,
-    /// The socket of the docker runtime's engine.
+    /// A file with the hosts of the docker runtime.
+    #[arg(long, env = "TOWLINE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The socket of the docker runtime's engine, where no file says otherwise.
     #[arg(long, env = "TOWLINE_DOCKER_SOCKET", value_name = "FILE", default_value = DEFAULT_SOCKET)]
     pub(crate) docker_socket: PathBuf,
     /// Where store and units live.

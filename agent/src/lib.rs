@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`agent`] | all of it as one component, for `towline-agent` and `towline dev` |
+//! | [`config`] | its configuration file |
 //! | [`manifest`] | what a user writes, read strictly |
 //! | `engine` | bundles: accepted, then carried out, whatever happens in between |
 //! | [`direct`] | apply, sync, export, services, logs, repair |
@@ -14,6 +15,7 @@
 mod acting;
 pub mod agent;
 mod calls;
+pub mod config;
 pub mod direct;
 mod engine;
 pub mod failpoints;

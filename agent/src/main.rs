@@ -8,8 +8,11 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use towline_agent::{
-    Agent, AgentConfig, failpoints,
+    Agent, AgentConfig,
+    config::FileConfig,
+    failpoints,
     mark::Mark,
+    runtime::RuntimeKind,
     shim,
     store::{OpenStoreError, Store},
 };
@@ -87,9 +90,24 @@ fn mark_dir(args: &RunArgs) -> Result<PathBuf, &'static str> {
     state.map(|state| state.join("towline/marks")).ok_or(nowhere)
 }
 
+/// What the configuration file says, if there is one.
+fn file_config(args: &RunArgs) -> Result<FileConfig, Box<dyn Error>> {
+    let Some(file) = &args.config else { return Ok(FileConfig::default()) };
+    let config = FileConfig::read(file, &args.docker_socket)?;
+    if !config.hosts.is_empty() && args.runtime != RuntimeKind::Docker {
+        let (file, runtime) = (file.display(), args.runtime);
+        return Err(format!(
+            "{file}: docker.hosts: found hosts with engines, but the runtime is {runtime}: run it with --runtime docker"
+        )
+        .into());
+    }
+    Ok(config)
+}
+
 /// Everything that can be known before the bus is reached.
 fn check(args: &RunArgs) -> Outcome {
     failpoints::arm()?;
+    file_config(args)?;
     let instance = instance(args)?;
     nats::check(&bus(args, &instance))?;
     Mark::check(&mark_dir(args)?, &instance)?;
@@ -114,11 +132,12 @@ fn run(args: &RunArgs) -> Outcome {
 }
 
 async fn serve(args: &RunArgs) -> Outcome {
-    let instance = instance(args)?;
+    let (instance, file) = (instance(args)?, file_config(args)?);
     let transport: Arc<dyn Transport> = NatsTransport::connect(&bus(args, &instance)).await?;
     let mut config = AgentConfig::new(instance.clone(), &args.data_dir);
     config.runtime = args.runtime;
     config.docker_socket.clone_from(&args.docker_socket);
+    config.docker_hosts = file.hosts;
     config.boot_id_file.clone_from(&args.boot_id_file);
     config.mark_dir = mark_dir(args)?;
     let agent = Agent::open(config, prometheus::Registry::new()).await?;

@@ -19,6 +19,7 @@ mod error;
 mod fields;
 mod health;
 mod hooks;
+mod host;
 mod leaves;
 mod name;
 mod quantity;
@@ -44,10 +45,11 @@ pub(crate) use self::bundle::{BundleHead, Member, read_bundle};
 pub use self::container::{ContainerSpec, MountSpec, Propagation, PullPolicy};
 pub(crate) use self::error::Complaint;
 pub use self::error::{ManifestError, ManifestErrors};
-pub(crate) use self::fields::Fields;
-use self::fields::{Complaints, Field};
+use self::fields::Complaints;
+pub(crate) use self::fields::{Field, Fields};
 pub use self::health::{HealthSpec, ProbeSpec};
 pub use self::hooks::Hooks;
+pub use self::host::{HostChoice, ParseHostChoiceError};
 pub(crate) use self::leaves::leaves;
 pub use self::quantity::{ByteSize, Cpu, ParseQuantityError, Span};
 pub use self::resources::Resources;
@@ -198,6 +200,21 @@ pub(crate) fn read_kind<T>(
         fields.finish();
         spec
     })
+}
+
+/// Reads a document that is no resource, such as a configuration, just as strictly.
+///
+/// # Errors
+/// Every complaint about it.
+pub(crate) fn read_strictly<T>(
+    document: &[u8],
+    read: impl FnOnce(&Field<'_>) -> T,
+) -> Result<T, Vec<Complaint>> {
+    let tree = yaml::read(document).map_err(|complaint| vec![complaint])?;
+    let complaints = Complaints::default();
+    let found = read(&Field::root(&tree, &complaints));
+    let complaints = complaints.into_inner();
+    if complaints.is_empty() { Ok(found) } else { Err(complaints) }
 }
 
 fn read_named<T>(

@@ -17,7 +17,10 @@ use async_trait::async_trait;
 use std::{fmt, str::FromStr, time::Duration};
 use tokio::sync::mpsc;
 
-use crate::{manifest::Resources, mark::Mark};
+use crate::{
+    manifest::{AppSpec, HostChoice, Resources},
+    mark::Mark,
+};
 
 pub use self::astray::{Astray, How};
 pub use self::process::{
@@ -92,6 +95,12 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Each field that nothing holds it to, and why. Such an app is refused, for a limit that does not hold is none.
     fn limits(&self, resources: &Resources) -> Result<Option<String>, Vec<(String, String)>>;
 
+    /// Whether there is a place for an app: the host that it names.
+    ///
+    /// # Errors
+    /// Each field that names what there is not, and what there is. Such an app is refused.
+    fn admits(&self, spec: &AppSpec) -> Result<(), Vec<(String, String)>>;
+
     /// Makes a new unit and starts it; returns when its command was executed.
     ///
     /// # Errors
@@ -123,14 +132,15 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The units of one app as they were last seen, by id.
     fn units_of(&self, app: &str) -> Vec<UnitStatus>;
 
-    /// Looks at the units of one app now. Whoever plans from it may rely on it: what is not in it, is not there.
+    /// Looks at the units of one app now, wherever `choice` lets it be and it was seen before. Whoever plans from it may rely
+    /// on it: what is not in it, is not there.
     ///
     /// # Errors
     /// [`RuntimeError::Unknown`] when the runtime did not answer for all of them.
-    async fn observe(&self, app: &str) -> Result<Vec<UnitStatus>, RuntimeError>;
+    async fn observe(&self, app: &str, choice: Option<&HostChoice>) -> Result<Vec<UnitStatus>, RuntimeError>;
 
-    /// Why what is listed may not be so, while the runtime does not answer; none while it does.
-    fn trouble(&self) -> Option<String>;
+    /// Why what is listed of one app may not be so, while the runtime does not answer for it; none while it does.
+    fn trouble(&self, app: &str, choice: Option<&HostChoice>) -> Option<String>;
 
     /// Looks which files of units of `spec`'s generation are not as it declares them, ordered by unit. Changes nothing.
     ///

@@ -16,6 +16,7 @@
 //! | `last-changes` | bundle → mark of the last change of its lane, so that none is made twice |
 //! | `outcomes`, … | request id → what was answered |
 
+mod disk;
 mod file;
 mod identity;
 pub(crate) mod jobs;
@@ -33,18 +34,20 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use towline_bus::clock;
 use towline_protocol::{CallError, Code, Epoch, InstanceId, ResourceId, StoreId, WorkloadId, job::Job, wire};
 
 use crate::lock_file::LockFile;
 
 pub(crate) use self::writer::PATIENCE;
 use self::{
+    disk::Disk,
     file::{File, Opener},
     writer::Writer,
 };
@@ -209,8 +212,7 @@ pub struct Store {
     dir: PathBuf,
     id: StoreId,
     set_aside: Option<PathBuf>,
-    /// Why the last change was not written, if it was not.
-    failure: Arc<Mutex<Option<StoreError>>>,
+    disk: Arc<Disk>,
     _lock: LockFile,
 }
 
@@ -245,9 +247,9 @@ impl Store {
         let lock = lock::take(dir, instance)?;
         let (file, id, set_aside) = file::open(dir, opener)?;
         let file = Arc::new(file);
-        let failure = Arc::default();
-        let writer = Writer::start(Arc::clone(&file), Arc::clone(&failure)).map_err(unusable)?;
-        let store = Self { file, writer, dir: dir.to_owned(), id, set_aside, failure, _lock: lock };
+        let disk = Arc::default();
+        let writer = Writer::start(Arc::clone(&file), Arc::clone(&disk)).map_err(unusable)?;
+        let store = Self { file, writer, dir: dir.to_owned(), id, set_aside, disk, _lock: lock };
         let before = match Identity::read(dir) {
             // The id stands in the database; without the epoch the next claim is one of a new agent.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -375,9 +377,9 @@ impl Store {
         self.write(work).await
     }
 
-    /// Why the last change was not written; none when it was.
+    /// Why the last change was not written, or that one waits for the disk for longer than any should; none when all is well.
     pub fn failure(&self) -> Option<StoreError> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.disk.failure(clock::now())
     }
 
     /// The remembered outcome of an earlier call with this request id.

@@ -116,6 +116,9 @@ pub struct Unit {
     /// The image that it was made from, where there is one.
     #[serde(default)]
     pub image: Option<String>,
+    /// The host that it is on, where its agent serves several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 wire_enum! {

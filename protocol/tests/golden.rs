@@ -124,6 +124,7 @@ fn answers() {
         restarts: 3,
         ports: BTreeMap::from([("http".into(), 8080)]),
         image: None,
+        host: None,
     };
     let service = Service {
         id: "default/App/web".parse().unwrap(),

@@ -91,6 +91,7 @@ fn service(number: usize) -> Service {
         restarts: 0,
         ports: [("http".to_owned(), 31_000)].into(),
         image: None,
+        host: None,
     };
     Service {
         id: format!("default/App/service-{number}").parse().unwrap(),

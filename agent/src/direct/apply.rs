@@ -21,7 +21,10 @@ use super::{
     entry::{Entry, read_one},
     invalid, summary,
 };
-use crate::{manifest, store::Change};
+use crate::{
+    manifest::{self, Manifest},
+    store::Change,
+};
 
 /// Why one resource was not done.
 #[derive(Debug)]
@@ -119,6 +122,7 @@ impl Direct {
         if manifest.id != id {
             return Err(mismatch(id, &manifest.id).into());
         }
+        self.admit(&manifest)?;
         let lock = self.lock(id).await;
         check_cancelled(cancelled)?;
         self.check_owner(id)?;
@@ -141,6 +145,13 @@ impl Direct {
             self.record(id, &entry, journal).await;
         }
         Ok(())
+    }
+
+    /// Refuses what has no place here, before anything is done for it.
+    fn admit(&self, manifest: &Manifest) -> Result<(), ItemError> {
+        let refused = self.inner.runtime.admits(&manifest.spec).err().unwrap_or_default();
+        let texts: Vec<String> = refused.into_iter().map(|(path, text)| format!("{path}: {text}")).collect();
+        if texts.is_empty() { Ok(()) } else { Err(invalid(texts.join("\n"))) }
     }
 
     /// Brings back what was there before a failed apply, and says what failed.
@@ -180,7 +191,7 @@ impl Direct {
         check_cancelled(cancelled)?;
         self.check_owner(id)?;
         let had_units = !self.inner.runtime.units_of(id).is_empty();
-        self.remove_units(id).await.map_err(|error| Failure { error, undone: false })?;
+        self.remove_all_units(id).await.map_err(|error| Failure { error, undone: false })?;
         let had_entry = self.change(id, None);
         if had_entry {
             journal.lock().await.add(Change::Remove(id.to_owned())).await;

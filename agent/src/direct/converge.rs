@@ -59,11 +59,13 @@ impl Direct {
             Revive::Before => Wanted { checked: false, ..wanted(&spec) },
             _ => wanted(&spec),
         };
+        let choice = spec.manifest.spec.host();
         let mut proving = Proving::default();
         // Of the whole way, not of one round: where the old ones go first, the round that starts the new sees none.
         let mut update = false;
         for _ in 0..ROUNDS {
-            let units = self.inner.runtime.observe(id).await.map_err(|error| refused(&error))?;
+            let looked = self.inner.runtime.observe(id, choice).await;
+            let units = looked.map_err(|error| refused(&error))?;
             proving.see(&units, &wanted.generation);
             let observed = observed(units, revive);
             update |= observed.iter().any(|unit| unit.generation != wanted.generation);
@@ -96,7 +98,20 @@ impl Direct {
         Err(failed("its units do not come to rest"))
     }
 
-    /// Removes every unit of an app.
+    /// Removes every unit of an app, wherever it may have some.
+    ///
+    /// # Errors
+    /// That it is not known what it has, or the first that could not be removed; the others are, none the less.
+    pub(super) async fn remove_all_units(&self, id: &str) -> Result<(), ItemError> {
+        let entry = self.entry(id);
+        let manifest = entry.as_ref().and_then(|entry| entry.manifest.as_ref().ok());
+        let choice = manifest.and_then(|manifest| manifest.spec.host());
+        let looked = self.inner.runtime.observe(id, choice).await;
+        looked.map_err(|error| refused(&error))?;
+        self.remove_units(id).await
+    }
+
+    /// Removes every unit of an app that is known.
     ///
     /// # Errors
     /// The first that could not be removed; the others are, none the less.

@@ -117,10 +117,6 @@ pub(super) async fn run(direct: Direct) {
         }
     };
     while stopping.run_until_cancelled(due()).await.is_some() {
-        // What cannot be told while the runtime does not answer.
-        if direct.inner.runtime.trouble().is_some() {
-            continue;
-        }
         let due = direct.inner.file_looks.due(direct.apps_with_files(), clock::now());
         let looks = due.into_iter().map(|id| {
             let direct = direct.clone();
@@ -165,6 +161,10 @@ impl Direct {
         else {
             return;
         };
+        // It cannot be told while the runtime does not answer; as soon as it does, it is.
+        if self.inner.runtime.trouble(id, spec.manifest.spec.host()).is_some() {
+            return;
+        }
         let looks = &self.inner.file_looks;
         let found = match self.inner.runtime.look_at_files(&spec).await {
             Ok(found) => found,

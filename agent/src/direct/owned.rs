@@ -78,7 +78,7 @@ impl Direct {
         if self.entry(&app.id).is_some_and(|entry| entry.owner.as_ref() != Some(&app.bundle)) {
             return Ok(());
         }
-        self.remove_units(&app.id).await?;
+        self.remove_all_units(&app.id).await?;
         self.change(&app.id, None);
         Ok(())
     }

@@ -72,8 +72,9 @@ impl Direct {
         let mut changes = self.inner.runtime.changes();
         let mut waited = false;
         loop {
-            let units =
-                self.inner.runtime.observe(&spec.manifest.id).await.map_err(|error| refused(&error))?;
+            let choice = spec.manifest.spec.host();
+            let looked = self.inner.runtime.observe(&spec.manifest.id, choice).await;
+            let units = looked.map_err(|error| refused(&error))?;
             let mut open = None;
             let concerned = |unit: &UnitStatus| unit.generation == spec.generation && proving.concerns(unit);
             for unit in units.into_iter().filter(concerned) {
@@ -134,6 +135,7 @@ mod tests {
             unit: id.to_owned(),
             app: "default/App/web".to_owned(),
             generation: generation.to_owned(),
+            host: None,
             state,
             ports: Vec::new(),
             created: Timestamp::UNIX_EPOCH,

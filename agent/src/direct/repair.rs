@@ -91,10 +91,6 @@ impl Waits {
 /// Apps to be repaired whose units are not as their definition says, and that nobody is working on; and in which way, if
 /// that is drift at all: what was accepted and not carried out yet has not drifted.
 fn astray(direct: &Direct) -> BTreeMap<String, Option<&'static str>> {
-    if direct.inner.runtime.trouble().is_some() {
-        // What is missing may well be there.
-        return BTreeMap::new();
-    }
     let mut units: BTreeMap<String, Vec<UnitStatus>> = BTreeMap::new();
     for unit in direct.inner.runtime.list() {
         units.entry(unit.app.clone()).or_default().push(unit);
@@ -105,6 +101,10 @@ fn astray(direct: &Direct) -> BTreeMap<String, Option<&'static str>> {
         let Some(spec) = entry.unit_spec().filter(|_| is_ours(&entry) && !direct.is_busy(&id)) else {
             continue;
         };
+        if direct.inner.runtime.trouble(&id, spec.manifest.spec.host()).is_some() {
+            // What is missing may well be there.
+            continue;
+        }
         let units = units.remove(&id).unwrap_or_default();
         let lost =
             units.iter().any(|unit| unit.state.final_state && unit.state.last_end == Some(Ended::Lost));

@@ -169,5 +169,6 @@ fn unit(status: &UnitStatus) -> Unit {
         restarts: state.restarts,
         ports: status.ports.iter().map(|port| (port.name.clone(), port.host_port)).collect(),
         image: None,
+        host: status.host.clone(),
     }
 }

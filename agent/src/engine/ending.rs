@@ -125,6 +125,8 @@ impl Pass {
             (JobKind::Delete | JobKind::Pause | JobKind::Resume, Some(before)) => row.phase = before.phase,
             (JobKind::Put, Some(before)) => {
                 row.target = before.target;
+                // What was on its way out when this version came, goes on going.
+                row.phase = before.phase;
                 // What this version alone wanted and never had; the one before may want what it lacks, too.
                 let own = |row: &&WorkloadRow| {
                     row.holds.is_none() && job.version == Some(row.version) && row.version != before.target

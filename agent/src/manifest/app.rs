@@ -14,6 +14,7 @@ use super::{
     fields::{Field, Fields},
     health::{self, HealthSpec},
     hooks::{self, Hooks},
+    host::HostChoice,
     quantity::{ByteSize, Span},
     resources::{self, Resources},
     rules, unsupported,
@@ -69,6 +70,13 @@ pub struct AppSpec {
     /// A unit is a container, if this is there; else a process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<ContainerSpec>,
+}
+
+impl AppSpec {
+    /// Where it is to run, if it says so.
+    pub(crate) fn host(&self) -> Option<&HostChoice> {
+        self.container.as_ref()?.host.as_ref()
+    }
 }
 
 /// When a unit that ended is started again.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use super::{
     fields::{Field, Fields},
     health::HealthSpec,
-    hooks, rules,
+    hooks,
+    host::HostChoice,
+    rules,
 };
 
 /// How units of an app are containers.
@@ -13,8 +15,8 @@ use super::{
 pub struct ContainerSpec {
     /// The image, with a tag or digest; `:latest` was added where there was neither.
     pub image: String,
-    /// The host to run on, by name or by selector; any when absent.
-    pub host: Option<String>,
+    /// The host to run on, by name or by labels; any when absent.
+    pub host: Option<HostChoice>,
     /// What of the host is seen in the container.
     pub mounts: Vec<MountSpec>,
     /// Where the health of an app stands in the text that its generation is the digest of; else absent.
@@ -84,7 +86,6 @@ pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
     if !hooks::read(hooks.fields()).is_empty() {
         super::unsupported::refuse(&hooks, NOT_YET);
     }
-    refuse_set(fields.get("host"), NOT_YET);
     let mut docker = fields.get("docker").fields();
     let policies = [
         ("Always", PullPolicy::Always),
@@ -93,7 +94,7 @@ pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
     ];
     let spec = ContainerSpec {
         image: image.text().map_or_else(String::new, |text| tagged(&image, &text)),
-        host: None,
+        host: fields.get("host").parsed(),
         mounts: fields.get("mounts").items().into_iter().filter_map(mount).collect(),
         health: None,
         pull_policy: docker.get("pullPolicy").choice(&policies).unwrap_or(PullPolicy::IfNotPresent),

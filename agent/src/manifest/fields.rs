@@ -156,7 +156,8 @@ impl<'a> Field<'a> {
         map
     }
 
-    fn entries(&self) -> Vec<(String, Field<'a>)> {
+    /// Every key of a map with its value, in order.
+    pub(crate) fn entries(&self) -> Vec<(String, Field<'a>)> {
         match self.value() {
             None => Vec::new(),
             Some(Value::Map(map)) => {

@@ -132,7 +132,7 @@ impl Stand<'_> {
     }
 
     async fn look(&self, unit: &str) -> Option<UnitStatus> {
-        let units = self.runtime.observe("default/App/web").await.expect("the runtime answers");
+        let units = self.runtime.observe("default/App/web", None).await.expect("the runtime answers");
         units.into_iter().find(|status| status.unit == unit)
     }
 
@@ -275,7 +275,10 @@ async fn what_cannot_start_leaves_nothing(stand: &mut Stand<'_>) {
     spec.manifest = Arc::new(manifest);
     let error = stand.runtime.start(&spec).await.expect_err("there is no such program");
     assert!(error.to_string().contains("/no/such/program"), "{error}");
-    assert_eq!(stand.runtime.observe("default/App/web").await.expect("the runtime answers"), Vec::new());
+    assert_eq!(
+        stand.runtime.observe("default/App/web", None).await.expect("the runtime answers"),
+        Vec::new()
+    );
 }
 
 async fn the_environment_is_as_declared(stand: &mut Stand<'_>) {
@@ -449,7 +452,7 @@ async fn units_belong_to_their_app(stand: &mut Stand<'_>) {
     let other = stand.runtime.start(&stand.spec("other", "exec sleep 1000", "")).await.expect("it starts");
     let ids = |units: Vec<UnitStatus>| units.into_iter().map(|unit| unit.unit).collect::<Vec<_>>();
     assert_eq!(ids(stand.runtime.units_of("default/App/web")), std::slice::from_ref(&web.unit));
-    let observed = stand.runtime.observe("default/App/other").await.expect("the runtime answers");
+    let observed = stand.runtime.observe("default/App/other", None).await.expect("the runtime answers");
     assert_eq!(ids(observed), std::slice::from_ref(&other.unit));
     let mut both = [web.unit, other.unit];
     both.sort();

@@ -9,37 +9,45 @@
 //! a plan to be made ────┘
 //! ```
 //!
+//! There may be several hosts, each with an engine, a watch, and units of its own (`docker/host.rs`); an app says where it is to be
+//! (`docker/choice.rs`). A host that is lost delays nothing but the apps that are there, or may be.
+//!
 //! An engine that does not answer leaves what is known where it is, as `unknown`. Restarts are the engine's own doing, so
 //! that units run on while the agent is away.
 
 mod act;
 mod checks;
+mod choice;
 mod config_files;
+mod endpoint;
 mod engine;
 mod files;
+mod host;
 mod labels;
 mod logs;
 mod look;
 mod request;
 mod view;
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::{StreamExt as _, stream};
+use futures::future::{join_all, try_join_all};
 use tokio::sync::{mpsc, watch};
 use towline_bus::task::Tasks;
 
-use self::{checks::Check, engine::Engine};
+pub use self::endpoint::{Endpoint, HostConfig, ParseRemoteEngineError, RemoteEngine, SshConfig, TlsFiles};
+use self::{
+    choice::Candidate,
+    host::{DockerHost, Shared},
+};
 use super::{
     Astray, Changes, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus, Watcher,
 };
-use crate::{manifest::Resources, mark::Mark, shim::Status};
+use crate::{
+    manifest::{AppSpec, HostChoice, Resources},
+    mark::Mark,
+};
 
 /// Where an engine of this host listens unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -47,18 +55,25 @@ pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// How long tasks may take to end when the runtime closes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Containers stopped or removed at the same time.
-const AT_ONCE: usize = 16;
+/// How long to wait for a first look at all hosts: one that is lost must not hold up the others.
+const OPENING: Duration = Duration::from_secs(10);
 
 /// What a docker runtime is told.
 #[derive(Debug, Clone)]
 pub struct DockerConfig {
     /// The instance: on every label.
     pub instance: String,
-    /// The engine's socket.
-    pub socket: PathBuf,
+    /// The hosts, by name; one at least.
+    pub hosts: Vec<HostConfig>,
     /// Who may act.
     pub mark: Mark,
+}
+
+impl DockerConfig {
+    /// For one host that nobody configured.
+    pub fn unnamed(instance: impl Into<String>, socket: impl Into<PathBuf>, mark: Mark) -> Self {
+        Self { instance: instance.into(), hosts: vec![HostConfig::unnamed(socket)], mark }
+    }
 }
 
 /// Runs apps as containers. Cheap to clone; all clones are one runtime.
@@ -67,99 +82,90 @@ pub struct DockerRuntime {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
-    instance: String,
-    mark: Mark,
-    engine: Engine,
-    known: Mutex<Known>,
-    changes: Changes,
-    /// Told at each change of what is known.
-    changed: watch::Sender<()>,
-    /// Looks do not overlap: an older answer must not follow a newer one.
-    looking: tokio::sync::Mutex<()>,
-    tasks: Tasks,
+    hosts: Vec<DockerHost>,
+    shared: Shared,
 }
 
-/// What the engine told last.
-#[derive(Debug, Default)]
-struct Known {
-    units: BTreeMap<String, Seen>,
-    /// Why it may not be so any more.
-    trouble: Option<String>,
-}
-
-/// A container as it was seen.
-#[derive(Debug, Clone)]
-struct Seen {
-    container: String,
-    /// What the list says of it; another mark asks for a closer look.
-    mark: String,
-    status: UnitStatus,
-    /// How the agent itself finds out whether it works.
-    check: Option<Check>,
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("hosts", &self.hosts.len()).finish_non_exhaustive()
+    }
 }
 
 impl DockerRuntime {
     /// Opens the runtime and looks for the units of an earlier agent. An engine that does not answer is no error: its units
     /// are found when it does.
     pub async fn open(config: DockerConfig) -> Self {
-        let inner = Inner {
+        let shared = Shared {
             instance: config.instance,
             mark: config.mark,
-            engine: Engine::new(config.socket),
-            known: Mutex::default(),
             changes: Changes::default(),
             changed: watch::Sender::new(()),
-            looking: tokio::sync::Mutex::default(),
             tasks: Tasks::new(),
         };
-        let runtime = Self { inner: Arc::new(inner) };
-        if let Err(error) = runtime.look(None).await {
-            tracing::warn!(%error, "units are not known until it does");
-        }
-        let stopping = runtime.inner.tasks.stopping().clone();
-        runtime.inner.tasks.spawn("docker-watch", look::watch(runtime.clone(), stopping.clone()));
-        runtime.inner.tasks.spawn("docker-checks", checks::run(runtime.clone(), stopping));
-        runtime
+        let hosts: Vec<DockerHost> =
+            config.hosts.into_iter().map(|host| DockerHost::open(host, &shared)).collect();
+        let mut changed = shared.changed.subscribe();
+        let looked = async {
+            loop {
+                changed.mark_unchanged();
+                let is_done = |host: &DockerHost| {
+                    let known = host.known();
+                    known.looked || known.trouble.is_some()
+                };
+                if hosts.iter().all(is_done) || changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Whoever comes later is found later.
+        tokio::time::timeout(OPENING, looked).await.ok();
+        Self { inner: Arc::new(Inner { hosts, shared }) }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes what is known, and tells whoever waits for it.
-    fn learn<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
-        let told = change(&mut self.known());
-        self.inner.changed.send_replace(());
-        told
-    }
-
-    /// Does something to every unit, many at a time; returns the first error.
-    async fn each<F: Future<Output = Result<(), RuntimeError>>>(
-        &self,
-        work: impl Fn(String) -> F,
-    ) -> Result<(), RuntimeError> {
-        let units: Vec<String> = self.known().units.keys().cloned().collect();
-        let results: Vec<Result<(), RuntimeError>> =
-            stream::iter(units.into_iter().map(work)).buffer_unordered(AT_ONCE).collect().await;
-        results.into_iter().collect()
-    }
-
-    fn find(&self, unit: &str) -> Result<Seen, RuntimeError> {
-        let found = self.known().units.get(unit).cloned();
+    /// The host that has a unit.
+    ///
+    /// # Errors
+    /// That none has.
+    fn host_of(&self, unit: &str) -> Result<&DockerHost, RuntimeError> {
+        let found = self.inner.hosts.iter().find(|host| host.known().units.contains_key(unit));
         found.ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
     }
-}
 
-/// As it stands, or as it stood while nobody knows.
-fn shown(seen: &Seen, trouble: Option<&String>) -> UnitStatus {
-    let mut status = seen.status.clone();
-    if let Some(reason) = trouble {
-        status.state.status = Status::Unknown;
-        status.state.reason = Some(reason.clone());
+    /// Asks something of the hosts as they stand for an app.
+    fn candidates<T>(&self, app: &str, ask: impl FnOnce(&[Candidate<'_>]) -> T) -> T {
+        let candidates: Vec<Candidate<'_>> =
+            self.inner.hosts.iter().map(|host| host.candidate(app)).collect();
+        ask(&candidates)
     }
-    status
+
+    /// The hosts that must be known before anything is planned for an app.
+    fn concerned(&self, app: &str, choice: Option<&HostChoice>) -> Vec<&DockerHost> {
+        let concerned = self.candidates(app, |hosts| choice::concerned(choice, hosts));
+        concerned.into_iter().filter_map(|index| self.inner.hosts.get(index)).collect()
+    }
+
+    /// The hosts that have units of an app.
+    fn having(&self, spec: &UnitSpec) -> impl Iterator<Item = &DockerHost> {
+        let id = spec.manifest.id.clone();
+        self.inner.hosts.iter().filter(move |host| host.candidate(&id).has_units)
+    }
+
+    /// Where the next unit of an app is made.
+    ///
+    /// # Errors
+    /// That there is no such host, or that none of them answers.
+    fn place(&self, app: &str, choice: Option<&HostChoice>) -> Result<&DockerHost, RuntimeError> {
+        let (admitted, chosen) =
+            self.candidates(app, |hosts| (choice::admit(choice, hosts), choice::choose(choice, hosts)));
+        admitted.map_err(|why| RuntimeError::Unbounded { field: "spec.host".to_owned(), why })?;
+        if let Some(host) = chosen.and_then(|index| self.inner.hosts.get(index)) {
+            return Ok(host);
+        }
+        let reason = self.trouble(app, choice).unwrap_or_else(|| "it was not heard yet".to_owned());
+        Err(RuntimeError::NotStarted { reason })
+    }
 }
 
 #[async_trait]
@@ -169,98 +175,104 @@ impl Runtime for DockerRuntime {
     }
 
     fn mark(&self) -> &Mark {
-        &self.inner.mark
+        &self.inner.shared.mark
     }
 
     fn changes(&self) -> Watcher {
-        self.inner.changes.watch()
+        self.inner.shared.changes.watch()
     }
 
     fn limits(&self, resources: &Resources) -> Result<Option<String>, Vec<(String, String)>> {
         Ok((!resources.is_empty()).then(|| "by the engine's control groups".to_owned()))
     }
 
+    fn admits(&self, spec: &AppSpec) -> Result<(), Vec<(String, String)>> {
+        let admitted = self.candidates("", |hosts| choice::admit(spec.host(), hosts));
+        admitted.map_err(|why| vec![("spec.host".to_owned(), why)])
+    }
+
     async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
-        self.create_and_start(spec).await
+        let host = self.place(&spec.manifest.id, spec.manifest.spec.host())?;
+        host.create_and_start(spec).await.map_err(|error| host.blame(error))
     }
 
     async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
-        let seen = self.find(unit)?;
-        let _turn = self.inner.mark.turn().await?;
-        self.start_container(&seen.container).await?;
-        self.inspect(&seen.container).await?.ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
+        let host = self.host_of(unit)?;
+        host.start_again(unit).await.map_err(|error| host.blame(error))
     }
 
     async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
-        let seen = self.find(unit)?;
-        self.stop_in_turn(&seen.container).await?;
-        self.inspect(&seen.container).await.map(drop)
+        let host = self.host_of(unit)?;
+        host.stop(unit).await.map_err(|error| host.blame(error))
     }
 
     async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
-        let seen = self.find(unit)?;
-        self.stop_in_turn(&seen.container).await?;
-        let _turn = self.inner.mark.turn().await?;
-        self.remove_container(&seen.container).await
+        let host = self.host_of(unit)?;
+        host.delete(unit).await.map_err(|error| host.blame(error))
     }
 
     fn list(&self) -> Vec<UnitStatus> {
-        let known = self.known();
-        known.units.values().map(|seen| shown(seen, known.trouble.as_ref())).collect()
+        let mut units: Vec<UnitStatus> = self.inner.hosts.iter().flat_map(DockerHost::units).collect();
+        units.sort_by(|a, b| a.unit.cmp(&b.unit));
+        units
     }
 
     fn units_of(&self, app: &str) -> Vec<UnitStatus> {
         self.list().into_iter().filter(|unit| unit.app == app).collect()
     }
 
-    async fn observe(&self, app: &str) -> Result<Vec<UnitStatus>, RuntimeError> {
-        self.look(Some(app)).await?;
+    async fn observe(&self, app: &str, choice: Option<&HostChoice>) -> Result<Vec<UnitStatus>, RuntimeError> {
+        try_join_all(self.concerned(app, choice).into_iter().map(|host| host.look(Some(app)))).await?;
         Ok(self.units_of(app))
     }
 
-    fn trouble(&self) -> Option<String> {
-        self.known().trouble.clone()
+    fn trouble(&self, app: &str, choice: Option<&HostChoice>) -> Option<String> {
+        self.concerned(app, choice).into_iter().find_map(DockerHost::trouble)
     }
 
     async fn look_at_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
-        Self::look_at_files(self, spec).await
+        let looks = self
+            .having(spec)
+            .map(|host| async move { host.look_at_files(spec).await.map_err(|error| host.blame(error)) });
+        Ok(try_join_all(looks).await?.into_iter().flatten().collect())
     }
 
     async fn restore_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
-        Self::restore_files(self, spec).await
+        let works = self
+            .having(spec)
+            .map(|host| async move { host.restore_files(spec).await.map_err(|error| host.blame(error)) });
+        // Each to its end: what one host refuses is no reason to leave another half done.
+        let restored: Result<Vec<Vec<Astray>>, RuntimeError> = join_all(works).await.into_iter().collect();
+        Ok(restored?.into_iter().flatten().collect())
     }
 
     async fn falls_within(&self, unit: &str, patience: Duration) -> bool {
-        let mut changes = self.inner.changed.subscribe();
-        let fell = async {
-            loop {
-                changes.mark_unchanged();
-                let up = self.find(unit).is_ok_and(|seen| seen.status.state.is_up());
-                if !up || changes.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(patience, fell).await.is_ok()
+        match self.host_of(unit) {
+            Ok(host) => host.falls_within(unit, patience).await,
+            Err(_) => true,
+        }
     }
 
     fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine> {
         let (sender, receiver) = mpsc::channel(logs::QUEUE);
-        let stopping = self.inner.tasks.stopping().clone();
-        self.inner.tasks.spawn("docker-logs", logs::run(self.clone(), query, sender, stopping));
+        let tasks = &self.inner.shared.tasks;
+        let work = logs::run(self.inner.hosts.clone(), tasks.clone(), query, sender);
+        tasks.spawn("docker-logs", work);
         receiver
     }
 
     async fn stop_all(&self) -> Result<(), RuntimeError> {
-        self.each(|unit| async move { self.stop(&unit).await }).await
+        let stops = self.inner.hosts.iter().map(DockerHost::stop_all);
+        join_all(stops).await.into_iter().collect()
     }
 
     async fn delete_all(&self) -> Result<(), RuntimeError> {
-        self.each(|unit| async move { self.delete(&unit).await }).await
+        let ends = self.inner.hosts.iter().map(DockerHost::delete_all);
+        join_all(ends).await.into_iter().collect()
     }
 
     async fn close(&self) {
-        if !self.inner.tasks.stop(PATIENCE).await {
+        if !self.inner.shared.tasks.stop(PATIENCE).await {
             tracing::warn!("some tasks of the docker runtime did not end in time");
         }
     }

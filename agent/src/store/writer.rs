@@ -1,16 +1,13 @@
 //! The store's one writer: a thread that commits all changes that wait in one transaction. A commit costs a flush of the
 //! disk, whatever is in it.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use redb::WriteTransaction;
 use tokio::sync::{mpsc, oneshot};
+use towline_bus::clock;
 
-use super::{StoreError, file::File};
+use super::{StoreError, disk::Disk, file::File};
 use crate::failpoints::failpoint;
 
 /// Changes that wait for the disk: several for each call that the session lets in at once. Further ones are refused, for
@@ -29,10 +26,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// `failure` is kept to why the last change was not written.
-    pub(super) fn start(file: Arc<File>, failure: Arc<Mutex<Option<StoreError>>>) -> std::io::Result<Self> {
+    /// `disk` is kept to how it answers.
+    pub(super) fn start(file: Arc<File>, disk: Arc<Disk>) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let run = move || write_all(&file, jobs, &failure);
+        let run = move || write_all(&file, jobs, &disk);
         let thread = std::thread::Builder::new().name("agent-store".to_owned()).spawn(run)?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -126,18 +123,19 @@ fn commit(file: &File, batch: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn write_all(file: &File, mut jobs: mpsc::Receiver<Box<dyn Job>>, failure: &Mutex<Option<StoreError>>) {
+fn write_all(file: &File, mut jobs: mpsc::Receiver<Box<dyn Job>>, disk: &Disk) {
     while let Some(first) = jobs.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH {
             let Ok(job) = jobs.try_recv() else { break };
             batch.push(job);
         }
+        disk.begins(clock::now());
         let committed = commit(file, &mut batch);
         if let Err(error) = &committed {
             tracing::error!(%error, changes = batch.len(), "changes were not written; whoever made them was told");
         }
-        *failure.lock().unwrap_or_else(PoisonError::into_inner) = committed.clone().err();
+        disk.ended(&committed);
         for job in batch {
             job.finish(committed.clone());
         }

@@ -36,7 +36,7 @@ struct Containers {
 impl Place for Containers {
     fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
         let (instance, socket) = (self.instance.clone(), self.engine.socket.clone());
-        let config = DockerConfig { instance, socket, mark: crate::mark(self.dir.path()) };
+        let config = DockerConfig::unnamed(instance, socket, crate::mark(self.dir.path()));
         Box::pin(async { Arc::new(DockerRuntime::open(config).await) as Arc<dyn Runtime> })
     }
 

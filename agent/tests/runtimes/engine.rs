@@ -27,14 +27,20 @@ impl Engine {
     /// The one that all tests share. Whoever does something to it that others would notice takes one of his own.
     pub(crate) fn shared() -> Arc<Self> {
         static SHARED: OnceLock<Arc<Engine>> = OnceLock::new();
-        Arc::clone(SHARED.get_or_init(|| Arc::new(Self::start())))
+        Arc::clone(SHARED.get_or_init(|| Arc::new(Self::start("docker", &[]))))
     }
 
-    fn start() -> Self {
-        let dir = std::env::temp_dir().join(format!("towline-docker-{}", std::process::id()));
+    /// Another one, which has no network; `name` is its own among those of this process.
+    pub(crate) fn without_network(name: &str) -> Self {
+        Self::start(name, &["without-network"])
+    }
+
+    fn start(name: &str, options: &[&str]) -> Self {
+        let dir = std::env::temp_dir().join(format!("towline-{name}-{}", std::process::id()));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/docker-engine");
         let mut child = Command::new(&script)
             .arg(&dir)
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

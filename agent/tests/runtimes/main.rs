@@ -3,6 +3,7 @@
 
 mod docker;
 mod engine;
+mod hosts;
 mod process;
 
 use std::path::Path;

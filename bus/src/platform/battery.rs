@@ -167,6 +167,7 @@ fn two_services() -> Vec<Service> {
                 restarts: 7,
                 ports: BTreeMap::from([("http".to_owned(), 31_000)]),
                 image: Some("quay.io/weaveworks/helloworld:v1".to_owned()),
+                host: None,
             },
             Unit {
                 id: "service-2".to_owned(),
@@ -177,6 +178,7 @@ fn two_services() -> Vec<Service> {
                 restarts: 0,
                 ports: BTreeMap::new(),
                 image: None,
+                host: None,
             },
         ],
         excuse: None,

@@ -260,6 +260,9 @@ pub struct UnitInfo {
     /// The image that it was made from.
     #[serde(default)]
     pub image: Option<String>,
+    /// The host that it is on, where its agent serves several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 impl From<Service> for ServiceInfo {
@@ -278,17 +281,17 @@ impl From<ServiceInfo> for Service {
 
 impl From<Unit> for UnitInfo {
     fn from(unit: Unit) -> Self {
-        let Unit { id, status, reason, since_unix_ms, pid, restarts, ports, image } = unit;
+        let Unit { id, status, reason, since_unix_ms, pid, restarts, ports, image, host } = unit;
         let since = since_unix_ms.map(Time::from_unix_ms);
-        Self { id, status, reason, since, pid, restarts, ports, image }
+        Self { id, status, reason, since, pid, restarts, ports, image, host }
     }
 }
 
 impl From<UnitInfo> for Unit {
     fn from(unit: UnitInfo) -> Self {
-        let UnitInfo { id, status, reason, since, pid, restarts, ports, image } = unit;
+        let UnitInfo { id, status, reason, since, pid, restarts, ports, image, host } = unit;
         let since_unix_ms = since.map(Time::unix_ms);
-        Self { id, status, reason, since_unix_ms, pid, restarts, ports, image }
+        Self { id, status, reason, since_unix_ms, pid, restarts, ports, image, host }
     }
 }
 

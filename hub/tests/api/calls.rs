@@ -35,6 +35,7 @@ fn services() -> Vec<Service> {
         restarts: 3,
         ports: BTreeMap::from([("http".to_owned(), 8_080)]),
         image: Some("web:1".to_owned()),
+        host: None,
     };
     let full = Service {
         id: id("default/App/web"),

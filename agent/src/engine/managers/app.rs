@@ -54,7 +54,8 @@ impl Manager for Apps {
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
         let runtime = self.direct.runtime();
         let spec = read_app_of_bundle(runtime.kind(), document)?.spec;
-        if let Err(refused) = runtime.limits(&spec.resources) {
+        let refused = runtime.limits(&spec.resources).map(drop).and_then(|()| runtime.admits(&spec));
+        if let Err(refused) = refused {
             return Err(refused.into_iter().map(|(path, text)| Complaint::new(path, text)).collect());
         }
         Ok(Traits { shared: false, needs: Room::of_units(&spec) })

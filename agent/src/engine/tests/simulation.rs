@@ -2,7 +2,7 @@
 //! the disk is full, stalls, fails one request; the power goes, the host is started anew; and bundles are put, deleted,
 //! paused, resumed, retried and taken back meanwhile. When all is well again, nothing that was accepted may be lost.
 //!
-//! `TOWLINE_SEEDS` says how many seeds are tried (40 unless told); `TOWLINE_SEED` tries one, and prints what is done.
+//! `TOWLINE_SEEDS` says how many seeds are tried (100 unless told); `TOWLINE_SEED` tries one, and prints what is done.
 //! What is asked, and what each step comes to, follows from the seed alone; how it interleaves with the disk's thread does
 //! not, so that a seed may need a few runs to fail again.
 
@@ -19,9 +19,8 @@ use self::world::World;
 use super::*;
 use crate::{runtime::process::Changes, store::faults::Request};
 
-/// Seeds tried unless told. About one run of a seed in a thousand still ends otherwise than the model says (a put that is taken
-/// back while a deletion is under way): until that is mended, many seeds are for `make soak`.
-const SEEDS: u64 = 40;
+/// Seeds tried unless told.
+const SEEDS: u64 = 100;
 
 /// Seeds at once: most of the time each waits.
 const AT_ONCE: usize = 8;

@@ -74,6 +74,29 @@ async fn a_deletion_taken_back_leaves_the_bundle_paused_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_version_taken_back_lets_a_deletion_go_on() {
+    let rig = Rig::new().await;
+    let first = rig.put("shop", &[thing("a", ""), thing("b", "")].concat()).await.unwrap();
+    rig.ended(&first).await;
+    rig.script.failing.lock().unwrap().push("b");
+    let delete = rig.engine.delete(&caller(), deletion()).await.unwrap().job;
+    let deleted = rig.ended(&PutBundleResponse { job: delete, ..first }).await;
+    assert_eq!((deleted.state, rig.row().phase), (JobState::Failed, BundlePhase::Deleting));
+    rig.script.turns.forget_permits(PLENTY);
+    let second = rig.put("shop", &thing("a", "")).await.unwrap();
+    rig.runs(&second).await;
+    assert_eq!(rig.row().phase, BundlePhase::Active);
+    rig.engine.cancel(&caller(), second.job.unwrap(), None).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(rig.ended(&second).await.state, JobState::Cancelled);
+    assert_eq!(rig.row().phase, BundlePhase::Deleting);
+    rig.script.failing.lock().unwrap().clear();
+    rig.engine.operation(&caller(), JobKind::Retry, shop(), None, Vec::new()).await.unwrap();
+    rig.until(|state| state.bundles[&shop()].row.phase == BundlePhase::Deleted).await;
+    assert_eq!(rig.states("shop").await.len(), 0);
+}
+
+#[tokio::test]
 async fn a_version_that_a_deletion_took_the_place_of_can_be_put_again() {
     let rig = Rig::new().await;
     rig.script.turns.forget_permits(PLENTY);

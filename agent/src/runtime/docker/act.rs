@@ -14,8 +14,8 @@ use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::{
-    DockerRuntime,
     engine::{PULL, QUICK, Refusal},
+    host::DockerHost,
     labels::Label,
     request,
 };
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Names that are tried: another container may have one of eight random digits, but not several.
 const NAMES: usize = 3;
 
-impl DockerRuntime {
+impl DockerHost {
     /// Makes a container with its files, and starts it.
     ///
     /// # Errors
@@ -47,8 +47,13 @@ impl DockerRuntime {
         })?;
         // Before the turn: an image may take long, and to have it changes nothing that runs.
         self.provide_image(container).await?;
-        let _turn = self.inner.mark.turn().await?;
-        let id = self.create(spec, container).await?;
+        let _turn = self.turn().await?;
+        let id = self.create(spec, container).await.inspect_err(|error| {
+            // It may have heard the question.
+            if matches!(error, RuntimeError::Unknown { .. }) {
+                self.learn(|known| known.doubts.insert(spec.manifest.id.clone()));
+            }
+        })?;
         let started = async {
             self.write_files(spec, &id).await?;
             self.start_container(&id).await?;
@@ -104,7 +109,7 @@ impl DockerRuntime {
     /// Stops a container, once it is this agent's turn. The turn is for beginning it: a grace period may be long, and whoever
     /// takes over need not wait for it.
     pub(super) async fn stop_in_turn(&self, container: &str) -> Result<(), RuntimeError> {
-        let turn = self.inner.mark.turn().await?;
+        let turn = self.turn().await?;
         let mut stop = std::pin::pin!(self.stop_container(container));
         match tokio::time::timeout(BEGUN, &mut stop).await {
             Ok(stopped) => stopped,

@@ -1,4 +1,4 @@
-//! Looking from outside whether containers work: one task for all of them. The engine itself can only run commands in them.
+//! Looking from outside whether containers work: one task for all of a host. The engine itself can only run commands in them.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -8,7 +8,10 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{DockerRuntime, Seen, labels::Port};
+use super::{
+    host::{DockerHost, Seen},
+    labels::Port,
+};
 use crate::{
     health::{Get, Judge, Peer, Verdict, get, knock},
     manifest::{HealthSpec, ProbeSpec},
@@ -58,9 +61,18 @@ impl Check {
         Self { health, target, port, run, verdict: Verdict::Starting(None) }
     }
 
+    /// It runs on another machine, whose own addresses lead nowhere from here.
+    pub(super) fn is_elsewhere(&mut self) {
+        self.target =
+            self.target.filter(|(address, peer)| *peer == Peer::Proxy && !address.ip().is_loopback());
+    }
+
     async fn look(self) -> Result<(), String> {
         let Some((address, peer)) = self.target else {
-            return Err(format!("port {} is not published, and the container has no address", self.port));
+            return Err(format!(
+                "port {} is published on no address that is reached from the agent",
+                self.port
+            ));
         };
         let (port, limit) = (self.port, self.health.timeout.get());
         match &self.health.probe {
@@ -121,13 +133,13 @@ struct Watched {
 type Run = (String, String);
 
 /// Looks when looks are due, until the agent ends.
-pub(super) async fn run(runtime: DockerRuntime, stopping: CancellationToken) {
-    let mut changed = runtime.inner.changed.subscribe();
+pub(super) async fn run(host: DockerHost, stopping: CancellationToken) {
+    let mut changed = host.inner.changed.subscribe();
     let mut watched: BTreeMap<Run, Watched> = BTreeMap::new();
     let mut looks: FuturesUnordered<BoxFuture<'static, (Run, Result<(), String>)>> = FuturesUnordered::new();
     loop {
         changed.mark_unchanged();
-        let checks = runtime.checks();
+        let checks = host.checks();
         watched.retain(|run, _| checks.contains_key(run));
         let now = Instant::now();
         let mut next = now + IDLE;
@@ -154,7 +166,7 @@ pub(super) async fn run(runtime: DockerRuntime, stopping: CancellationToken) {
                 if let Some(watched) = watched.get_mut(&run) {
                     watched.under_way = false;
                     if watched.judge.note(looked, watched.begun.elapsed()) {
-                        runtime.learn_verdict(&run, watched.judge.verdict());
+                        host.learn_verdict(&run, watched.judge.verdict());
                     }
                 }
             }
@@ -170,7 +182,7 @@ fn begin(check: &Check, now: Instant) -> Watched {
     Watched { judge: Judge::found((&check.health).into()), begun, under_way: false }
 }
 
-impl DockerRuntime {
+impl DockerHost {
     /// What is to be looked at now.
     fn checks(&self) -> BTreeMap<Run, Check> {
         let known = self.known();

@@ -5,7 +5,11 @@
 
 use std::{io::Read as _, path::Path};
 
-use super::{DockerRuntime, engine::Refusal, files};
+use super::{
+    engine::Refusal,
+    files,
+    host::{DockerHost, Seen},
+};
 use crate::{
     manifest::{AppSpec, FileSpec},
     runtime::{Astray, How, RuntimeError, UnitSpec},
@@ -20,7 +24,7 @@ struct Target {
     container: String,
 }
 
-impl DockerRuntime {
+impl DockerHost {
     /// Looks which files of units of `spec`'s generation are not as declared.
     pub(super) async fn look_at_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
         let mut found = Vec::new();
@@ -43,7 +47,7 @@ impl DockerRuntime {
             let which: Vec<usize> = found.iter().map(|(index, _)| *index).collect();
             let names = self.names_for(app, &target.container).await?;
             let archive = files::archive(app, &names, &which)?;
-            let _turn = self.inner.mark.turn().await?;
+            let _turn = self.turn().await?;
             if let Err(refusal) = self.upload(&target.container, archive).await {
                 return Err(refusal.of(self.what_failed(app, &target, &which).await));
             }
@@ -63,7 +67,7 @@ impl DockerRuntime {
             .values()
             .filter(|seen| seen.status.app == spec.manifest.id && seen.status.generation == spec.generation);
         let target =
-            |seen: &super::Seen| Target { unit: seen.status.unit.clone(), container: seen.container.clone() };
+            |seen: &Seen| Target { unit: seen.status.unit.clone(), container: seen.container.clone() };
         same.map(target).collect()
     }
 

@@ -1,10 +1,17 @@
 //! The way to one engine: connecting, how long an answer may take, and what its errors mean.
 
-use std::{path::PathBuf, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
 
+use super::endpoint::{Endpoint, TlsFiles};
 use crate::runtime::RuntimeError;
+
+/// What an engine is called in errors.
+pub(super) const ENGINE: &str = "the docker engine";
 
 /// How long the engine may take for what it does at once: lists, looks, the start of a container.
 pub(super) const QUICK: Duration = Duration::from_secs(20);
@@ -33,7 +40,7 @@ impl Refusal {
             Self::NotFound(reason) | Self::Said { message: reason, .. } => {
                 RuntimeError::Engine { what: what.into(), reason }
             }
-            Self::Silent(reason) => RuntimeError::Unknown { runtime: "the docker engine".to_owned(), reason },
+            Self::Silent(reason) => RuntimeError::Unknown { runtime: ENGINE.to_owned(), reason },
         }
     }
 }
@@ -47,7 +54,7 @@ impl From<Error> for Refusal {
             }
             // It answered, and in the middle of that it failed.
             Error::DockerStreamError { error } => Self::Said { status: 500, message: error },
-            other => Self::Silent(other.to_string()),
+            other => Self::Silent(whole(&other)),
         }
     }
 }
@@ -55,14 +62,14 @@ impl From<Error> for Refusal {
 /// One engine.
 #[derive(Debug)]
 pub(super) struct Engine {
-    socket: PathBuf,
+    endpoint: Endpoint,
     /// As negotiated; anew after it did not answer, for it may be another version then.
     client: Mutex<Option<Docker>>,
 }
 
 impl Engine {
-    pub(super) fn new(socket: PathBuf) -> Self {
-        Self { socket, client: Mutex::default() }
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, client: Mutex::default() }
     }
 
     /// Asks it something that it answers within `patience`.
@@ -98,20 +105,55 @@ impl Engine {
         if let Some(client) = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Ok(client);
         }
-        let socket = self.socket.to_string_lossy();
-        let client = Docker::connect_with_unix(&socket, CLIENT, API_DEFAULT_VERSION)
-            .map_err(|error| Refusal::Silent(format!("{error}")))?;
+        let (place, client) = self.connect();
+        let client = client.map_err(|error| Refusal::Silent(format!("{place}: {}", whole(&error))))?;
         let negotiated = tokio::time::timeout(QUICK, client.negotiate_version()).await;
         let client = match negotiated {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(Refusal::Silent(format!("{socket}: {error}"))),
-            Err(_) => return Err(Refusal::Silent(format!("{socket}: it does not tell its version"))),
+            Ok(Err(error)) => return Err(Refusal::Silent(format!("{place}: {}", whole(&error)))),
+            Err(_) => return Err(Refusal::Silent(format!("{place}: it does not tell its version"))),
         };
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
         Ok(client)
     }
 
+    /// Where it is, and a client that will connect to it.
+    fn connect(&self) -> (String, Result<Docker, Error>) {
+        match &self.endpoint {
+            Endpoint::Socket(socket) => {
+                let socket = socket.to_string_lossy().into_owned();
+                let client = Docker::connect_with_unix(&socket, CLIENT, API_DEFAULT_VERSION);
+                (socket, client)
+            }
+            Endpoint::Tcp { address, tls: None } => {
+                (address.clone(), Docker::connect_with_http(address, CLIENT, API_DEFAULT_VERSION))
+            }
+            Endpoint::Tcp { address, tls: Some(TlsFiles { ca, cert, key }) } => {
+                let client = Docker::connect_with_ssl(address, key, cert, ca, CLIENT, API_DEFAULT_VERSION);
+                (address.clone(), client)
+            }
+            Endpoint::Ssh(ssh) => {
+                let error = Error::UnsupportedURISchemeError { uri: "ssh".to_owned() };
+                (format!("ssh {}", ssh.address), Err(error))
+            }
+        }
+    }
+
     fn forget(&self) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// An error with what it came from: the outermost says the least.
+fn whole(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let inner = error.to_string();
+        if !text.contains(&inner) {
+            text = format!("{text}: {inner}");
+        }
+        source = error.source();
+    }
+    text
 }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 
 use super::{
-    DockerRuntime,
     engine::{QUICK, Refusal},
+    host::DockerHost,
 };
 use crate::{
     manifest::{AppSpec, FileSpec},
@@ -21,7 +21,7 @@ use crate::{
 /// Names of users and groups are looked up in files of at most this size.
 const NAMES_BYTES_MAX: usize = 1 << 20;
 
-impl DockerRuntime {
+impl DockerHost {
     /// Puts the declared files into a container that is not running yet.
     ///
     /// # Errors

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use towline_bus::task::Tasks;
 
-use super::DockerRuntime;
+use super::host::DockerHost;
 use crate::{
     runtime::{LogQuery, UnitLogLine},
     shim::{LogLine, LogStream},
@@ -27,17 +27,18 @@ const TAIL_MAX: usize = 10_000;
 /// Between two looks for units that have joined.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Sends the lines of `query` until there are no more, nobody listens, or `stopping` says so.
+/// Sends the lines of `query` until there are no more, nobody listens, or `tasks` are to stop.
 pub(super) async fn run(
-    runtime: DockerRuntime,
+    hosts: Vec<DockerHost>,
+    tasks: Tasks,
     query: LogQuery,
     sender: mpsc::Sender<UnitLogLine>,
-    stopping: CancellationToken,
 ) {
     let listening = sender.clone();
+    let stopping = tasks.stopping().clone();
     tokio::select! {
         () = async {
-            if query.follow { follow(runtime, query, sender).await } else { all(runtime, query, sender).await }
+            if query.follow { follow(hosts, query, sender).await } else { all(hosts, tasks, query, sender).await }
         } => {}
         () = listening.closed() => {}
         () = stopping.cancelled() => {}
@@ -45,15 +46,13 @@ pub(super) async fn run(
 }
 
 /// What is there, merged by time.
-async fn all(runtime: DockerRuntime, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
+async fn all(hosts: Vec<DockerHost>, tasks: Tasks, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
     let mut heads = Vec::new();
-    for (unit, container) in containers(&runtime, &query) {
+    for (host, unit, container) in containers(&hosts, &query) {
         let (lines, receiver) = mpsc::channel(QUEUE);
-        let (runtime, query) = (runtime.clone(), query.clone());
+        let query = query.clone();
         heads.push(Head { next: None, receiver });
-        runtime.inner.tasks.clone().spawn("docker-log", async move {
-            read(&runtime, &query, &unit, &container, &lines).await;
-        });
+        tasks.spawn("docker-log", async move { read(&host, &query, &unit, &container, &lines).await });
     }
     let mut last = query.tail.map(|most| (VecDeque::new(), most.min(TAIL_MAX)));
     while let Some(line) = earliest(&mut heads).await {
@@ -92,14 +91,14 @@ async fn earliest(heads: &mut Vec<Head>) -> Option<UnitLogLine> {
 }
 
 /// What is there and what comes, as it comes; units that join later, too.
-async fn follow(runtime: DockerRuntime, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
+async fn follow(hosts: Vec<DockerHost>, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
     let mut readers = JoinSet::new();
     let mut read_already = BTreeSet::new();
     loop {
-        for (unit, container) in containers(&runtime, &query) {
+        for (host, unit, container) in containers(&hosts, &query) {
             if read_already.insert(container.clone()) {
-                let (runtime, query, sender) = (runtime.clone(), query.clone(), sender.clone());
-                readers.spawn(async move { read(&runtime, &query, &unit, &container, &sender).await });
+                let (query, sender) = (query.clone(), sender.clone());
+                readers.spawn(async move { read(&host, &query, &unit, &container, &sender).await });
             }
         }
         tokio::time::sleep(POLL).await;
@@ -107,25 +106,27 @@ async fn follow(runtime: DockerRuntime, query: LogQuery, sender: mpsc::Sender<Un
     }
 }
 
-fn containers(runtime: &DockerRuntime, query: &LogQuery) -> Vec<(String, String)> {
+/// Host, unit and container, of those that are asked for.
+fn containers(hosts: &[DockerHost], query: &LogQuery) -> Vec<(DockerHost, String, String)> {
     let wanted = |unit: &String| query.unit.as_ref().is_none_or(|only| only == unit);
-    let known = runtime.known();
-    known
-        .units
-        .iter()
-        .filter(|(unit, seen)| seen.status.app == query.app && wanted(unit))
-        .map(|(unit, seen)| (unit.clone(), seen.container.clone()))
-        .collect()
+    let mut found = Vec::new();
+    for host in hosts {
+        let known = host.known();
+        let asked_for =
+            known.units.iter().filter(|(unit, seen)| seen.status.app == query.app && wanted(unit));
+        found.extend(asked_for.map(|(unit, seen)| (host.clone(), unit.clone(), seen.container.clone())));
+    }
+    found
 }
 
 async fn read(
-    runtime: &DockerRuntime,
+    host: &DockerHost,
     query: &LogQuery,
     unit: &str,
     container: &str,
     lines: &mpsc::Sender<UnitLogLine>,
 ) {
-    let Ok(client) = runtime.inner.engine.client().await else { return };
+    let Ok(client) = host.inner.engine.client().await else { return };
     // The engine takes whole seconds; the rest is left out here.
     let since = query.since.map_or(0, |since| i32::try_from(since.as_second()).unwrap_or(i32::MAX));
     let options = LogsOptions {

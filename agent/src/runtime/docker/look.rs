@@ -14,8 +14,9 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DockerRuntime, Seen,
+    endpoint::Endpoint,
     engine::{QUICK, Refusal},
+    host::{DockerHost, Seen},
     labels, view,
 };
 use crate::runtime::{RuntimeError, UnitStatus};
@@ -30,27 +31,27 @@ const AGAIN: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 8;
 
 /// Looks at each event, and every now and then, until the agent ends.
-pub(super) async fn watch(runtime: DockerRuntime, stopping: CancellationToken) {
+pub(super) async fn watch(host: DockerHost, stopping: CancellationToken) {
     while !stopping.is_cancelled() {
-        let listened = stopping.run_until_cancelled(listen(&runtime)).await;
+        let listened = stopping.run_until_cancelled(listen(&host)).await;
         if let Some(Err(refusal)) = listened {
-            runtime.note_trouble(&refusal.of("listening to the engine"));
+            host.note_trouble(&host.blame(refusal.of("listening to the engine")));
         }
         stopping.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
     }
 }
 
-async fn listen(runtime: &DockerRuntime) -> Result<(), Refusal> {
-    let client = runtime.inner.engine.client().await?;
+async fn listen(host: &DockerHost) -> Result<(), Refusal> {
+    let client = host.inner.engine.client().await?;
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
-        ("label".to_owned(), vec![runtime.label_filter()]),
+        ("label".to_owned(), vec![host.label_filter()]),
     ]);
     let mut events =
         client.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() }));
     loop {
         // What happened before we listened, and what goes without an event.
-        if runtime.look(None).await.is_err() {
+        if host.look(None).await.is_err() {
             return Ok(());
         }
         loop {
@@ -60,7 +61,7 @@ async fn listen(runtime: &DockerRuntime) -> Result<(), Refusal> {
                 Ok(Some(event)) => {
                     let actor = event.map_err(Refusal::from)?.actor.unwrap_or_default();
                     let id = actor.id.unwrap_or_default();
-                    if runtime.inspect(&id).await.is_err() {
+                    if host.inspect(&id).await.is_err() {
                         break;
                     }
                 }
@@ -69,7 +70,7 @@ async fn listen(runtime: &DockerRuntime) -> Result<(), Refusal> {
     }
 }
 
-impl DockerRuntime {
+impl DockerHost {
     fn label_filter(&self) -> String {
         format!("{}={}", labels::INSTANCE, self.inner.instance)
     }
@@ -80,9 +81,18 @@ impl DockerRuntime {
     /// [`RuntimeError::Unknown`] when the engine does not answer for all.
     pub(super) async fn look(&self, app: Option<&str>) -> Result<(), RuntimeError> {
         let _looking = self.inner.looking.lock().await;
-        let looked = self.look_now(app).await;
+        let looked = self.look_now(app).await.map_err(|error| self.blame(error));
         match &looked {
-            Ok(()) => self.learn(|known| known.trouble = None),
+            Ok(()) => self.learn(|known| {
+                known.trouble = None;
+                match app {
+                    None => {
+                        known.looked = true;
+                        known.doubts.clear();
+                    }
+                    Some(app) => drop(known.doubts.remove(app)),
+                }
+            }),
             Err(error) => self.note_trouble(error),
         }
         looked
@@ -133,10 +143,12 @@ impl DockerRuntime {
             client.inspect_container(container, None::<InspectContainerOptions>).await
         };
         let mut seen = match self.inner.engine.ask(QUICK, question).await {
-            Ok(found) => view::unit(&found, mark, &self.inner.instance, Timestamp::now()),
+            Ok(found) => {
+                view::unit(&found, mark, &self.inner.instance, Timestamp::now()).map(|seen| self.placed(seen))
+            }
             Err(Refusal::NotFound(_)) => None,
             Err(refusal) => {
-                let error = refusal.of("cannot look at a container");
+                let error = self.blame(refusal.of("cannot look at a container"));
                 self.note_trouble(&error);
                 return Err(error);
             }
@@ -160,6 +172,17 @@ impl DockerRuntime {
             self.inner.changes.tell(&changed.app);
         }
         Ok(status)
+    }
+
+    /// With the name of this host, where it has one.
+    fn placed(&self, mut seen: Seen) -> Seen {
+        seen.status.host = self.inner.config.name.as_ref().map(ToString::to_string);
+        if let Some(check) = &mut seen.check
+            && !matches!(self.inner.config.endpoint, Endpoint::Socket(_))
+        {
+            check.is_elsewhere();
+        }
+        seen
     }
 
     /// What is known may not be so any more.

@@ -7,8 +7,8 @@ use bollard::models::{
 use jiff::Timestamp;
 
 use super::{
-    Seen,
     checks::Check,
+    host::Seen,
     labels::{Label, Port},
     request::port_key,
 };
@@ -62,6 +62,7 @@ pub(super) fn unit(
         app: label.app,
         generation: label.generation,
         created: label.created,
+        host: None,
         ports,
         state,
     };

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher};
 use crate::{
-    manifest::Resources,
+    manifest::{AppSpec, HostChoice, Resources},
     mark::Mark,
     runtime::{Astray, Runtime, RuntimeKind},
 };
@@ -35,6 +35,11 @@ impl Runtime for ProcessRuntime {
         Err(refused.into_iter().map(|complaint| (complaint.path, complaint.text)).collect())
     }
 
+    fn admits(&self, _spec: &AppSpec) -> Result<(), Vec<(String, String)>> {
+        // There is this host alone, and a field that names another was refused when it was read.
+        Ok(())
+    }
+
     async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
         Self::start(self, spec).await
     }
@@ -59,12 +64,16 @@ impl Runtime for ProcessRuntime {
         Self::units_of(self, app)
     }
 
-    async fn observe(&self, app: &str) -> Result<Vec<UnitStatus>, RuntimeError> {
+    async fn observe(
+        &self,
+        app: &str,
+        _choice: Option<&HostChoice>,
+    ) -> Result<Vec<UnitStatus>, RuntimeError> {
         // Shims tell each change at once, so what is known is what is.
         Ok(Self::units_of(self, app))
     }
 
-    fn trouble(&self) -> Option<String> {
+    fn trouble(&self, _app: &str, _choice: Option<&HostChoice>) -> Option<String> {
         None
     }
 

@@ -48,6 +48,8 @@ pub struct UnitStatus {
     pub ports: Vec<PortBinding>,
     /// When it was made.
     pub created: Timestamp,
+    /// The host that it is on, where hosts are configured.
+    pub host: Option<String>,
 }
 
 /// A port that a unit has.
@@ -183,6 +185,7 @@ impl Unit {
             state: self.state.borrow().clone(),
             ports: self.record.ports.clone(),
             created: self.record.created,
+            host: None,
         }
     }
 

@@ -1,0 +1,242 @@
+//! One host: its engine, and what is known of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt as _, stream};
+use tokio::sync::watch;
+use towline_bus::task::Tasks;
+
+use super::{
+    checks::{self, Check},
+    choice::Candidate,
+    endpoint::HostConfig,
+    engine::{ENGINE, Engine},
+    look,
+};
+use crate::{
+    mark::{Mark, Turn},
+    runtime::{Changes, RuntimeError, UnitStatus},
+    shim::Status,
+};
+
+/// Containers of a host that are stopped or removed at the same time.
+const AT_ONCE: usize = 16;
+
+/// A host. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(super) struct DockerHost {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) instance: String,
+    pub(super) config: HostConfig,
+    /// Who may act on behalf of the instance at all; see [`DockerHost::turn`].
+    pub(super) agents: Mark,
+    pub(super) engine: Engine,
+    known: Mutex<Known>,
+    pub(super) changes: Changes,
+    /// Told at each change of what is known, of any host.
+    pub(super) changed: watch::Sender<()>,
+    /// Looks do not overlap: an older answer must not follow a newer one.
+    pub(super) looking: tokio::sync::Mutex<()>,
+}
+
+/// What the engine told last.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) units: BTreeMap<String, Seen>,
+    /// Why it may not be so any more.
+    pub(super) trouble: Option<String>,
+    /// Whether the engine has told of all units since the agent came.
+    pub(super) looked: bool,
+    /// Apps of which a unit may have been made when the engine fell silent.
+    pub(super) doubts: BTreeSet<String>,
+}
+
+/// A container as it was seen.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) container: String,
+    /// What the list says of it; another mark asks for a closer look.
+    pub(super) mark: String,
+    pub(super) status: UnitStatus,
+    /// How the agent itself finds out whether it works.
+    pub(super) check: Option<Check>,
+}
+
+/// What all hosts of a runtime share.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) instance: String,
+    pub(super) mark: Mark,
+    pub(super) changes: Changes,
+    pub(super) changed: watch::Sender<()>,
+    pub(super) tasks: Tasks,
+}
+
+/// The right to change something, until it is dropped.
+#[derive(Debug)]
+pub(super) struct HostTurn {
+    _among_agents: Turn,
+}
+
+/// As people know it.
+impl fmt::Display for DockerHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inner.config.name {
+            Some(name) => write!(f, "host {name}"),
+            None => f.write_str("this host"),
+        }
+    }
+}
+
+impl DockerHost {
+    /// Begins to look at the host, until the runtime's tasks end.
+    pub(super) fn open(config: HostConfig, shared: &Shared) -> Self {
+        let Shared { instance, mark, changes, changed, tasks } = shared.clone();
+        let inner = Inner {
+            instance,
+            engine: Engine::new(config.endpoint.clone()),
+            config,
+            agents: mark,
+            known: Mutex::default(),
+            changes,
+            changed,
+            looking: tokio::sync::Mutex::default(),
+        };
+        let host = Self { inner: Arc::new(inner) };
+        tasks.spawn("docker-watch", look::watch(host.clone(), tasks.stopping().clone()));
+        tasks.spawn("docker-checks", checks::run(host.clone(), tasks.stopping().clone()));
+        host
+    }
+
+    /// The right to change something here.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Fenced`] when another agent has it.
+    pub(super) async fn turn(&self) -> Result<HostTurn, RuntimeError> {
+        Ok(HostTurn { _among_agents: self.inner.agents.turn().await? })
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known, and tells whoever waits for it.
+    pub(super) fn learn<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        let told = change(&mut self.known());
+        self.inner.changed.send_replace(());
+        told
+    }
+
+    pub(super) fn find(&self, unit: &str) -> Result<Seen, RuntimeError> {
+        let found = self.known().units.get(unit).cloned();
+        found.ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
+    }
+
+    /// All units as they were last seen, by id.
+    pub(super) fn units(&self) -> Vec<UnitStatus> {
+        let known = self.known();
+        known.units.values().map(|seen| shown(seen, known.trouble.as_ref())).collect()
+    }
+
+    /// How it stands for an app.
+    pub(super) fn candidate(&self, app: &str) -> Candidate<'_> {
+        let HostConfig { name, labels, .. } = &self.inner.config;
+        let known = self.known();
+        let has_units = known.units.values().any(|seen| seen.status.app == app) || known.doubts.contains(app);
+        let answers = known.looked && known.trouble.is_none();
+        Candidate { name: name.as_ref(), labels, answers, looked: known.looked, has_units }
+    }
+
+    /// Why what is known may not be so, if it may not.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let known = self.known();
+        known.trouble.clone().or_else(|| (!known.looked).then(|| format!("{self} was not heard yet")))
+    }
+
+    pub(super) async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
+        let seen = self.find(unit)?;
+        let _turn = self.turn().await?;
+        self.start_container(&seen.container).await?;
+        self.inspect(&seen.container).await?.ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
+    }
+
+    pub(super) async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
+        let seen = self.find(unit)?;
+        self.stop_in_turn(&seen.container).await?;
+        self.inspect(&seen.container).await.map(drop)
+    }
+
+    pub(super) async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
+        let seen = self.find(unit)?;
+        self.stop_in_turn(&seen.container).await?;
+        let _turn = self.turn().await?;
+        self.remove_container(&seen.container).await
+    }
+
+    pub(super) async fn falls_within(&self, unit: &str, patience: Duration) -> bool {
+        let mut changes = self.inner.changed.subscribe();
+        let fell = async {
+            loop {
+                changes.mark_unchanged();
+                let up = self.find(unit).is_ok_and(|seen| seen.status.state.is_up());
+                if !up || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(patience, fell).await.is_ok()
+    }
+
+    pub(super) async fn stop_all(&self) -> Result<(), RuntimeError> {
+        self.each(|unit| async move { self.stop(&unit).await }).await.map_err(|error| self.blame(error))
+    }
+
+    pub(super) async fn delete_all(&self) -> Result<(), RuntimeError> {
+        self.each(|unit| async move { self.delete(&unit).await }).await.map_err(|error| self.blame(error))
+    }
+
+    /// Does something to every unit, many at a time; returns the first error.
+    async fn each<F: Future<Output = Result<(), RuntimeError>>>(
+        &self,
+        work: impl Fn(String) -> F,
+    ) -> Result<(), RuntimeError> {
+        let units: Vec<String> = self.known().units.keys().cloned().collect();
+        let results: Vec<Result<(), RuntimeError>> =
+            stream::iter(units.into_iter().map(work)).buffer_unordered(AT_ONCE).collect().await;
+        results.into_iter().collect()
+    }
+
+    /// The error of this host, where there are several.
+    pub(super) fn blame(&self, error: RuntimeError) -> RuntimeError {
+        let Some(name) = &self.inner.config.name else { return error };
+        let prefix = format!("host {name}: ");
+        let on = |what: String| if what.starts_with(&prefix) { what } else { format!("{prefix}{what}") };
+        match error {
+            RuntimeError::Unknown { runtime, reason } if runtime == ENGINE => {
+                RuntimeError::Unknown { runtime: format!("{ENGINE} of host {name}"), reason }
+            }
+            RuntimeError::Engine { what, reason } => RuntimeError::Engine { what: on(what), reason },
+            RuntimeError::NotStarted { reason } => RuntimeError::NotStarted { reason: on(reason) },
+            other => other,
+        }
+    }
+}
+
+/// As it stands, or as it stood while nobody knows.
+fn shown(seen: &Seen, trouble: Option<&String>) -> UnitStatus {
+    let mut status = seen.status.clone();
+    if let Some(reason) = trouble {
+        status.state.status = Status::Unknown;
+        status.state.reason = Some(reason.clone());
+    }
+    status
+}
