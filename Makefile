@@ -7,7 +7,7 @@ STRICT = -D warnings
 # The agent that can be made to fail stays in a place of its own: nobody takes it for the ordinary one.
 FAILING = -p towline-agent --locked --features failpoints --target-dir target/failpoints
 
-.PHONY: help bench fuzz test soak nats-server netns-tools docker build lint fmt doc clean
+.PHONY: help bench fuzz test test-real soak nats-server netns-tools docker openssh build lint fmt doc clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ help: ## this list
 test: build nats-server netns-tools docker ## unit tests, property tests, batteries, a real nats-server, a real Docker engine, the real binaries
 	$(CARGO) test --workspace --locked
 	TOWLINE_KILLS=50 $(CARGO) test $(FAILING) --test crashes
+
+test-real: build docker openssh ## engines behind a real SSH server and behind TLS
+	$(CARGO) test -p towline-agent --locked --test remote -- --ignored
 
 soak: nats-server ## ten times as many simulated races and engines as `make test`, and a thousand kills of an agent
 	TOWLINE_SEEDS=10000 $(CARGO) test -p towline-bus --locked --test simulation -- --nocapture
@@ -33,6 +36,9 @@ netns-tools:
 
 docker:
 	scripts/docker
+
+openssh:
+	scripts/openssh
 
 build:
 	$(CARGO) build --workspace --bins --locked

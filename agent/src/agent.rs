@@ -24,7 +24,7 @@ use crate::{
     platform::AgentPlatform,
     runtime::{
         Runtime, RuntimeError, RuntimeKind,
-        docker::{DEFAULT_SOCKET, DockerConfig, DockerRuntime, HostConfig},
+        docker::{DEFAULT_SOCKET, DockerConfig, DockerRuntime, HostConfig, own_program},
         process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime},
     },
     store::{OpenStoreError, Store, StoreError, noted_epoch},
@@ -46,6 +46,8 @@ pub struct AgentConfig {
     pub docker_socket: PathBuf,
     /// The hosts of the docker runtime, by name.
     pub docker_hosts: Vec<HostConfig>,
+    /// The program of the agent, `towline-agent`, as a child of this process finds it: it takes part in SSH connections.
+    pub program: PathBuf,
     /// The words that start a shim; a unit's directory follows. For example `[/proc/self/exe, "shim"]`.
     pub shim: Vec<OsString>,
     /// `PATH` of units.
@@ -75,6 +77,7 @@ impl AgentConfig {
             runtime: RuntimeKind::Process,
             docker_socket: PathBuf::from(DEFAULT_SOCKET),
             docker_hosts: Vec::new(),
+            program: own_program(),
             shim: vec!["/proc/self/exe".into(), "shim".into()],
             path: DEFAULT_PATH.to_owned(),
             extra_path: None,
@@ -294,11 +297,11 @@ async fn open_runtime(config: &AgentConfig, mark: Mark) -> Result<Arc<dyn Runtim
             Arc::new(ProcessRuntime::open(config).await?)
         }
         RuntimeKind::Docker => {
-            let AgentConfig { docker_socket, docker_hosts: mut hosts, .. } = config;
+            let AgentConfig { docker_socket, docker_hosts: mut hosts, program, .. } = config;
             if hosts.is_empty() {
                 hosts.push(HostConfig::unnamed(docker_socket));
             }
-            let config = DockerConfig { instance, hosts, mark };
+            let config = DockerConfig { instance, hosts, mark, program };
             Arc::new(DockerRuntime::open(config).await)
         }
     })

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use towline_agent::{
     runtime::{RuntimeKind, docker::DEFAULT_SOCKET},
     shim::ShimArgs,
+    tether::TetherArgs,
 };
 use towline_protocol::InstanceId;
 
@@ -30,6 +31,9 @@ pub(crate) enum Command {
     /// Stand over one unit (started by the agent, not by hand).
     #[command(hide = true)]
     Shim(ShimArgs),
+    /// Become another program that does not outlive the agent (started by the agent, not by hand).
+    #[command(hide = true)]
+    Tether(TetherArgs),
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@
 //! | [`mark`] | the right to act on this host, which at most one epoch has |
 //! | [`runtime`] | what runs units: processes, so far |
 //! | [`shim`] | the supervisor above each unit, a process of its own |
+//! | [`tether`] | what ties other programs to the agent |
 //! | [`store`] | what survives: bundles, jobs, the record, direct resources, outcomes, identity |
 
 mod acting;
@@ -32,6 +33,7 @@ mod proc;
 pub mod runtime;
 pub mod shim;
 pub mod store;
+pub mod tether;
 
 pub use agent::{Agent, AgentConfig, OpenAgentError};
 pub use engine::{BundleChange, BundleEvent};

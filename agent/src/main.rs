@@ -15,6 +15,7 @@ use towline_agent::{
     runtime::RuntimeKind,
     shim,
     store::{OpenStoreError, Store},
+    tether,
 };
 use towline_bus::{
     Transport,
@@ -28,10 +29,15 @@ use crate::args::{Cli, Command, RunArgs};
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> ExitCode {
+    // Started by `ssh`, whose words are none of ours.
+    if let Some(ended) = tether::tell_password() {
+        return ended;
+    }
     let cli = Cli::parse();
     let ended = match cli.command {
         // Before anything else: a shim must be small, and its second stage has a single thread.
         Some(Command::Shim(args)) => return shim::run(&args),
+        Some(Command::Tether(args)) => return tether::run(&args),
         Some(Command::CheckConfig(args)) => check(&args),
         Some(Command::Failpoints) => return list_failpoints(),
         Some(Command::Run(args)) => run(&args),

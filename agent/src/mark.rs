@@ -26,10 +26,10 @@ use tokio::sync::watch;
 use towline_bus::clock;
 use towline_protocol::{CallError, Code, Epoch, InstanceId, ItemError, StoreId};
 
-pub(crate) use self::file::Turn;
-use self::{
-    file::Place,
-    rules::{Right, Shown, right},
+use self::{file::Place, rules::Shown};
+pub(crate) use self::{
+    file::Turn,
+    rules::{Right, right},
 };
 use crate::holder::{Holder, Stopped};
 
@@ -139,6 +139,16 @@ impl Mark {
         place.map_err(unusable)?.read().map(drop)
     }
 
+    /// The epoch that this process acts under; none while nobody has told it to.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        *self.inner.held()
+    }
+
+    /// The store that it acts from.
+    pub(crate) fn store(&self) -> StoreId {
+        self.inner.store
+    }
+
     /// A turn to change something. Cancel safe.
     ///
     /// # Errors
@@ -246,6 +256,10 @@ impl Mark {
     }
 }
 
+fn shown_epoch(mark: Option<&Shown>) -> Option<Epoch> {
+    mark.map(|mark| mark.epoch)
+}
+
 impl Inner {
     fn held(&self) -> MutexGuard<'_, Option<Epoch>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
@@ -265,7 +279,7 @@ impl Inner {
     fn standing_now(&self) -> Standing {
         match self.place.read() {
             Err(why) => Standing::Waits(why),
-            Ok(mark) => match right(mark.as_ref(), *self.held()) {
+            Ok(mark) => match right(shown_epoch(mark.as_ref()), *self.held()) {
                 Right::Acts => Standing::Acts,
                 Right::Fenced(epoch) => {
                     Standing::Waits(format!("another agent acts for this instance: epoch {epoch}"))
@@ -278,7 +292,7 @@ impl Inner {
     fn look_again(&self) {
         if let Some(served) = self.served.filter(|_| self.held().is_none()) {
             let mark = self.place.read();
-            if mark.is_ok_and(|mark| right(mark.as_ref(), Some(served)) == Right::Acts)
+            if mark.is_ok_and(|mark| right(shown_epoch(mark.as_ref()), Some(served)) == Right::Acts)
                 && let Err(error) = self.raise(served)
             {
                 tracing::error!(%error, "this agent cannot act yet");
@@ -306,7 +320,7 @@ impl Inner {
             ))
         };
         let Some(turn) = self.place.turn().map_err(failed)? else { return Ok(None) };
-        match self.place.read().map(|mark| right(mark.as_ref(), *self.held())) {
+        match self.place.read().map(|mark| right(shown_epoch(mark.as_ref()), *self.held())) {
             Ok(Right::Acts) => Ok(Some(turn)),
             Ok(Right::Fenced(epoch)) => {
                 Err(Fenced(format!("another agent acts for this instance: epoch {epoch}")))
@@ -321,7 +335,7 @@ impl Inner {
             let _alone = self.place.alone(&self.me).map_err(failed)?;
             let shown = self.place.read().map_err(failed)?;
             let mut held = self.held();
-            let acted = right(shown.as_ref(), *held) == Right::Acts;
+            let acted = right(shown_epoch(shown.as_ref()), *held) == Right::Acts;
             // Whoever was older was waited for when that epoch was raised, and has been kept out since.
             let alone_until_now = acted && held.is_some();
             let mark = rules::raised(shown, epoch, self.store, &self.me).map_err(RaiseError::Above)?;

@@ -181,3 +181,24 @@ fn f_s1_files_that_are_not_there_or_not_for_us_alone_are_told_with_the_file() {
         FileConfig::read(&dir.path().join("nowhere"), Path::new("/local.sock")).unwrap_err().to_string();
     assert!(missing.contains("nowhere: cannot be read") && missing.contains("--config"), "{missing}");
 }
+
+/// What stands in the documentation is accepted as it stands there, but for the place of its files.
+#[test]
+fn the_documented_example_is_accepted() {
+    let page = include_str!("../../../docs/operations.md");
+    let mut blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let example = blocks.find(|block| block.starts_with("docker:")).expect("there is an example");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["id_ed25519", "known_hosts", "ca.pem", "cert.pem", "key.pem"] {
+        assert!(example.contains(&format!("/etc/towline/{name}")), "{name}");
+        std::fs::write(dir.path().join(name), "x").unwrap();
+        std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let file = dir.path().join("config.yaml");
+    std::fs::write(&file, example.replace("/etc/towline", &dir.path().display().to_string())).unwrap();
+    let config =
+        FileConfig::read(&file, Path::new("/local.sock")).unwrap_or_else(|errors| panic!("{errors}"));
+    let names: Vec<&str> =
+        config.hosts.iter().filter_map(|host| Some(host.name.as_ref()?.as_str())).collect();
+    assert_eq!(names, ["edge-1", "edge-2", "edge-3", "edge-4"]);
+}

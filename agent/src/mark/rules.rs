@@ -31,10 +31,10 @@ pub(crate) enum Right {
     Fenced(Epoch),
 }
 
-/// Whether an agent that acts under `own` may act where `mark` is shown. Where there is none, nobody ever has.
-pub(crate) fn right(mark: Option<&Shown>, own: Option<Epoch>) -> Right {
-    match mark {
-        Some(mark) if own.is_none_or(|own| own < mark.epoch) => Right::Fenced(mark.epoch),
+/// Whether an agent that acts under `own` may act where the epoch `shown` is. Where there is none, nobody ever has.
+pub(crate) fn right(shown: Option<Epoch>, own: Option<Epoch>) -> Right {
+    match shown {
+        Some(shown) if own.is_none_or(|own| own < shown) => Right::Fenced(shown),
         _ => Right::Acts,
     }
 }
@@ -77,13 +77,13 @@ mod tests {
 
     #[test]
     fn who_is_not_below_the_mark_acts() {
-        let mark = raise(None, 5, 1).unwrap();
+        let shown = Some(raise(None, 5, 1).unwrap().epoch);
         assert_eq!(right(None, None), Right::Acts, "nobody ever acted");
         assert_eq!(right(None, Some(epoch(3))), Right::Acts);
-        assert_eq!(right(Some(&mark), None), Right::Fenced(epoch(5)), "somebody did, and it was not us");
-        assert_eq!(right(Some(&mark), Some(epoch(4))), Right::Fenced(epoch(5)));
-        assert_eq!(right(Some(&mark), Some(epoch(5))), Right::Acts);
-        assert_eq!(right(Some(&mark), Some(epoch(6))), Right::Acts);
+        assert_eq!(right(shown, None), Right::Fenced(epoch(5)), "somebody did, and it was not us");
+        assert_eq!(right(shown, Some(epoch(4))), Right::Fenced(epoch(5)));
+        assert_eq!(right(shown, Some(epoch(5))), Right::Acts);
+        assert_eq!(right(shown, Some(epoch(6))), Right::Acts);
     }
 
     #[test]

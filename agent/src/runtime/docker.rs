@@ -26,7 +26,9 @@ mod host;
 mod labels;
 mod logs;
 mod look;
+mod mark;
 mod request;
+mod ssh;
 mod view;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -67,13 +69,21 @@ pub struct DockerConfig {
     pub hosts: Vec<HostConfig>,
     /// Who may act.
     pub mark: Mark,
+    /// The program of the agent, which takes part in SSH connections.
+    pub program: PathBuf,
 }
 
 impl DockerConfig {
     /// For one host that nobody configured.
     pub fn unnamed(instance: impl Into<String>, socket: impl Into<PathBuf>, mark: Mark) -> Self {
-        Self { instance: instance.into(), hosts: vec![HostConfig::unnamed(socket)], mark }
+        let hosts = vec![HostConfig::unnamed(socket)];
+        Self { instance: instance.into(), hosts, mark, program: own_program() }
     }
+}
+
+/// This very program, even after another was installed in its place.
+pub(crate) fn own_program() -> PathBuf {
+    format!("/proc/{}/exe", std::process::id()).into()
 }
 
 /// Runs apps as containers. Cheap to clone; all clones are one runtime.
@@ -100,6 +110,7 @@ impl DockerRuntime {
         let shared = Shared {
             instance: config.instance,
             mark: config.mark,
+            program: config.program,
             changes: Changes::default(),
             changed: watch::Sender::new(()),
             tasks: Tasks::new(),

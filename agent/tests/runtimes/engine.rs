@@ -35,7 +35,8 @@ impl Engine {
         Self::start(name, &["without-network"])
     }
 
-    fn start(name: &str, options: &[&str]) -> Self {
+    /// One with options of `dockerd`.
+    pub(crate) fn start(name: &str, options: &[&str]) -> Self {
         let dir = std::env::temp_dir().join(format!("towline-{name}-{}", std::process::id()));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/docker-engine");
         let mut child = Command::new(&script)

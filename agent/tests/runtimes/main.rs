@@ -4,6 +4,7 @@
 mod docker;
 mod engine;
 mod hosts;
+mod marks;
 mod process;
 
 use std::path::Path;

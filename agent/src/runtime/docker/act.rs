@@ -83,7 +83,7 @@ impl DockerHost {
             let body = request::container(&spec.manifest.spec, container, &label, &self.inner.instance);
             let options = CreateContainerOptions { name: Some(unit), ..CreateContainerOptions::default() };
             let question = async |client: Docker| client.create_container(Some(options), body).await;
-            match self.inner.engine.ask(QUICK, question).await {
+            match self.change(QUICK, question).await {
                 Ok(created) => return Ok(created.id),
                 Err(Refusal::Said { status: 409, message }) => last = Some(message),
                 Err(refusal) => return Err(refusal.of("cannot create a container")),
@@ -97,7 +97,7 @@ impl DockerHost {
     pub(super) async fn start_container(&self, container: &str) -> Result<(), RuntimeError> {
         let question =
             async |client: Docker| client.start_container(container, None::<StartContainerOptions>).await;
-        match self.inner.engine.ask(QUICK, question).await {
+        match self.change(QUICK, question).await {
             Ok(()) | Err(Refusal::Said { status: 304, .. }) => Ok(()),
             Err(Refusal::Said { message: reason, .. } | Refusal::NotFound(reason)) => {
                 Err(RuntimeError::NotStarted { reason })
@@ -125,7 +125,7 @@ impl DockerHost {
         let grace = self.grace(container).await?;
         let question =
             async |client: Docker| client.stop_container(container, None::<StopContainerOptions>).await;
-        match self.inner.engine.ask(grace + SLACK, question).await {
+        match self.change(grace + SLACK, question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => Ok(()),
             Err(refusal) => Err(refusal.of("cannot stop a container")),
         }
@@ -148,7 +148,7 @@ impl DockerHost {
     pub(super) async fn remove_container(&self, container: &str) -> Result<(), RuntimeError> {
         let options = RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() };
         let question = async |client: Docker| client.remove_container(container, Some(options)).await;
-        match self.inner.engine.ask(QUICK, question).await {
+        match self.change(QUICK, question).await {
             // 409: somebody removes it already.
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => {}
             Err(refusal) => return Err(refusal.of("cannot remove a container")),

@@ -1,13 +1,19 @@
 //! The way to one engine: connecting, how long an answer may take, and what its errors mean.
 
 use std::{
+    path::Path,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
 
-use super::endpoint::{Endpoint, TlsFiles};
+use towline_bus::task::Tasks;
+
+use super::{
+    endpoint::{Endpoint, SshConfig, TlsFiles},
+    ssh::Tunnel,
+};
 use crate::runtime::RuntimeError;
 
 /// What an engine is called in errors.
@@ -31,6 +37,8 @@ pub(super) enum Refusal {
     Said { status: u16, message: String },
     /// It did not answer.
     Silent(String),
+    /// It was not asked, for another agent may change it, and we may not.
+    Fenced(String),
 }
 
 impl Refusal {
@@ -40,6 +48,7 @@ impl Refusal {
             Self::NotFound(reason) | Self::Said { message: reason, .. } => {
                 RuntimeError::Engine { what: what.into(), reason }
             }
+            Self::Fenced(reason) => RuntimeError::Fenced { reason },
             Self::Silent(reason) => RuntimeError::Unknown { runtime: ENGINE.to_owned(), reason },
         }
     }
@@ -59,17 +68,29 @@ impl From<Error> for Refusal {
     }
 }
 
+/// The way to an engine.
+#[derive(Debug)]
+enum Way {
+    Direct(Endpoint),
+    Ssh(Tunnel),
+}
+
 /// One engine.
 #[derive(Debug)]
 pub(super) struct Engine {
-    endpoint: Endpoint,
+    way: Way,
     /// As negotiated; anew after it did not answer, for it may be another version then.
     client: Mutex<Option<Docker>>,
 }
 
 impl Engine {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, client: Mutex::default() }
+    /// What is needed to get there is kept up among `tasks`; `program` is that of the agent.
+    pub(super) fn new(endpoint: Endpoint, program: &Path, tasks: &Tasks) -> Self {
+        let way = match endpoint {
+            Endpoint::Ssh(config) => Way::Ssh(Tunnel::open(config, program, tasks)),
+            direct => Way::Direct(direct),
+        };
+        Self { way, client: Mutex::default() }
     }
 
     /// Asks it something that it answers within `patience`.
@@ -94,7 +115,7 @@ impl Engine {
         if let Err(Refusal::Silent(_)) = answer {
             self.forget();
         }
-        answer
+        answer.map_err(|refusal| self.heard(refusal))
     }
 
     /// A client that speaks the engine's version.
@@ -105,12 +126,13 @@ impl Engine {
         if let Some(client) = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Ok(client);
         }
-        let (place, client) = self.connect();
-        let client = client.map_err(|error| Refusal::Silent(format!("{place}: {}", whole(&error))))?;
+        let (place, client) = self.connect().await?;
         let negotiated = tokio::time::timeout(QUICK, client.negotiate_version()).await;
         let client = match negotiated {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(Refusal::Silent(format!("{place}: {}", whole(&error)))),
+            Ok(Err(error)) => {
+                return Err(self.heard(Refusal::Silent(format!("{place}: {}", whole(&error)))));
+            }
             Err(_) => return Err(Refusal::Silent(format!("{place}: it does not tell its version"))),
         };
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
@@ -118,29 +140,58 @@ impl Engine {
     }
 
     /// Where it is, and a client that will connect to it.
-    fn connect(&self) -> (String, Result<Docker, Error>) {
-        match &self.endpoint {
-            Endpoint::Socket(socket) => {
-                let socket = socket.to_string_lossy().into_owned();
-                let client = Docker::connect_with_unix(&socket, CLIENT, API_DEFAULT_VERSION);
-                (socket, client)
+    ///
+    /// # Errors
+    /// Why there is no way to it.
+    async fn connect(&self) -> Result<(String, Docker), Refusal> {
+        let (place, client) = match &self.way {
+            Way::Ssh(tunnel) => {
+                let place = tunnel.place();
+                match tunnel.socket().await {
+                    Ok(socket) => {
+                        let socket = socket.to_string_lossy();
+                        (place, Docker::connect_with_unix(&socket, CLIENT, API_DEFAULT_VERSION))
+                    }
+                    Err(why) => return Err(Refusal::Silent(format!("{place}: {why}"))),
+                }
             }
-            Endpoint::Tcp { address, tls: None } => {
-                (address.clone(), Docker::connect_with_http(address, CLIENT, API_DEFAULT_VERSION))
-            }
-            Endpoint::Tcp { address, tls: Some(TlsFiles { ca, cert, key }) } => {
-                let client = Docker::connect_with_ssl(address, key, cert, ca, CLIENT, API_DEFAULT_VERSION);
-                (address.clone(), client)
-            }
-            Endpoint::Ssh(ssh) => {
-                let error = Error::UnsupportedURISchemeError { uri: "ssh".to_owned() };
-                (format!("ssh {}", ssh.address), Err(error))
-            }
+            Way::Direct(endpoint) => direct(endpoint),
+        };
+        let client = client.map_err(|error| Refusal::Silent(format!("{place}: {}", whole(&error))))?;
+        Ok((place, client))
+    }
+
+    /// With what was heard on the way, which often says why.
+    fn heard(&self, refusal: Refusal) -> Refusal {
+        match (&self.way, refusal) {
+            (Way::Ssh(tunnel), Refusal::Silent(reason)) => Refusal::Silent(match tunnel.last_words() {
+                Some(words) if !reason.contains(&words) => format!("{reason} (ssh says: {words})"),
+                _ => reason,
+            }),
+            (_, refusal) => refusal,
         }
     }
 
     fn forget(&self) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn direct(endpoint: &Endpoint) -> (String, Result<Docker, Error>) {
+    match endpoint {
+        Endpoint::Socket(socket) => {
+            let socket = socket.to_string_lossy().into_owned();
+            let client = Docker::connect_with_unix(&socket, CLIENT, API_DEFAULT_VERSION);
+            (socket, client)
+        }
+        Endpoint::Tcp { address, tls: Some(TlsFiles { ca, cert, key }) } => {
+            let client = Docker::connect_with_ssl(address, key, cert, ca, CLIENT, API_DEFAULT_VERSION);
+            (address.clone(), client)
+        }
+        // Nobody asks here for the way through SSH, which has a socket of its own.
+        Endpoint::Tcp { address, tls: None } | Endpoint::Ssh(SshConfig { address, .. }) => {
+            (address.clone(), Docker::connect_with_http(address, CLIENT, API_DEFAULT_VERSION))
+        }
     }
 }
 

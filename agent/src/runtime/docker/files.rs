@@ -43,7 +43,7 @@ impl DockerHost {
         let upload = async |client: Docker| {
             client.upload_to_container(container, Some(options), bollard::body_full(archive)).await
         };
-        self.inner.engine.ask(QUICK, upload).await
+        self.change(QUICK, upload).await
     }
 
     /// What there is at `path` in a container, as an archive of which no more than about `most` bytes are read; none when

@@ -3,10 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use bollard::{Docker, errors::Error};
 use futures::{StreamExt as _, stream};
 use tokio::sync::watch;
 use towline_bus::task::Tasks;
@@ -15,8 +17,9 @@ use super::{
     checks::{self, Check},
     choice::Candidate,
     endpoint::HostConfig,
-    engine::{ENGINE, Engine},
+    engine::{ENGINE, Engine, Refusal},
     look,
+    mark::EngineMark,
 };
 use crate::{
     mark::{Mark, Turn},
@@ -38,7 +41,9 @@ pub(super) struct Inner {
     pub(super) instance: String,
     pub(super) config: HostConfig,
     /// Who may act on behalf of the instance at all; see [`DockerHost::turn`].
-    pub(super) agents: Mark,
+    agents: Mark,
+    /// Who may change this engine.
+    mark: EngineMark,
     pub(super) engine: Engine,
     known: Mutex<Known>,
     pub(super) changes: Changes,
@@ -76,6 +81,8 @@ pub(super) struct Seen {
 pub(super) struct Shared {
     pub(super) instance: String,
     pub(super) mark: Mark,
+    /// Of the agent.
+    pub(super) program: PathBuf,
     pub(super) changes: Changes,
     pub(super) changed: watch::Sender<()>,
     pub(super) tasks: Tasks,
@@ -100,12 +107,13 @@ impl fmt::Display for DockerHost {
 impl DockerHost {
     /// Begins to look at the host, until the runtime's tasks end.
     pub(super) fn open(config: HostConfig, shared: &Shared) -> Self {
-        let Shared { instance, mark, changes, changed, tasks } = shared.clone();
+        let Shared { instance, mark, program, changes, changed, tasks } = shared.clone();
         let inner = Inner {
-            instance,
-            engine: Engine::new(config.endpoint.clone()),
+            engine: Engine::new(config.endpoint.clone(), &program, &tasks),
             config,
+            mark: EngineMark::new(instance.clone(), mark.clone()),
             agents: mark,
+            instance,
             known: Mutex::default(),
             changes,
             changed,
@@ -117,12 +125,42 @@ impl DockerHost {
         host
     }
 
-    /// The right to change something here.
+    /// The right to change something here: on behalf of the instance, and on this engine. What is changed, is changed through
+    /// [`DockerHost::change`].
     ///
     /// # Errors
-    /// [`RuntimeError::Fenced`] when another agent has it.
+    /// [`RuntimeError::Fenced`] when another agent has it, or that the engine does not tell.
     pub(super) async fn turn(&self) -> Result<HostTurn, RuntimeError> {
+        self.inner.agents.may_act().await?;
+        // Before the turn: it may take half a minute, and whoever raises the mark waits for turns.
+        let acquired = self.inner.mark.acquire(&self.inner.engine).await;
+        acquired.map_err(|refusal| refusal.of("who may change the engine"))?;
         Ok(HostTurn { _among_agents: self.inner.agents.turn().await? })
+    }
+
+    /// Has the engine change something, if its mark still showed our epoch a moment ago.
+    ///
+    /// # Errors
+    /// As [`Engine::ask`], and that another agent has the right.
+    pub(super) async fn change<T, F>(
+        &self,
+        patience: Duration,
+        question: impl FnOnce(Docker) -> F,
+    ) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.inner.mark.acquire(&self.inner.engine).await?;
+        self.inner.engine.ask(patience, question).await
+    }
+
+    /// Shows that this agent acts, where it does, so that an older one stops.
+    pub(super) async fn show_mark(&self) {
+        if self.inner.agents.acted()
+            && let Err(refusal) = self.inner.mark.keep(&self.inner.engine).await
+        {
+            tracing::debug!(%self, ?refusal, "this engine is another's, or silent");
+        }
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -226,6 +264,7 @@ impl DockerHost {
             }
             RuntimeError::Engine { what, reason } => RuntimeError::Engine { what: on(what), reason },
             RuntimeError::NotStarted { reason } => RuntimeError::NotStarted { reason: on(reason) },
+            RuntimeError::Fenced { reason } => RuntimeError::Fenced { reason: on(reason) },
             other => other,
         }
     }

@@ -54,6 +54,7 @@ async fn listen(host: &DockerHost) -> Result<(), Refusal> {
         if host.look(None).await.is_err() {
             return Ok(());
         }
+        host.show_mark().await;
         loop {
             match tokio::time::timeout(EVERY, events.next()).await {
                 Err(_) => break,

@@ -1,0 +1,68 @@
+//! Engines that are reached over SSH and over TLS, on real servers. `make test-real` runs it: it needs OpenSSH's server and the
+//! right to start one.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by panicking")]
+
+#[expect(dead_code, reason = "the tests of one engine do more to it")]
+#[path = "../runtimes/engine.rs"]
+mod engine;
+mod ssh;
+mod sshd;
+mod tether;
+mod tls;
+
+use std::{path::Path, sync::Arc};
+
+use futures::future::BoxFuture;
+use tempfile::TempDir;
+use towline_agent::{
+    mark::Mark,
+    runtime::{
+        Runtime,
+        battery::{BATTERY, Place},
+        docker::{DockerConfig, DockerRuntime, Endpoint, HostConfig},
+    },
+};
+
+/// The program under test.
+const AGENT: &str = env!("CARGO_BIN_EXE_towline-agent");
+
+fn config(instance: &str, dir: &Path, endpoints: Vec<Endpoint>) -> DockerConfig {
+    let store = towline_protocol::StoreId::new(uuid::Uuid::nil());
+    let host = |(number, endpoint)| HostConfig {
+        name: Some(format!("far-{number}").parse().unwrap()),
+        labels: std::collections::BTreeMap::new(),
+        endpoint,
+    };
+    DockerConfig {
+        instance: instance.to_owned(),
+        hosts: endpoints.into_iter().enumerate().map(host).collect(),
+        mark: Mark::open(&dir.join("marks"), &"test/site".parse().unwrap(), store, None).unwrap(),
+        program: AGENT.into(),
+    }
+}
+
+/// A place for the battery.
+struct Far {
+    instance: String,
+    endpoint: Endpoint,
+    dir: TempDir,
+}
+
+impl Place for Far {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
+        let config = config(&self.instance, self.dir.path(), vec![self.endpoint.clone()]);
+        Box::pin(async { Arc::new(DockerRuntime::open(config).await) as Arc<dyn Runtime> })
+    }
+
+    fn lines(&self) -> String {
+        format!("  image: {}\n", engine::IMAGE)
+    }
+}
+
+async fn battery(way: &str, endpoint: &Endpoint) {
+    for case in BATTERY {
+        let instance = format!("{way}/{}", case.name);
+        let place = Far { instance, endpoint: endpoint.clone(), dir: tempfile::tempdir().unwrap() };
+        case.run(&place).await;
+    }
+}

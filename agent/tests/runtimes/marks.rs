@@ -1,0 +1,97 @@
+//! The mark on an engine, between agents that share nothing but the engine.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use towline_agent::{
+    manifest,
+    mark::Mark,
+    runtime::{
+        Runtime, RuntimeError, RuntimeKind, UnitSpec,
+        docker::{DockerConfig, DockerRuntime},
+    },
+};
+use towline_protocol::{Epoch, StoreId};
+
+use crate::engine::{Engine, IMAGE};
+
+const INSTANCE: &str = "test/marks";
+
+/// An agent on a machine of its own: with its own store, and marks in `dir`.
+async fn agent(engine: &Engine, dir: &Path, store: u128, epoch: u64) -> DockerRuntime {
+    let store = StoreId::new(uuid::Uuid::from_u128(store));
+    let served = Some(Epoch::new(epoch).unwrap());
+    let mark = Mark::open(dir, &INSTANCE.parse().unwrap(), store, served).unwrap();
+    DockerRuntime::open(DockerConfig::unnamed(INSTANCE, &engine.socket, mark)).await
+}
+
+fn spec() -> UnitSpec {
+    let yaml = format!(
+        "apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: {IMAGE}\n  command: [sleep, \"1000\"]\n  \
+         docker: {{networkMode: none}}\n  stop: {{gracePeriod: 0s}}\n"
+    );
+    let manifest = manifest::parse(RuntimeKind::Docker, "test", yaml.as_bytes()).unwrap().remove(0);
+    UnitSpec { manifest: Arc::new(manifest), generation: "g1".to_owned() }
+}
+
+fn shown(engine: &Engine) -> Vec<String> {
+    let label = format!("label=dev.towline.mark={INSTANCE}");
+    let names = engine.docker(&["volume", "ls", "--quiet", "--filter", &label]);
+    names.split_whitespace().map(str::to_owned).collect()
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(150), "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_agents_with_stores_of_their_own_never_both_change_one_engine() {
+    let engine = Engine::without_network("marks");
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let old = agent(&engine, dirs[0].path(), 1, 5).await;
+    let first = old.start(&spec()).await.unwrap();
+    assert_eq!(shown(&engine), ["towline-mark-test.marks-5"]);
+
+    let new = agent(&engine, dirs[1].path(), 2, 6).await;
+    let (mut last_of_old, fenced) = (first.created, Instant::now());
+    let first_of_new = async { new.start(&spec()).await.unwrap() };
+    let old_goes_on = async {
+        loop {
+            match old.start(&spec()).await {
+                Ok(unit) => last_of_old = unit.created,
+                Err(RuntimeError::Fenced { reason }) => return reason,
+                Err(other) => panic!("{other}"),
+            }
+            assert!(fenced.elapsed() < Duration::from_secs(100), "the older agent goes on and on");
+        }
+    };
+    let (unit, reason) = tokio::join!(first_of_new, old_goes_on);
+    assert_eq!(reason, "another agent acts for this instance: epoch 6");
+    assert!(unit.created > last_of_old, "{} made before {last_of_old}", unit.created);
+    assert_eq!(shown(&engine), ["towline-mark-test.marks-6"], "what was before is removed");
+    for refused in [
+        old.stop(&first.unit).await,
+        old.delete(&first.unit).await,
+        old.start_again(&first.unit).await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(RuntimeError::Fenced { .. })), "{refused:?}");
+    }
+    assert!(!old.observe("default/App/web", None).await.unwrap().is_empty(), "it may look");
+
+    // Somebody tidies up. Whoever was fenced stays so, and whoever acts shows it again.
+    engine.docker(&["volume", "rm", "towline-mark-test.marks-6"]);
+    assert!(matches!(old.start(&spec()).await, Err(RuntimeError::Fenced { .. })));
+    until("the mark to be shown again", || shown(&engine) == ["towline-mark-test.marks-6"]).await;
+
+    // The same store again, in its next process, waits for nobody.
+    new.close().await;
+    let again = agent(&engine, dirs[1].path(), 2, 7).await;
+    again.delete_all().await.unwrap();
+    assert_eq!(shown(&engine), ["towline-mark-test.marks-7"]);
+    again.close().await;
+    old.close().await;
+}
