@@ -21,6 +21,7 @@ mod journal;
 mod logs;
 mod owned;
 mod plan;
+mod prove;
 mod repair;
 mod services;
 

@@ -22,6 +22,7 @@ pub mod direct;
 pub mod doctor;
 mod engine;
 pub mod failpoints;
+mod health;
 mod holder;
 mod link;
 mod lock_file;

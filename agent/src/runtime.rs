@@ -158,7 +158,7 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Which could not be written or removed, and which were before it.
     async fn restore_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError>;
 
-    /// Waits at most `patience` for a unit to leave `started`; says whether it did. Cancel safe.
+    /// Waits at most `patience` for a unit to run no more, or not to work; says whether that came. Cancel safe.
     async fn falls_within(&self, unit: &str, patience: Duration) -> bool;
 
     /// The log lines of an app's units, ordered by time within each unit, through a bounded queue. The stream ends after

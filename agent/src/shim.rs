@@ -15,12 +15,15 @@
 
 mod beside;
 mod bounds;
+mod checks;
 mod file_op;
 mod link;
 mod logs;
 mod pipes;
 mod policy;
 mod reaper;
+mod role;
+mod spawn;
 mod spec;
 mod stage;
 mod state;
@@ -38,9 +41,11 @@ pub(crate) use self::file_op::{FileAnswer, FileOp};
 pub(crate) use self::link::bind;
 pub(crate) use self::logs::{LOG_DIR, segments};
 pub use self::logs::{LogLine, LogStream, ParseLogLineError};
-pub(crate) use self::spec::{RestartRule, RunAs, ShimSpec, write_durably};
+pub use self::role::Role;
+pub(crate) use self::spec::{RestartRule, RunAs, ShimHealth, ShimProbe, ShimSpec, write_durably};
 pub use self::state::{Ended, Status, UnitState};
 pub(crate) use self::sweep::sweep_marked;
+pub use crate::health::Health;
 
 /// Name of the socket in a unit directory.
 pub(crate) const SOCKET: &str = "shim.sock";
@@ -62,13 +67,16 @@ pub struct ShimArgs {
     /// The command that runs beside the unit's.
     #[arg(last = true, hide = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+    /// Which command of the unit that is.
+    #[arg(long, hide = true, value_enum, default_value_t)]
+    pub role: Role,
 }
 
 /// Runs a shim, or its second stage, until the unit has ended. Blocks; call it from `main` before anything else, in
 /// particular before any thread is started.
 pub fn run(args: &ShimArgs) -> ExitCode {
     match (args.exec, &args.file, args.command.as_slice()) {
-        (Some(shim), _, []) => return stage::exec(&args.dir, shim),
+        (Some(shim), _, []) => return stage::exec(&args.dir, shim, args.role),
         (Some(keeper), _, argv) => return stage::exec_beside(&args.dir, keeper, argv),
         (None, Some(op), _) => return stage::at_file(&args.dir, op),
         (None, None, _) => {}

@@ -11,14 +11,15 @@ use super::{
     AT_ONCE, Direct,
     entry::Entry,
     plan::{Observed, Phase, Step, Wanted, plan},
+    prove::Proving,
 };
 use crate::{
     runtime::{LogQuery, RuntimeError, UnitSpec, UnitStatus},
-    shim::{Ended, Status},
+    shim::{Ended, Health, Status},
 };
 
-/// How long a unit of a changed definition must stay up before an old one is removed for it. Until there are health
-/// checks, this is what keeps a version that dies at once from replacing one that works.
+/// How long a unit of a changed definition must stay up before an old one is removed for it. Where no health check is
+/// declared, this is what keeps a version that dies at once from replacing one that works.
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// Rounds after which a plan that does not come to an end is given up: two for each of the most units there can be.
@@ -30,8 +31,10 @@ const LAST_WORDS: usize = 200;
 /// What counts as ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Revive {
-    /// All that is not done successfully: someone asked for it to run.
+    /// All that is not done successfully: someone asked for it to run, and waits to hear whether it works.
     Failed,
+    /// As failed; and nobody waits.
+    Pending,
     /// What was lost, or stopped with the host: nobody asked.
     Lost,
     /// As lost; and what comes back is what was there before, so it is not watched whether it stays up.
@@ -51,13 +54,19 @@ impl Direct {
         cancelled: &CancellationToken,
     ) -> Result<(), ItemError> {
         let spec = entry.unit_spec().ok_or_else(|| failed("its stored definition is not readable"))?;
-        let wanted = wanted(&spec);
+        let wanted = match revive {
+            // What worked before need not show that it does.
+            Revive::Before => Wanted { checked: false, ..wanted(&spec) },
+            _ => wanted(&spec),
+        };
         let choice = spec.manifest.spec.host();
+        let mut proving = Proving::default();
         // Of the whole way, not of one round: where the old ones go first, the round that starts the new sees none.
         let mut update = false;
         for _ in 0..ROUNDS {
             let looked = self.inner.runtime.observe(id, choice).await;
             let units = looked.map_err(|error| refused(&error))?;
+            proving.see(&units, &wanted.generation);
             let observed = observed(units, revive);
             update |= observed.iter().any(|unit| unit.generation != wanted.generation);
             let steps = plan(&wanted, &observed);
@@ -68,6 +77,12 @@ impl Direct {
                 self.restore_files(id, &spec).await?;
             }
             if steps.is_empty() {
+                if revive == Revive::Failed
+                    && wanted.checked
+                    && self.prove(&spec, &proving, cancelled).await?
+                {
+                    continue;
+                }
                 return Ok(());
             }
             if cancelled.is_cancelled() {
@@ -76,7 +91,7 @@ impl Direct {
             // What may fail comes first: then nothing that serves was removed for it.
             let (removals, starts): (Vec<Step>, Vec<Step>) =
                 steps.into_iter().partition(|step| matches!(step, Step::Remove(_)));
-            let watched = update && revive != Revive::Before;
+            let watched = update && !wanted.checked && revive != Revive::Before;
             self.steps(starts, &spec, watched).await?;
             self.steps(removals, &spec, watched).await?;
         }
@@ -166,6 +181,12 @@ impl Direct {
         let now = self.inner.runtime.units_of(&unit.app).into_iter().find(|status| status.unit == unit.unit);
         let end =
             now.and_then(|status| status.state.last_end).map_or_else(String::new, |end| format!(": {end}"));
+        let words = self.last_words(unit).await;
+        failed(format!("the new version did not stay up{end}{words}"))
+    }
+
+    /// The last line of a unit's log, for the end of a sentence.
+    pub(super) async fn last_words(&self, unit: &UnitStatus) -> String {
         let query = LogQuery {
             app: unit.app.clone(),
             unit: Some(unit.unit.clone()),
@@ -173,20 +194,19 @@ impl Direct {
             ..LogQuery::default()
         };
         let last = self.inner.runtime.logs(query).recv().await;
-        let words = last.map_or_else(String::new, |line| {
+        last.map_or_else(String::new, |line| {
             let text: String = line.line.text.chars().take(LAST_WORDS).collect();
             format!("; its last words: {text}")
-        });
-        failed(format!("the new version did not stay up{end}{words}"))
+        })
     }
 }
 
-fn failed(text: impl Into<String>) -> ItemError {
+pub(super) fn failed(text: impl Into<String>) -> ItemError {
     ItemError::new(Code::Cluster, text)
 }
 
 /// What the runtime refused, with the code of its kind.
-fn refused(error: &RuntimeError) -> ItemError {
+pub(super) fn refused(error: &RuntimeError) -> ItemError {
     let code = match error {
         RuntimeError::PortInUse { .. } | RuntimeError::FileConflict { .. } => Code::Conflict,
         RuntimeError::NoSuchUser { .. } | RuntimeError::Unbounded { .. } => Code::Invalid,
@@ -218,6 +238,7 @@ pub(super) fn wanted(spec: &UnitSpec) -> Wanted {
         max_unavailable: count(app.strategy.max_unavailable),
         max_surge: count(app.strategy.max_surge),
         exclusive: app.ports.iter().any(|port| port.host_port != 0),
+        checked: app.health.is_some(),
     }
 }
 
@@ -227,12 +248,16 @@ fn phase(status: &UnitStatus, revive: Revive) -> Phase {
         return Phase::Unknown;
     }
     if !state.final_state {
-        return if state.status == Status::Started { Phase::Up } else { Phase::Trying };
+        return match (state.status, state.health) {
+            (Status::Started, _) => Phase::Up,
+            (Status::Starting, Some(Health::Starting)) => Phase::Proving,
+            _ => Phase::Trying,
+        };
     }
     // A stop that was asked for bears no reason; an end by the restart policy bears the policy's.
     let stopped = state.status == Status::Stopped && state.reason.is_none();
     let ended = match revive {
-        Revive::Failed => state.status == Status::Error || stopped,
+        Revive::Failed | Revive::Pending => state.status == Status::Error || stopped,
         Revive::Lost | Revive::Before => state.last_end == Some(Ended::Lost) || stopped,
     };
     if ended { Phase::Ended } else { Phase::Done }

@@ -66,14 +66,19 @@ fn in_place(spec: &AppSpec) -> Vec<FileSpec> {
 
 /// All that shapes a unit but its files.
 fn shape(spec: &AppSpec) -> AppSpec {
-    AppSpec {
+    let mut shape = AppSpec {
         units: 0,
         strategy: Strategy { kind: StrategyType::Rolling, max_unavailable: 0, max_surge: 0 },
         drift: Drift::Repair,
         restart_on_config_change: true,
         files: Vec::new(),
         ..spec.clone()
+    };
+    // Where older agents had it.
+    if let Some(container) = &mut shape.container {
+        container.health = shape.health.take();
     }
+    shape
 }
 
 fn short(digest: blake3::Hash) -> String {
@@ -108,6 +113,17 @@ mod tests {
             before = Some(entry);
         }
         changes
+    }
+
+    #[test]
+    fn health_counts_where_older_agents_had_it() {
+        let check = "  health: {exec: {command: [/bin/true]}}\n";
+        let text = serde_json::to_string(&shape(&read(RuntimeKind::Docker, check).spec)).unwrap();
+        let old = r#""mounts":[],"health":{"command":["/bin/true"],"interval":"10s","timeout":"5s","retries":3,"start_period":"0s"},"pull_policy""#;
+        assert!(text.contains(old) && text.matches("health").count() == 1, "{text}");
+        let of_process = |more| of(&read(RuntimeKind::Process, more));
+        assert_ne!(of_process(""), of_process(check));
+        assert_ne!(of_process(""), of_process("  hooks: {preStop: [/bin/true]}\n"));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) struct Wanted {
     pub(super) max_surge: usize,
     /// Two units cannot exist at once (a fixed host port): the old one must go before the new one comes.
     pub(super) exclusive: bool,
+    /// It is looked at whether a unit works: an old one goes when another is known to.
+    pub(super) checked: bool,
 }
 
 /// How a unit stands, as far as planning goes.
@@ -22,6 +24,8 @@ pub(super) struct Wanted {
 pub(super) enum Phase {
     /// It serves.
     Up,
+    /// It runs, and nobody knows yet whether it works.
+    Proving,
     /// Its supervisor is about to start it (again): let it.
     Trying,
     /// It is done, by its own declaration: let it be.
@@ -79,18 +83,22 @@ pub(super) fn plan(wanted: &Wanted, observed: &[Observed]) -> Vec<Step> {
 /// One wave of a rolling replacement.
 fn roll(wanted: &Wanted, kept: &[&Observed], old: &[&Observed], missing: usize) -> Vec<Step> {
     // Old units that do not serve can go at once: nobody misses them.
-    let (serving, idle): (Vec<&Observed>, Vec<&Observed>) =
-        old.iter().partition(|unit| unit.phase == Phase::Up);
+    let (mut serving, idle): (Vec<&Observed>, Vec<&Observed>) =
+        old.iter().partition(|unit| matches!(unit.phase, Phase::Up | Phase::Proving));
+    // Of those that may serve, those that are known to go last.
+    serving.sort_by_key(|unit| unit.phase == Phase::Up);
     let mut steps: Vec<Step> = idle.into_iter().map(remove).collect();
     let room = (wanted.units + wanted.max_surge).saturating_sub(kept.len() + serving.len());
     let starts = missing.min(room);
     steps.extend(std::iter::repeat_n(Step::Start, starts));
-    // A new unit that fails by its own doing counts: waiting for it might be waiting for ever.
-    let available = serving.len() + kept.len();
+    let works = |unit: &&&Observed| matches!(unit.phase, Phase::Up | Phase::Done);
+    // Where nobody looks, a new unit that fails by its own doing counts: waiting for it might be waiting for ever.
+    let proven = if wanted.checked { kept.iter().filter(works).count() } else { kept.len() };
+    let available = serving.len() + proven;
     let needed = wanted.units.saturating_sub(wanted.max_unavailable);
-    // Once all new ones are there, the old ones have been replaced, whatever became of the new.
-    let spare =
-        if missing == 0 { serving.len() } else { available.saturating_sub(needed).min(serving.len()) };
+    // Once all new ones are there, the old ones have been replaced; where nobody looks, whatever became of the new.
+    let replaced = missing == 0 && proven == kept.len();
+    let spare = if replaced { serving.len() } else { available.saturating_sub(needed).min(serving.len()) };
     steps.extend(serving.into_iter().take(spare).map(remove));
     steps
 }
@@ -100,9 +108,10 @@ fn keep(mut current: Vec<&Observed>, most: usize) -> (Vec<&Observed>, Vec<&Obser
     // A stable sort: the older of equals stays in front.
     current.sort_by_key(|unit| match unit.phase {
         Phase::Up => 0,
-        Phase::Trying => 1,
-        Phase::Done => 2,
-        Phase::Ended | Phase::Unknown => 3,
+        Phase::Proving => 1,
+        Phase::Trying => 2,
+        Phase::Done => 3,
+        Phase::Ended | Phase::Unknown => 4,
     });
     let surplus = current.split_off(most.min(current.len()));
     (current, surplus)
@@ -127,15 +136,18 @@ mod tests {
             max_unavailable,
             max_surge,
             exclusive: false,
+            checked: false,
         }
     }
 
-    /// `n`/`o` is a new or old unit that serves; `t` a new one trying, `d` done, `e` ended, `u` unknown; `x` an old one
-    /// ended.
+    /// `n`/`o` is a new or old unit that serves; `p`/`q` one of which nobody knows whether it does; `t` a new one trying,
+    /// `d` done, `e` ended, `u` unknown; `x` an old one ended.
     fn observed(picture: &str) -> Vec<Observed> {
         let unit = |(index, letter)| {
             let (generation, phase) = match letter {
                 'n' => ("new", Phase::Up),
+                'p' => ("new", Phase::Proving),
+                'q' => ("old", Phase::Proving),
                 't' => ("new", Phase::Trying),
                 'd' => ("new", Phase::Done),
                 'e' => ("new", Phase::Ended),
@@ -162,7 +174,8 @@ mod tests {
         let rolling = wanted(2, 0, 1);
         let recreate = Wanted { kind: StrategyType::Recreate, ..wanted(2, 0, 1) };
         let exclusive = Wanted { exclusive: true, ..wanted(1, 0, 1) };
-        let table: [(&Wanted, &str, &str); 23] = [
+        let checked = Wanted { checked: true, ..wanted(2, 0, 1) };
+        let table: [(&Wanted, &str, &str); 34] = [
             (&rolling, "", "+ +"),
             (&rolling, "n", "+"),
             (&rolling, "nn", ""),
@@ -186,6 +199,17 @@ mod tests {
             (&rolling, "u", ""),
             (&rolling, "ooue", ""),
             (&wanted(0, 0, 1), "unn", ""),
+            (&rolling, "oop", "-o0"),
+            (&checked, "", "+ +"),
+            (&checked, "p", "+"),
+            (&checked, "oop", ""),
+            (&checked, "oot", ""),
+            (&checked, "oon", "-o0"),
+            (&checked, "oqp", ""),
+            (&checked, "onp", ""),
+            (&checked, "onn", "-o0"),
+            (&checked, "odd", "-o0"),
+            (&Wanted { checked: true, ..wanted(2, 1, 0) }, "op", ""),
         ];
         for (wanted, picture, expected) in table {
             assert_eq!(show(&plan(wanted, &observed(picture))), expected, "{picture} {wanted:?}");
@@ -195,39 +219,54 @@ mod tests {
     proptest! {
         #[test]
         fn every_plan_ends_where_it_should_and_keeps_the_bounds(
-            units in 0_usize..6, unavailable in 0_usize..3, surge in 0_usize..3, recreate: bool, picture in "[notdex]{0,8}",
+            units in 0_usize..6, unavailable in 0_usize..3, surge in 0_usize..3, recreate: bool, checked: bool,
+            picture in "[nopqtdex]{0,8}",
         ) {
             prop_assume!(unavailable + surge > 0);
             let kind = if recreate { StrategyType::Recreate } else { StrategyType::Rolling };
-            let wanted = Wanted { kind, ..wanted(units, unavailable, surge) };
+            let wanted = Wanted { kind, checked, ..wanted(units, unavailable, surge) };
+            // What is done serves nobody, and is none the worse for it: that is not what a check is about.
+            let picture = if checked { picture.replace('d', "n") } else { picture };
             let mut now = observed(&picture);
             let up = |now: &[Observed]| now.iter().filter(|unit| unit.phase == Phase::Up).count();
-            // A new unit that fails by its own doing has replaced an old one all the same.
-            let serving = |now: &[Observed]| {
-                now.iter().filter(|unit| unit.phase == Phase::Up || unit.generation == "new").count()
+            // A new unit that fails by its own doing has replaced an old one all the same, where nobody looks.
+            let serves = |unit: &&Observed| match unit.phase {
+                Phase::Up => true,
+                _ => unit.generation == "new" && !checked,
             };
-            let (first_up, first_serving) = (up(&now), serving(&now));
+            let serving = |now: &[Observed]| now.iter().filter(serves).count();
+            let most = if checked { now.len() } else { up(&now) };
+            let first_serving = serving(&now);
+            let begun = if checked { Phase::Proving } else { Phase::Up };
             for round in 0.. {
                 let steps = plan(&wanted, &now);
                 if steps.is_empty() {
-                    break;
+                    let unproven = |unit: &&mut Observed| {
+                        unit.generation == "new" && matches!(unit.phase, Phase::Proving | Phase::Trying)
+                    };
+                    // In the end each is known to work; until then those before it stay.
+                    match now.iter_mut().find(unproven).filter(|_| checked) {
+                        Some(unit) => unit.phase = Phase::Up,
+                        None => break,
+                    }
+                    continue;
                 }
                 prop_assert!(round < 50, "no end: {}", show(&steps));
                 // The worst order: removals first, for what serves; starts first, for how many there are.
                 let starts = steps.iter().filter(|step| **step == Step::Start).count();
-                prop_assert!(up(&now) + starts <= first_up.max(units + surge));
+                prop_assert!(up(&now) + starts <= most.max(units + surge));
                 now.retain(|unit| !steps.contains(&Step::Remove(unit.unit.clone())));
                 if !recreate {
                     prop_assert!(serving(&now) >= first_serving.min(units.saturating_sub(unavailable)));
                 }
                 for unit in &mut now {
                     if steps.contains(&Step::Revive(unit.unit.clone())) {
-                        unit.phase = Phase::Up;
+                        unit.phase = begun;
                     }
                 }
                 for start in 0..starts {
                     let unit = format!("s{round}-{start}");
-                    now.push(Observed { unit, generation: "new".to_owned(), phase: Phase::Up });
+                    now.push(Observed { unit, generation: "new".to_owned(), phase: begun });
                 }
             }
             prop_assert_eq!(now.len(), units);

@@ -131,7 +131,7 @@ async fn mend(direct: &Direct, id: &str) -> bool {
     let Some(entry) = direct.entry(id).filter(is_ours) else { return true };
     let stopping = direct.inner.tasks.stopping().clone();
     let facts = &entry.resource.facts;
-    let revive = if facts.pending { Revive::Failed } else { Revive::Lost };
+    let revive = if facts.pending { Revive::Pending } else { Revive::Lost };
     let failure = direct.converge(id, &entry, revive, &stopping).await.err().map(|error| error.message);
     if (facts.pending || failure != facts.failure) && !stopping.is_cancelled() {
         direct.note(id, &entry, failure.clone()).await;

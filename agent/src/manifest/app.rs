@@ -12,6 +12,8 @@ use towline_protocol::Name;
 use super::{
     container::{self, ContainerSpec},
     fields::{Field, Fields},
+    health::{self, HealthSpec},
+    hooks::{self, Hooks},
     host::HostChoice,
     quantity::{ByteSize, Span},
     resources::{self, Resources},
@@ -44,6 +46,13 @@ pub struct AppSpec {
     pub ports: Vec<PortSpec>,
     /// Files written before a unit starts.
     pub files: Vec<FileSpec>,
+    /// How it is found out whether a unit works.
+    // As with the resources below, nothing is written where nothing is declared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
+    /// Commands around the life of a unit.
+    #[serde(skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
     /// Other files replace the units; else they are written in place, under units that run on.
     // It shapes no unit, and units that older agents started must stay.
     #[serde(skip)]
@@ -239,6 +248,7 @@ pub(super) fn read(spec: &Field<'_>, runtime: RuntimeKind, in_bundle: bool) -> A
         }
         RuntimeKind::Docker => Some(container::read(&mut fields, in_bundle)),
     };
+    let ports: Vec<PortSpec> = fields.get("ports").items().into_iter().filter_map(port).collect();
     let app = AppSpec {
         command: command(&fields.get("command"), container.is_none()),
         args: fields.get("args").texts(),
@@ -249,7 +259,9 @@ pub(super) fn read(spec: &Field<'_>, runtime: RuntimeKind, in_bundle: bool) -> A
         units: fields.get("units").number(0..=1000_u32).unwrap_or(1),
         restart: restart(fields.get("restart").fields(), container.is_some()),
         stop: stop(fields.get("stop").fields()),
-        ports: fields.get("ports").items().into_iter().filter_map(port).collect(),
+        health: health::read(&fields.get("health"), &ports),
+        hooks: hooks::read(fields.get("hooks").fields()),
+        ports,
         files: fields.get("files").items().into_iter().filter_map(file).collect(),
         restart_on_config_change: fields.get("restartOnConfigChange").boolean().unwrap_or(true),
         resources: resources::read(fields.get("resources").fields()),

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::{
     fields::{Field, Fields},
+    health::HealthSpec,
+    hooks,
     host::HostChoice,
-    quantity::Span,
     rules,
 };
 
@@ -18,8 +19,8 @@ pub struct ContainerSpec {
     pub host: Option<HostChoice>,
     /// What of the host is seen in the container.
     pub mounts: Vec<MountSpec>,
-    /// How the engine finds out whether a unit works.
-    pub health: Option<HealthSpec>,
+    /// Where the health of an app stands in the text that its generation is the digest of; else absent.
+    pub(crate) health: Option<HealthSpec>,
     /// When the image is fetched.
     pub pull_policy: PullPolicy,
     /// `bridge`, `host`, `none`, `container:<name>`, or a network of the engine.
@@ -58,21 +59,6 @@ pub enum Propagation {
     Rslave,
 }
 
-/// A command that is run in a unit to find out whether it works.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct HealthSpec {
-    /// Its words; it works if the command ends with 0.
-    pub command: Vec<String>,
-    /// Between two looks.
-    pub interval: Span,
-    /// A look that takes longer has failed.
-    pub timeout: Span,
-    /// So many failures in a row, and it does not work.
-    pub retries: u32,
-    /// Failures in this time after a start do not count.
-    pub start_period: Span,
-}
-
 /// When an image is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum PullPolicy {
@@ -96,7 +82,10 @@ pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
     };
     refuse_set(fields.get("umask"), "is unsupported by the docker runtime, whose engine knows none");
     super::unsupported::depends_on(fields, in_bundle);
-    super::unsupported::hooks(fields.get("hooks").fields());
+    let hooks = fields.get("hooks");
+    if !hooks::read(hooks.fields()).is_empty() {
+        super::unsupported::refuse(&hooks, NOT_YET);
+    }
     let mut docker = fields.get("docker").fields();
     let policies = [
         ("Always", PullPolicy::Always),
@@ -107,7 +96,7 @@ pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
         image: image.text().map_or_else(String::new, |text| tagged(&image, &text)),
         host: fields.get("host").parsed(),
         mounts: fields.get("mounts").items().into_iter().filter_map(mount).collect(),
-        health: health(&fields.get("health")),
+        health: None,
         pull_policy: docker.get("pullPolicy").choice(&policies).unwrap_or(PullPolicy::IfNotPresent),
         network_mode: docker.get("networkMode").text().unwrap_or_else(|| "bridge".to_owned()),
         privileged: docker.get("privileged").boolean().unwrap_or(false),
@@ -155,32 +144,4 @@ fn mount(field: Field<'_>) -> Option<MountSpec> {
         return None;
     }
     Some(MountSpec { source: text, target: target?, read_only, propagation })
-}
-
-fn health(field: &Field<'_>) -> Option<HealthSpec> {
-    field.value()?;
-    let mut fields = field.fields();
-    for probe in ["tcp", "http"] {
-        let probe = fields.get(probe);
-        if probe.value().is_some() {
-            super::unsupported::refuse(&probe, NOT_YET);
-        }
-    }
-    let mut exec = fields.get("exec").required().fields();
-    let command = exec.get("command");
-    let words = command.texts();
-    if words.is_empty() {
-        command.refuse("found no program, allowed is a list such as [/bin/true]");
-    }
-    exec.finish();
-    let span = |field: Field<'_>, otherwise| field.parsed().unwrap_or_else(|| Span::from_secs(otherwise));
-    let spec = HealthSpec {
-        command: words,
-        interval: span(fields.get("interval"), 10),
-        timeout: span(fields.get("timeout"), 5),
-        retries: fields.get("retries").number(1..=1_000_u32).unwrap_or(3),
-        start_period: span(fields.get("startPeriod"), 0),
-    };
-    fields.finish();
-    Some(spec)
 }

@@ -130,8 +130,6 @@ fn each_complaint_names_file_document_path_found_and_allowed() {
         ("  files: [{path: x, base64: \"***\"}]\n", "spec.files[0].base64: found no base64"),
         ("  stop: {signal: TERM}\n", "spec.stop.signal: found \"TERM\", allowed is one of SIGTERM"),
         ("  image: nginx\n", "spec.image: found a value, but this field is unsupported"),
-        ("  health: {tcp: {port: 1}}\n", "spec.health: found a value, but this field is unsupported"),
-        ("  hooks: {preStart: [a]}\n", "spec.hooks.preStart: found a value, but this field is unsupported"),
         (
             "  docker: {privileged: true}\n",
             "spec.docker.privileged: found a value, but this field is unsupported",
@@ -369,4 +367,95 @@ fn resources_that_make_no_sense_are_refused() {
         let found = complaints(&app(spec)).join("\n");
         assert!(found.contains(expected), "{spec}\n{found}\nlacks {expected}");
     }
+}
+
+const PORTS: &str =
+    "  ports: [{name: http, port: 80}, {name: https, port: 443}, {name: dns, port: 53, protocol: udp}]\n";
+
+#[test]
+fn checks_and_hooks_are_read() {
+    let read = |more: &str| one(&app(&format!("{PORTS}{more}"))).spec;
+    let health = read("  health: {tcp: {port: 443}}\n").health.unwrap();
+    assert_eq!(health.probe, ProbeSpec::Tcp { port: "https".parse().unwrap() });
+    assert_eq!((health.interval, health.timeout), (Span::from_secs(10), Span::from_secs(5)));
+    assert_eq!((health.retries, health.start_period), (3, Span::from_secs(0)));
+    let health = read("  health: {http: {port: http}, interval: 1s, retries: 5, startPeriod: 2m}\n").health;
+    let health = health.unwrap();
+    let (port, path) = ("http".parse().unwrap(), "/".to_owned());
+    assert_eq!(health.probe, ProbeSpec::Http { port, path, status: 200 });
+    assert_eq!(health.longest(), std::time::Duration::from_secs(120 + 5 * 6));
+    let hooks = read("  hooks: {preStart: [a, b], postStop: [c]}\n").hooks;
+    assert_eq!(
+        (hooks.pre_start, hooks.post_stop),
+        (vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()])
+    );
+    assert_eq!((hooks.post_start, hooks.pre_stop), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_definition_without_checks_and_hooks_is_the_same_generation_as_before_there_were_any() {
+    let text = |runtime, yaml: &str| {
+        let spec = parse(runtime, "test", yaml.as_bytes()).unwrap().remove(0).spec;
+        serde_json::to_string(&spec).unwrap()
+    };
+    let process = text(RuntimeKind::Process, &app(""));
+    assert!(!process.contains("health") && !process.contains("hooks"), "{process}");
+    let docker = text(RuntimeKind::Docker, &app("  image: a:1\n"));
+    assert!(docker.contains(r#""mounts":[],"health":null,"pull_policy""#) && !docker.contains("hooks"));
+    let health =
+        one(&app("  health: {exec: {command: [/bin/true, x]}, startPeriod: 1m}\n")).spec.health.unwrap();
+    assert_eq!(
+        serde_json::to_string(&health).unwrap(),
+        r#"{"command":["/bin/true","x"],"interval":"10s","timeout":"5s","retries":3,"start_period":"1m"}"#
+    );
+}
+
+/// Everything that is wrong with checks and hooks is told, not only the first.
+#[test]
+fn f_v1_each_complaint_about_checks_and_hooks_is_told_at_once() {
+    let found = complaints(&app(&format!(
+        "{PORTS}  health: {{http: {{port: 81, path: page, status: 42}}, interval: 1ms, timeout: 0s, retries: 0, \
+         startPeriod: soon, colour: red}}\n  hooks: {{preStart: [\"\"], postStart: true, preStop: [5], later: []}}\n"
+    )));
+    let expected = [
+        "spec.health.http.port: found 81, allowed is one of the tcp ports that spec.ports declares: 80 (http), 443 (https)",
+        "spec.health.http.path: found \"page\", allowed are a slash and what follows it in a URL",
+        "spec.health.http.status: found the number 42, allowed is a whole number from 100 to 599",
+        "spec.health.interval: found 1ms, allowed is at least 100ms",
+        "spec.health.timeout: found 0s, allowed is at least 10ms",
+        "spec.health.retries: found the number 0, allowed is a whole number from 1 to 1000",
+        "spec.health.startPeriod: found \"soon\", allowed is a duration",
+        "spec.health.colour: found an unknown field, allowed are tcp, http, exec, interval, timeout, retries, startPeriod",
+        "spec.hooks.preStart: found no program",
+        "spec.hooks.postStart: found the boolean true, allowed is a list",
+        "spec.hooks.preStop[0]: found the number 5, allowed is a text",
+        "spec.hooks.later: found an unknown field, allowed are preStart, postStart, preStop, postStop",
+    ];
+    for expected in expected {
+        assert!(found.iter().any(|line| line.contains(expected)), "{found:#?}\nlacks {expected}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    let table = [
+        ("  health: {}\n", "spec.health: found no check, allowed is one of tcp, http and exec"),
+        ("  health: {interval: 1s}\n", "spec.health: found no check"),
+        (
+            "  ports: [{name: a, port: 1}]\n  health: {tcp: {port: 1}, exec: {command: [a]}}\n",
+            "spec.health: found several checks",
+        ),
+        ("  health: {exec: {}}\n", "spec.health.exec.command: found no program"),
+        ("  health: {exec: {command: [\"\"]}}\n", "spec.health.exec.command: found no program"),
+        ("  health: {tcp: {}}\n", "spec.health.tcp.port: found nothing, but it is required"),
+        (
+            "  health: {tcp: {port: 80}}\n",
+            "spec.health.tcp.port: found 80, allowed is a tcp port that spec.ports declares, which is none",
+        ),
+        ("  health: {tcp: {port: 80, path: /}}\n", "spec.health.tcp.path: found an unknown field"),
+        ("  health: true\n", "spec.health: found the boolean true, allowed is a map"),
+    ];
+    for (spec, expected) in table {
+        let found = complaints(&app(spec)).join("\n");
+        assert!(found.contains(expected), "{spec}\n{found}\nlacks {expected}");
+    }
+    let dns = complaints(&app(&format!("{PORTS}  health: {{tcp: {{port: dns}}}}\n"))).join("\n");
+    assert!(dns.contains("spec.health.tcp.port: found dns, allowed is one of the tcp ports"), "{dns}");
 }

@@ -7,20 +7,17 @@ use super::{
 };
 
 const NO_IMAGES: &str = "is unsupported by the process runtime, which runs programs of this host";
-const NOT_YET: &str = "is unsupported by this version of the agent";
 const DOCKER_ONLY: &str = "is unsupported by the process runtime: it concerns docker alone";
 
 /// Asks for every such field and complains where one is set.
 pub(super) fn check(fields: &mut Fields<'_>, in_bundle: bool) {
     unset(&fields.get("image"), NO_IMAGES);
     unset(&fields.get("host"), DOCKER_ONLY);
-    unset(&fields.get("health"), NOT_YET);
     empty_list(
         &fields.get("mounts"),
         "is unsupported by the process runtime, which shares the host's file system",
     );
     depends_on(fields, in_bundle);
-    hooks(fields.get("hooks").fields());
     docker(fields.get("docker").fields());
 }
 
@@ -48,13 +45,6 @@ fn empty_list(field: &Field<'_>, why: &str) {
     if !field.items().is_empty() {
         refuse(field, why);
     }
-}
-
-pub(super) fn hooks(mut fields: Fields<'_>) {
-    for hook in ["preStart", "postStart", "preStop", "postStop"] {
-        empty_list(&fields.get(hook), NOT_YET);
-    }
-    fields.finish();
 }
 
 fn docker(mut fields: Fields<'_>) {

@@ -6,8 +6,9 @@
 mod bounds;
 mod commands;
 mod files;
+mod health;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, fs, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::time::Instant;
@@ -23,6 +24,11 @@ use self::{
     files::{
         a_file_comes_back_as_it_was_put, a_path_may_be_relative, files_belong_to_whom_they_are_given,
         what_is_no_file_is_refused, what_is_not_there_is_not_found, what_is_too_large_is_refused,
+    },
+    health::{
+        a_command_that_fails_makes_a_unit_unhealthy, a_port_that_answers_is_what_makes_a_unit_started,
+        a_wrong_answer_is_told_and_a_right_one_mends, health_is_known_again_after_a_restart_of_the_agent,
+        what_is_not_healthy_yet_is_given_its_start_period, what_is_unhealthy_is_not_restarted,
     },
 };
 use super::{Astray, How, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus};
@@ -44,6 +50,9 @@ pub trait Place: Send + Sync {
 
     /// Lines of `spec` that every app needs here: an image, where units are containers.
     fn lines(&self) -> String;
+
+    /// A directory that units find under the same path, and may write to.
+    fn shared(&self) -> &Path;
 }
 
 /// A place, and the runtime that is open there.
@@ -114,6 +123,7 @@ cases! {
     following_goes_on_and_joins_who_comes,
     units_belong_to_their_app,
     units_are_found_again,
+    what_ended_while_nobody_looked_is_told_with_its_status_and_its_log,
     what_falls_is_noticed,
     what_a_command_writes_comes_in_order,
     how_a_command_ended_is_told,
@@ -131,6 +141,12 @@ cases! {
     what_is_too_large_is_refused,
     a_log_keeps_to_its_bounds,
     what_two_agents_do_at_once_is_done_once,
+    a_port_that_answers_is_what_makes_a_unit_started,
+    a_wrong_answer_is_told_and_a_right_one_mends,
+    a_command_that_fails_makes_a_unit_unhealthy,
+    what_is_not_healthy_yet_is_given_its_start_period,
+    health_is_known_again_after_a_restart_of_the_agent,
+    what_is_unhealthy_is_not_restarted,
 }
 
 impl Stand<'_> {
@@ -187,6 +203,14 @@ impl Stand<'_> {
 
     async fn texts(&self, count: usize) -> Vec<String> {
         self.log(count).await.into_iter().map(|line| line.line.text).collect()
+    }
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -484,6 +508,22 @@ async fn units_are_found_again(stand: &mut Stand<'_>) {
     let found = stand.look(&ended.unit).await.expect("what has ended is found again");
     assert_eq!(found.state.last_end, Some(Ended::Exited(5)), "and how it ended");
     assert_eq!(stand.texts(1).await, ["before"], "and its log");
+}
+
+async fn what_ended_while_nobody_looked_is_told_with_its_status_and_its_log(stand: &mut Stand<'_>) {
+    let shared = stand.place.shared().to_owned();
+    let dir = shared.display();
+    let script = format!(
+        "echo before; touch {dir}/up; until [ -e {dir}/go ]; do sleep 0.05; done; echo meanwhile; exit 7"
+    );
+    let unit = stand.start(&script, "  restart: {condition: never}\n").await.unit;
+    until("it to be up", || shared.join("up").exists()).await;
+    stand.runtime.close().await;
+    fs::write(shared.join("go"), "").expect("the shared directory can be written to");
+    stand.runtime = stand.place.open().await;
+    let ended = stand.until(&unit, "its end", |status| status.state.final_state).await;
+    assert_eq!((ended.state.status, ended.state.last_end), (Status::Error, Some(Ended::Exited(7))));
+    assert_eq!(stand.texts(2).await, ["before", "meanwhile"]);
 }
 
 async fn what_falls_is_noticed(stand: &mut Stand<'_>) {

@@ -17,6 +17,7 @@
 
 mod act;
 mod archive;
+mod checks;
 mod choice;
 mod config_files;
 mod endpoint;

@@ -57,11 +57,7 @@ use self::{
     unit::{Unit, UnitRecord},
     units::Units,
 };
-use crate::{
-    manifest::Manifest,
-    mark::Mark,
-    shim::{ShimSpec, Status},
-};
+use crate::{manifest::Manifest, mark::Mark, shim::ShimSpec};
 
 /// `PATH` of units unless configured otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -174,7 +170,7 @@ impl ProcessRuntime {
     /// Why it does not run: a port in use, a file in the way, a user or program that does not exist. Nothing is left of
     /// it then.
     pub async fn start(&self, spec: &UnitSpec) -> Result<UnitStatus, RuntimeError> {
-        let _turn = self.mark().turn().await?;
+        let turn = self.mark().turn().await?;
         // One at a time, so that nobody else declares the same file between look and label.
         let creating = Arc::clone(&self.inner.creating).lock_owned().await;
         let (runtime, spec) = (self.clone(), spec.clone());
@@ -183,7 +179,7 @@ impl ProcessRuntime {
             runtime.create(&spec)
         };
         let unit = blocking(create).await?;
-        match self.launch(&unit, true).await {
+        match self.launch(&unit, true, turn).await {
             Ok(()) => Ok(unit.status()),
             Err(error) => {
                 // The first error is the one worth telling; what cannot be removed stays listed.
@@ -201,9 +197,9 @@ impl ProcessRuntime {
     /// # Errors
     /// As [`ProcessRuntime::start`], or that there is no such unit. The unit stays, as it was.
     pub async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
-        let _turn = self.mark().turn().await?;
+        let turn = self.mark().turn().await?;
         let unit = self.find(unit)?;
-        self.launch(&unit, false).await?;
+        self.launch(&unit, false, turn).await?;
         Ok(unit.status())
     }
 
@@ -276,11 +272,11 @@ impl ProcessRuntime {
         results.into_iter().collect()
     }
 
-    /// Waits at most `patience` for a unit to leave `started`; says whether it did.
+    /// Waits at most `patience` for a unit to run no more, or not to work; says whether that came.
     pub(crate) async fn falls_within(&self, unit: &str, patience: Duration) -> bool {
         let Ok(unit) = self.find(unit) else { return true };
         let mut states = unit.state.subscribe();
-        let fell = states.wait_for(|state| state.status != Status::Started);
+        let fell = states.wait_for(|state| !state.is_up());
         tokio::time::timeout(patience, fell).await.is_ok()
     }
 

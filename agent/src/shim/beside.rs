@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt as _;
 use rustix::process::{Pid, Signal, getpid, getppid, set_child_subreaper, setsid};
 use tokio::{
     signal::unix::{SignalKind, signal},
+    task::JoinSet,
     time::interval,
 };
 
@@ -41,12 +41,12 @@ async fn attend(agent: i32) -> io::Result<u8> {
     // Signals to the agent's group are not meant for what it runs.
     setsid().ok();
     set_child_subreaper(Some(getpid()))?;
-    let mut reaper = Reaper::new()?;
+    let mut tasks = JoinSet::new();
+    let reaper = Reaper::start(&mut tasks)?;
     let mut term = signal(SignalKind::terminate())?;
     let child = stage()?;
-    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        reaper.watch(pid);
-    }
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let mut command = reaper.watch(pid.ok_or_else(|| io::Error::other("the command has no process id"))?);
     let mut looks = interval(LOOK);
     let gone = async {
         while getppid().is_some_and(|parent| parent.as_raw_nonzero().get() == agent) {
@@ -54,12 +54,13 @@ async fn attend(agent: i32) -> io::Result<u8> {
         }
     };
     tokio::select! {
-        _ = reaper.ended() => {}
+        _ = command.end() => {}
         _ = term.recv() => {}
         () = gone => {}
     }
-    sweep(&mut reaper).await.map_err(io::Error::other)?;
-    let ended = reaper.ended().now_or_never().unwrap_or(Ended::Signaled(Signal::KILL.as_raw()));
+    sweep(&reaper).await.map_err(io::Error::other)?;
+    tasks.shutdown().await;
+    let ended = command.now().unwrap_or(Ended::Signaled(Signal::KILL.as_raw()));
     Ok(match ended {
         Ended::Exited(code) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
         Ended::Signaled(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),

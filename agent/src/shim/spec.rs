@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +11,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
-use crate::manifest::{Condition, StopSignal};
+use crate::{
+    health::Rule,
+    manifest::{Condition, Hooks, StopSignal},
+};
+
+/// How long a hook may take before it is killed.
+pub(crate) const HOOK_MAX: Duration = Duration::from_secs(60);
 
 /// Name of the file in a unit directory.
 const FILE: &str = "spec.json";
@@ -33,6 +40,28 @@ pub(crate) struct ShimSpec {
     /// What it is held to.
     #[serde(default)]
     pub(crate) bounds: Bounds,
+    /// How it is found out whether it works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<ShimHealth>,
+    /// What is run around it.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub(crate) hooks: Hooks,
+}
+
+/// How a shim finds out whether its unit works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShimHealth {
+    pub(crate) probe: ShimProbe,
+    pub(crate) rule: Rule,
+}
+
+/// What a shim looks at. `port` is the one that people know, `address` is where the unit listens instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ShimProbe {
+    Tcp { address: SocketAddr, port: u16 },
+    Http { address: SocketAddr, port: u16, path: String, status: u16 },
+    Exec { command: Vec<String> },
 }
 
 /// Whose rights a unit has.
@@ -61,9 +90,23 @@ impl ShimSpec {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE}: {error}")))
     }
 
+    /// How long hooks may keep the unit from having started.
+    pub(crate) fn start_hooks_max(&self) -> Duration {
+        hooks_max([&self.hooks.pre_start, &self.hooks.post_start])
+    }
+
+    /// How long the unit may take to end when it is told to, if all goes as declared.
+    pub(crate) fn stop_max(&self) -> Duration {
+        self.grace.saturating_add(hooks_max([&self.hooks.pre_stop, &self.hooks.post_stop]))
+    }
+
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
         write_atomically(dir, FILE, &serde_json::to_vec(self)?)
     }
+}
+
+fn hooks_max(hooks: [&Vec<String>; 2]) -> Duration {
+    hooks.into_iter().filter(|hook| !hook.is_empty()).map(|_| HOOK_MAX).sum()
 }
 
 /// Writes `name` in `dir` so that a reader finds the old content or the new, never half of it. Mode 0600. After a loss

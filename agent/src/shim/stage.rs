@@ -1,4 +1,4 @@
-//! The second stage: a fresh process that prepares itself and then becomes the unit's command.
+//! The second stage: a fresh process that prepares itself and then becomes a command of the unit.
 //!
 //! Standard input is the report channel. It carries [`GO`] and is closed by exec when the command runs; anything else says
 //! why it does not. The environment is the shim's, so that nothing in a unit's can mislead the stage itself.
@@ -19,6 +19,7 @@ use rustix::{
 
 use super::{
     file_op::{FileAnswer, FileOp},
+    role::Role,
     spec::{RunAs, ShimSpec},
 };
 
@@ -31,8 +32,8 @@ const CANNOT_EXECUTE: u8 = 126;
 
 const NOT_THE_USER: &str = "cannot become the declared user (the agent needs to be root for that)";
 
-/// Becomes the command of the unit in `dir`, on behalf of the shim with pid `shim`. Returns only on failure.
-pub(super) fn exec(dir: &Path, shim: i32) -> ExitCode {
+/// Becomes a command of the unit in `dir`, on behalf of the shim with pid `shim`. Returns only on failure.
+pub(super) fn exec(dir: &Path, shim: i32, role: Role) -> ExitCode {
     // Moved off standard input, which the command gets empty; close-on-exec is what reports success.
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3) else {
         return ExitCode::FAILURE;
@@ -41,7 +42,7 @@ pub(super) fn exec(dir: &Path, shim: i32) -> ExitCode {
     let why = match prepare(dir, shim) {
         Ok(spec) => {
             report.write_all(GO.as_bytes()).ok();
-            become_command(&spec, &spec.argv, Stdio::null()).why
+            become_command(&spec, role.argv(&spec), Stdio::null()).why
         }
         Err(why) => why,
     };

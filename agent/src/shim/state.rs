@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::spec::write_atomically;
+use crate::health::Health;
 
 /// Name of the file in a unit directory.
 const FILE: &str = "state.json";
@@ -16,11 +17,11 @@ const FILE: &str = "state.json";
 pub enum Status {
     /// Being prepared: files, ports, directory.
     Building,
-    /// The command is about to run.
+    /// The command is about to run, or it runs and nobody knows yet whether it works.
     Starting,
-    /// The command runs.
+    /// The command runs, and works as far as it is looked at.
     Started,
-    /// It ended and will be started again, or could not be; the reason says which.
+    /// It ended and will be started again, or could not be, or it runs and does not work; the reason says which.
     Error,
     /// It ended and will not be started again: it was stopped, or was done.
     Stopped,
@@ -82,6 +83,9 @@ pub struct UnitState {
     pub reason: Option<String>,
     /// When it came to stand so.
     pub since: Timestamp,
+    /// Whether it works, while it runs and is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// Process id of the command, while it runs.
     pub pid: Option<i32>,
     /// Start time of that process in clock ticks since boot: with the pid, its identity.
@@ -99,8 +103,14 @@ pub struct UnitState {
 impl UnitState {
     /// A state without history.
     pub(crate) fn new(status: Status, since: Timestamp) -> Self {
-        let (reason, pid, start_time, last_end) = (None, None, None, None);
-        Self { status, reason, since, pid, start_time, restarts: 0, last_end, final_state: false, shim: None }
+        let (reason, health, pid, start_time, last_end, shim) = (None, None, None, None, None, None);
+        let (restarts, final_state) = (0, false);
+        Self { status, reason, since, health, pid, start_time, restarts, last_end, final_state, shim }
+    }
+
+    /// Whether it runs, and is not known not to work.
+    pub(crate) fn is_up(&self) -> bool {
+        self.status == Status::Started || self.health == Some(Health::Starting)
     }
 
     pub(crate) fn read(dir: &Path) -> io::Result<Self> {

@@ -1,45 +1,44 @@
 //! The life of one unit: start, watch, decide, start again or end.
 //!
 //! ```text
-//! starting ─► started ─► (ended) ─► decide ─► error, waiting ─► starting …
-//!                │ stop                 └────► stopped / error   (final)
-//!                └──► signal ─► grace ─► kill ─► stopped         (final)
+//! starting ─► preStart ─► the command ─► postStart ─► started ─► (ended) ─► postStop ─► decide ─► error, waiting ─► starting …
+//!                                            looks at it │ ▲        ▲                      └────► stopped / error   (final)
+//!                                    starting, unhealthy ▼ │        │
+//!                                              stop ─► preStop ─► signal ─► grace ─► kill ─► … ─► stopped         (final)
 //! ```
 
 use std::{
-    ffi::OsString,
-    io::{self, Read as _},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    future::pending,
+    io,
     path::{Path, PathBuf},
-    process::{Child, Command as Process, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures::FutureExt as _;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, getpid, kill_process_group, set_child_subreaper, setsid};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinSet,
     time::{Instant, Interval, interval, sleep, timeout_at},
 };
 
 use super::{
-    Command, SOCKET, link,
-    logs::LogWriter,
-    pipes::{Pipes, SharedLog},
+    Command, SOCKET,
+    checks::Checks,
+    link,
+    logs::{LineCutter, LogStream, LogWriter},
     policy::{Decision, History, decide},
     reaper::Reaper,
+    role::Role,
+    spawn::{Running, Spawner},
     spec::ShimSpec,
-    stage::GO,
     state::{Ended, Status, UnitState},
     sweep::{group_lives, sweep},
 };
-use crate::{manifest::StopSignal, proc};
+use crate::{health::Verdict, manifest::StopSignal, proc};
 
-/// How long the second stage may take to become the command.
-const STAGE: Duration = Duration::from_secs(10);
 /// Between two looks whether the unit's directory is still there.
 const LOOK: Duration = Duration::from_secs(2);
 /// Between two looks whether a stopped group has gone.
@@ -64,11 +63,12 @@ pub(super) async fn supervise(dir: &Path) -> io::Result<()> {
     // Commands are few and answered at once; more than these wait in the socket.
     let (sender, commands) = mpsc::channel(4);
     let link = link::Link::start(listener, receiver, sender);
+    let mut tasks = JoinSet::new();
+    let spawner =
+        Spawner { spec: Arc::new(spec), log: Arc::new(Mutex::new(log)), reaper: Reaper::start(&mut tasks)? };
     let life = Life {
         dir: dir.to_owned(),
-        spec,
-        log: Arc::new(Mutex::new(log)),
-        reaper: Reaper::new()?,
+        spawner,
         stop: StopRequests {
             commands,
             signal: signal(SignalKind::terminate())?,
@@ -82,6 +82,7 @@ pub(super) async fn supervise(dir: &Path) -> io::Result<()> {
     bounds.remove();
     drop(states);
     link.finish().await;
+    tasks.shutdown().await;
     match std::fs::remove_file(dir.join(SOCKET)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -114,18 +115,28 @@ impl StopRequests {
 
 struct Life {
     dir: PathBuf,
-    spec: ShimSpec,
-    log: SharedLog,
-    reaper: Reaper,
+    spawner: Spawner,
     stop: StopRequests,
     states: watch::Sender<UnitState>,
 }
 
-/// A command that runs.
+/// How one run went, from the hook before it to the hook after it.
 struct Run {
-    pid: Pid,
-    pipes: Pipes,
-    since: Instant,
+    ended: Ended,
+    lasted: Duration,
+    /// The end was asked for.
+    stopped: bool,
+    /// Whether all of it has gone.
+    swept: Result<(), String>,
+}
+
+/// Why a run comes to its end.
+enum End {
+    /// By itself.
+    Own,
+    Asked,
+    /// It did not come to start, and is not to run on.
+    Failed(String),
 }
 
 impl Life {
@@ -134,18 +145,7 @@ impl Life {
         let mut history = History::default();
         loop {
             self.publish(|state| state.status = Status::Starting);
-            let (ended, lasted, stopped, swept) = match self.launch().await {
-                Ok(run) => self.attend(run).await,
-                // What never ran at all will not run next time either; and the agent waits to hear why.
-                Err(why) if self.states.borrow().restarts == 0 => {
-                    self.last(Status::Error, Some(why.clone()), Ended::NotStarted(why));
-                    break;
-                }
-                Err(why) => {
-                    let swept = sweep(&mut self.reaper).await;
-                    (Ended::NotStarted(why), Duration::ZERO, false, swept)
-                }
-            };
+            let Run { ended, lasted, stopped, swept } = self.run_once().await;
             if let Err(left) = swept {
                 self.last(Status::Error, Some(left), ended);
                 break;
@@ -154,7 +154,14 @@ impl Life {
                 self.last(Status::Stopped, None, ended);
                 break;
             }
-            let (after, reason) = match decide(&self.spec.restart, &mut history, &ended, lasted) {
+            // What never started at all will not do so next time either; and the agent waits to hear why.
+            if let Ended::NotStarted(why) = &ended
+                && self.states.borrow().restarts == 0
+            {
+                self.last(Status::Error, Some(why.clone()), ended);
+                break;
+            }
+            let (after, reason) = match decide(&self.spawner.spec.restart, &mut history, &ended, lasted) {
                 Decision::Restart { after, reason } => (after, reason),
                 Decision::Finish { status, reason } => {
                     self.last(status, Some(reason), ended);
@@ -176,78 +183,135 @@ impl Life {
         self.states
     }
 
-    /// Watches a run until it has ended: `(how, how long it lasted, whether it was asked to, whether all of it has gone)`.
-    async fn attend(&mut self, run: Run) -> (Ended, Duration, bool, Result<(), String>) {
-        let start_time = proc::inspect(run.pid).map(|process| process.start_time);
-        self.publish(|state| {
-            (state.status, state.reason) = (Status::Started, None);
-            (state.pid, state.start_time) = (Some(run.pid.as_raw_nonzero().get()), start_time);
-        });
-        let stopped = tokio::select! {
-            _ = self.reaper.ended() => false,
-            () = self.stop.wait() => true,
+    async fn run_once(&mut self) -> Run {
+        let prepared = tokio::select! {
+            prepared = self.spawner.hook(Role::PreStart) => prepared.map_err(End::Failed),
+            () = self.stop.wait() => Err(End::Asked),
         };
-        if stopped {
-            self.end_group(run.pid).await;
+        let started = prepared.and_then(|()| self.spawner.start().map_err(End::Failed));
+        let (why, stopped) = match started {
+            Ok(running) => return self.attend(running).await,
+            Err(End::Failed(why)) => (why, false),
+            Err(End::Asked | End::Own) => ("it was stopped before it came to start".to_owned(), true),
+        };
+        let swept = sweep(&self.spawner.reaper).await;
+        Run { ended: Ended::NotStarted(why), lasted: Duration::ZERO, stopped, swept }
+    }
+
+    /// Watches a command until it has ended, and brings its end about when that is asked for.
+    async fn attend(&mut self, mut running: Running) -> Run {
+        let since = Instant::now();
+        let end = match self.follow_up(&mut running).await {
+            Some(end) => end,
+            None => self.watch(&mut running).await,
+        };
+        if matches!(end, End::Asked) {
+            self.hook(Role::PreStop).await;
         }
-        let lasted = run.since.elapsed();
+        if !matches!(end, End::Own) {
+            self.end_group(&mut running).await;
+        }
+        let lasted = since.elapsed();
         // What outlives its leader is not the unit any more. One by one: the leader was reaped, so its pid and the group
         // of that number may be another's by now.
-        let swept = sweep(&mut self.reaper).await;
+        let mut swept = sweep(&self.spawner.reaper).await;
         // At once, unless it cannot be killed; then this is how it ends when the kernel lets go of it.
-        let ended = self.reaper.ended().now_or_never().unwrap_or(Ended::Signaled(Signal::KILL.as_raw()));
-        run.pipes.drain().await;
-        (ended, lasted, stopped, swept)
+        let ended = running.ended.now().unwrap_or(Ended::Signaled(Signal::KILL.as_raw()));
+        running.pipes.drain().await;
+        if !Role::PostStop.argv(&self.spawner.spec).is_empty() {
+            self.hook(Role::PostStop).await;
+            swept = swept.and(sweep(&self.spawner.reaper).await);
+        }
+        let (ended, stopped) = match end {
+            End::Own => (ended, false),
+            End::Asked => (ended, true),
+            End::Failed(why) => (Ended::NotStarted(why), false),
+        };
+        Run { ended, lasted, stopped, swept }
+    }
+
+    /// Runs the hook after the start. Says why the run must end, unless all is well.
+    async fn follow_up(&mut self, running: &mut Running) -> Option<End> {
+        if Role::PostStart.argv(&self.spawner.spec).is_empty() {
+            return None;
+        }
+        tokio::select! {
+            done = self.spawner.hook(Role::PostStart) => done.err().map(End::Failed),
+            () = self.stop.wait() => Some(End::Asked),
+            ended = running.ended.end() => {
+                Some(End::Failed(format!("it ended before hook {} was done: {ended}", Role::PostStart)))
+            }
+        }
+    }
+
+    /// Watches a command that has started, and looks whether it works, until it ends or is to end.
+    async fn watch(&mut self, running: &mut Running) -> End {
+        let health = self.spawner.spec.health.clone();
+        let mut checks = health.map(|health| Checks::new(&self.spawner, &health));
+        self.tell(running.pid, checks.as_ref().map(Checks::verdict));
+        loop {
+            let looks = async {
+                match &mut checks {
+                    Some(checks) => checks.next().await.clone(),
+                    None => pending().await,
+                }
+            };
+            let verdict = tokio::select! {
+                _ = running.ended.end() => return End::Own,
+                () = self.stop.wait() => return End::Asked,
+                verdict = looks => verdict,
+            };
+            self.tell(running.pid, Some(&verdict));
+        }
+    }
+
+    /// Tells how the command stands that runs.
+    fn tell(&mut self, pid: Pid, verdict: Option<&Verdict>) {
+        let start_time = proc::inspect(pid).map(|process| process.start_time);
+        self.publish(|state| {
+            (state.pid, state.start_time) = (Some(pid.as_raw_nonzero().get()), start_time);
+            (state.status, state.reason, state.health) = match verdict.map(Verdict::told) {
+                Some((status, reason, health)) => (status, reason, Some(health)),
+                None => (Status::Started, None, None),
+            };
+        });
+    }
+
+    /// Runs a hook whose failure changes nothing: it is remarked upon in the log.
+    async fn hook(&self, role: Role) {
+        if let Err(why) = self.spawner.hook(role).await {
+            let mut lines = Vec::new();
+            LineCutter::new(LogStream::Stderr).push(
+                format!("{why}\n").as_bytes(),
+                Timestamp::now(),
+                &mut lines,
+            );
+            self.spawner.log.lock().unwrap_or_else(PoisonError::into_inner).append(&lines);
+        }
     }
 
     /// Sends the declared signal to the group and waits until it has gone or the grace period is over.
-    async fn end_group(&mut self, leader: Pid) {
-        let deadline = Instant::now() + self.spec.grace;
-        kill_process_group(leader, signal_of(self.spec.stop_signal)).ok();
+    async fn end_group(&self, running: &mut Running) {
+        let (leader, spec) = (running.pid, &self.spawner.spec);
+        let deadline = Instant::now() + spec.grace;
+        kill_process_group(leader, signal_of(spec.stop_signal)).ok();
         let gone = async {
-            self.reaper.ended().await;
+            running.ended.end().await;
             while group_lives(leader) {
                 sleep(PAUSE).await;
-                self.reaper.reap();
+                self.spawner.reaper.reap();
             }
         };
         timeout_at(deadline, gone).await.ok();
     }
 
-    /// Starts the second stage and waits until it has become the command.
-    async fn launch(&mut self) -> Result<Run, String> {
-        let failed = |error: io::Error| format!("the command cannot be started: {error}");
-        let (mut report, theirs) = UnixStream::pair().map_err(failed)?;
-        let mut child = stage(theirs).map_err(failed)?;
-        let pid =
-            i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("the system gave out a bad pid")?;
-        self.reaper.watch(pid);
-        let pipes =
-            outputs(&mut child).and_then(|(out, err)| Pipes::start(out, err, &self.log)).map_err(failed)?;
-        // Blocks the shim for the few milliseconds of an exec; nothing else waits for it then.
-        report.set_read_timeout(Some(STAGE)).map_err(failed)?;
-        let mut why = String::new();
-        match report.read_to_string(&mut why) {
-            Ok(_) => match why.strip_prefix(GO) {
-                Some("") => Ok(Run { pid, pipes, since: Instant::now() }),
-                Some(why) => Err(why.to_owned()),
-                None if why.is_empty() => Err("the command's first stage ended without a word".to_owned()),
-                None => Err(why),
-            },
-            Err(error) => Err(format!(
-                "the command was not started within {}: {error}",
-                humantime::format_duration(STAGE)
-            )),
-        }
-    }
-
     /// Changes the state, writes it down, then tells it.
     fn publish(&mut self, change: impl FnOnce(&mut UnitState)) {
         let mut state = self.states.borrow().clone();
-        (state.pid, state.start_time) = (None, None);
-        let before = state.status;
+        let before = (state.status, state.pid);
+        (state.pid, state.start_time, state.health) = (None, None, None);
         change(&mut state);
-        if state.status != before || state.pid.is_some() {
+        if before != (state.status, state.pid) {
             state.since = Timestamp::now();
         }
         // A full disk must not end the unit: whoever is connected still learns the state.
@@ -256,7 +320,7 @@ impl Life {
     }
 
     fn last(&mut self, status: Status, reason: Option<String>, ended: Ended) {
-        let lost = self.log.lock().map_or(0, |log| log.lost());
+        let lost = self.spawner.log.lock().map_or(0, |log| log.lost());
         let reason = match (reason, lost) {
             (reason, 0) => reason,
             (None, lost) => Some(format!("{lost} log lines could not be written")),
@@ -267,27 +331,6 @@ impl Life {
                 (status, reason, Some(ended), true);
         });
     }
-}
-
-fn stage(report: UnixStream) -> io::Result<Child> {
-    // The very program that runs now, even if its file was replaced since; the words it was started with, and one more.
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let shim = getpid().as_raw_nonzero().to_string();
-    Process::new("/proc/self/exe")
-        .args(words)
-        .args(["--exec", &shim])
-        .env_clear()
-        .stdin(OwnedFd::from(report))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-}
-
-fn outputs(child: &mut Child) -> io::Result<(OwnedFd, OwnedFd)> {
-    let missing = || io::Error::other("no pipe to the command");
-    let stdout = child.stdout.take().ok_or_else(missing)?;
-    let stderr = child.stderr.take().ok_or_else(missing)?;
-    Ok((stdout.into(), stderr.into()))
 }
 
 fn signal_of(signal: StopSignal) -> Signal {

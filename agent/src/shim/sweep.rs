@@ -19,7 +19,7 @@ const LOOKS: u32 = 500;
 ///
 /// # Errors
 /// The pids that could not be killed within 5 s (another user's, or stuck in the kernel).
-pub(super) async fn sweep(reaper: &mut Reaper) -> Result<(), String> {
+pub(super) async fn sweep(reaper: &Reaper) -> Result<(), String> {
     // As subreaper the shim inherits whoever loses its parent, so killing level by level reaches every descendant.
     kill_until_gone(|| std::future::ready(Ok(proc::children())), || reaper.reap()).await
 }

@@ -4,5 +4,6 @@
 mod bench;
 mod calls;
 mod files;
+mod health;
 mod repair;
 mod updates;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by panicking")]
 
 mod bench;
+mod hooks;
 mod life;
 mod limits;
 mod logs;

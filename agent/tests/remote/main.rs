@@ -48,6 +48,7 @@ struct Far {
     instance: String,
     endpoint: Endpoint,
     dir: TempDir,
+    shared: TempDir,
 }
 
 impl Place for Far {
@@ -57,14 +58,21 @@ impl Place for Far {
     }
 
     fn lines(&self) -> String {
-        format!("  image: {}\n", engine::IMAGE)
+        let shared = self.shared.path().display();
+        format!("  image: {}\n  mounts: [{{source: {shared}, target: {shared}}}]\n", engine::IMAGE)
+    }
+
+    // These engines are on this machine, too.
+    fn shared(&self) -> &Path {
+        self.shared.path()
     }
 }
 
 async fn battery(way: &str, endpoint: &Endpoint) {
     for case in BATTERY {
         let instance = format!("{way}/{}", case.name);
-        let place = Far { instance, endpoint: endpoint.clone(), dir: tempfile::tempdir().unwrap() };
+        let dir = || tempfile::tempdir().unwrap();
+        let place = Far { instance, endpoint: endpoint.clone(), dir: dir(), shared: dir() };
         case.run(&place).await;
     }
 }

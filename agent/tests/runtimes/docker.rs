@@ -5,7 +5,12 @@ mod doctor;
 mod files;
 mod mounts;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use tempfile::TempDir;
@@ -33,6 +38,7 @@ struct Containers {
     engine: Arc<Engine>,
     instance: String,
     dir: TempDir,
+    shared: TempDir,
 }
 
 impl Place for Containers {
@@ -43,7 +49,12 @@ impl Place for Containers {
     }
 
     fn lines(&self) -> String {
-        format!("  image: {IMAGE}\n")
+        let shared = self.shared.path().display();
+        format!("  image: {IMAGE}\n  mounts: [{{source: {shared}, target: {shared}}}]\n")
+    }
+
+    fn shared(&self) -> &Path {
+        self.shared.path()
     }
 }
 
@@ -53,8 +64,8 @@ async fn the_battery_holds_on_docker() {
     let engine = Engine::shared();
     for case in BATTERY.iter().filter(|case| crate::wanted(case)) {
         let instance = format!("test/{}", case.name);
-        let dir = tempfile::tempdir().unwrap();
-        case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone(), dir }).await;
+        let (dir, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone(), dir, shared }).await;
         let left = engine.containers(&format!("dev.towline.instance={instance}"));
         assert_eq!(left, Vec::<String>::new(), "no container is left");
     }

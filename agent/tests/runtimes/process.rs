@@ -1,6 +1,6 @@
 //! The battery over processes.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use futures::future::BoxFuture;
 use tempfile::TempDir;
@@ -10,11 +10,14 @@ use towline_agent::runtime::{
     process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime},
 };
 
-struct Processes(TempDir);
+struct Processes {
+    dir: TempDir,
+    shared: TempDir,
+}
 
 impl Place for Processes {
     fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
-        let dir = self.0.path();
+        let dir = self.dir.path();
         let config = ProcessConfig {
             data_dir: dir.to_owned(),
             instance: dir.display().to_string(),
@@ -32,11 +35,16 @@ impl Place for Processes {
     fn lines(&self) -> String {
         String::new()
     }
+
+    fn shared(&self) -> &Path {
+        self.shared.path()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_battery_holds_on_processes() {
     for case in BATTERY.iter().filter(|case| crate::wanted(case)) {
-        case.run(&Processes(tempfile::tempdir().unwrap())).await;
+        let dir = || tempfile::tempdir().unwrap();
+        case.run(&Processes { dir: dir(), shared: dir() }).await;
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use towline_bus::task::Tasks;
 
 use super::{
+    checks::{self, Check},
     choice::Candidate,
     endpoint::HostConfig,
     engine::{ENGINE, Engine, Refusal},
@@ -50,7 +51,7 @@ pub(super) struct Inner {
     known: Mutex<Known>,
     pub(super) changes: Changes,
     /// Told at each change of what is known, of any host.
-    changed: watch::Sender<()>,
+    pub(super) changed: watch::Sender<()>,
     /// Looks do not overlap: an older answer must not follow a newer one.
     pub(super) looking: tokio::sync::Mutex<()>,
     /// Held while a helper is there.
@@ -84,6 +85,8 @@ pub(super) struct Seen {
     pub(super) dir: PathBuf,
     /// Its user, as `user[:group]`; root if empty.
     pub(super) user: String,
+    /// How the agent itself finds out whether it works.
+    pub(super) check: Option<Check>,
 }
 
 /// What all hosts of a runtime share.
@@ -135,6 +138,7 @@ impl DockerHost {
         };
         let host = Self { inner: Arc::new(inner) };
         tasks.spawn("docker-watch", look::watch(host.clone(), tasks.stopping().clone()));
+        tasks.spawn("docker-checks", checks::run(host.clone(), tasks.stopping().clone()));
         host
     }
 
@@ -243,7 +247,7 @@ impl DockerHost {
         let fell = async {
             loop {
                 changes.mark_unchanged();
-                let up = self.find(unit).is_ok_and(|seen| seen.status.state.status == Status::Started);
+                let up = self.find(unit).is_ok_and(|seen| seen.status.state.is_up());
                 if !up || changes.changed().await.is_err() {
                     return;
                 }

@@ -8,7 +8,10 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{manifest::Protocol, runtime::UnitSpec};
+use crate::{
+    manifest::{HealthSpec, ProbeSpec, Protocol},
+    runtime::UnitSpec,
+};
 
 /// The instance.
 pub(super) const INSTANCE: &str = "dev.towline.instance";
@@ -22,6 +25,8 @@ pub(super) const GENERATION: &str = "dev.towline.generation";
 const CREATED: &str = "dev.towline.created";
 /// Its declared ports, as JSON.
 const PORTS: &str = "dev.towline.ports";
+/// How the agent finds out whether it works, as JSON; absent where the engine does, or nobody.
+const HEALTH: &str = "dev.towline.health";
 
 /// Where the agent that made it keeps its data, see [`Home`]. Says nothing about what it is.
 const HOME: &str = "dev.towline.home";
@@ -92,6 +97,7 @@ pub(super) struct Label {
     pub(super) ports: Vec<Port>,
     /// Whose agent made it; those of older versions do not say.
     pub(super) home: Option<Home>,
+    pub(super) health: Option<HealthSpec>,
 }
 
 impl Label {
@@ -110,6 +116,7 @@ impl Label {
             created,
             ports: ports.collect(),
             home: None,
+            health: spec.manifest.spec.health.clone().filter(is_looked_at_from_outside),
         }
     }
 
@@ -117,19 +124,20 @@ impl Label {
     pub(super) fn write(&self, instance: &str) -> HashMap<String, String> {
         let ports = serde_json::to_string(&self.ports).expect("names and numbers are JSON");
         let home = self.home.iter().map(|home| (HOME.to_owned(), home.write()));
-        let mut labels = HashMap::from(
-            [
-                (INSTANCE, instance),
-                (APP, &self.app),
-                (UNIT, &self.unit),
-                (GENERATION, &self.generation),
-                (CREATED, &self.created.to_string()),
-                (PORTS, &ports),
-            ]
-            .map(|(name, value)| (name.to_owned(), value.to_owned())),
-        );
-        labels.extend(home);
-        labels
+        let health = self.health.as_ref().map(|health| {
+            let text = serde_json::to_string(health).expect("names, numbers and texts are JSON");
+            (HEALTH.to_owned(), text)
+        });
+        let always = [
+            (INSTANCE, instance),
+            (APP, &self.app),
+            (UNIT, &self.unit),
+            (GENERATION, &self.generation),
+            (CREATED, &self.created.to_string()),
+            (PORTS, &ports),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        always.into_iter().chain(home).chain(health).collect()
     }
 
     /// Reads it back; none of what is not ours, or was not made by us.
@@ -145,7 +153,17 @@ impl Label {
             created: labels.get(CREATED)?.parse().ok()?,
             ports: serde_json::from_str(labels.get(PORTS)?).ok()?,
             home: Home::read(labels),
+            // What cannot be read was written by a newer agent, and the container is ours all the same.
+            health: labels.get(HEALTH).and_then(|text| serde_json::from_str(text).ok()),
         })
+    }
+}
+
+/// Whether it takes no command in the container.
+fn is_looked_at_from_outside(health: &HealthSpec) -> bool {
+    match health.probe {
+        ProbeSpec::Tcp { .. } | ProbeSpec::Http { .. } => true,
+        ProbeSpec::Exec { .. } => false,
     }
 }
 
@@ -162,6 +180,7 @@ mod tests {
             created: Timestamp::UNIX_EPOCH,
             ports: vec![port],
             home: None,
+            health: None,
         }
     }
 
@@ -176,7 +195,16 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        assert_eq!(Label::read(&label().write("default/shop-7"), "default/shop-7"), Some(label()));
+        let probe = ProbeSpec::Http { port: "http".parse().unwrap(), path: "/a".to_owned(), status: 204 };
+        let span = || "5s".parse().unwrap();
+        let (interval, timeout, start_period) = (span(), span(), span());
+        let health = HealthSpec { probe, interval, timeout, retries: 3, start_period };
+        for label in [label(), Label { health: Some(health), ..label() }] {
+            assert_eq!(Label::read(&label.write("default/shop-7"), "default/shop-7"), Some(label));
+        }
+        let mut newer = label().write("default/shop-7");
+        newer.insert(HEALTH.to_owned(), "{\"grpc\": {}}".to_owned());
+        assert_eq!(Label::read(&newer, "default/shop-7"), Some(label()));
     }
 
     #[test]

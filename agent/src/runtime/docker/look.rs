@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    endpoint::Endpoint,
     engine::{QUICK, Refusal},
     host::{DockerHost, Seen},
     labels, view,
@@ -142,7 +143,7 @@ impl DockerHost {
         let question = async |client: bollard::Docker| {
             client.inspect_container(container, None::<InspectContainerOptions>).await
         };
-        let seen = match self.inner.engine.ask(QUICK, question).await {
+        let mut seen = match self.inner.engine.ask(QUICK, question).await {
             Ok(found) => {
                 view::unit(&found, mark, &self.inner.instance, Timestamp::now()).map(|seen| self.placed(seen))
             }
@@ -153,14 +154,17 @@ impl DockerHost {
                 return Err(error);
             }
         };
-        let status = seen.as_ref().map(|seen| seen.status.clone());
-        let before = self.learn(|known| {
+        let (before, status) = self.learn(|known| {
             let before = known.units.values().find(|seen| seen.container == container).cloned();
+            if let Some(seen) = &mut seen {
+                seen.keep_verdict(before.as_ref());
+            }
+            let status = seen.as_ref().map(|seen| seen.status.clone());
             match seen {
                 Some(seen) => drop(known.units.insert(seen.status.unit.clone(), seen)),
                 None => known.units.retain(|_, seen: &mut Seen| seen.container != container),
             }
-            before
+            (before, status)
         });
         let before = before.map(|seen| seen.status);
         if before != status
@@ -174,6 +178,11 @@ impl DockerHost {
     /// With the name of this host, where it has one.
     fn placed(&self, mut seen: Seen) -> Seen {
         seen.status.host = self.inner.config.name.as_ref().map(ToString::to_string);
+        if let Some(check) = &mut seen.check
+            && !matches!(self.inner.config.endpoint, Endpoint::Socket(_))
+        {
+            check.is_elsewhere();
+        }
         seen
     }
 

@@ -10,11 +10,14 @@ use bollard::models::{
 use super::labels::Label;
 use crate::{
     manifest::{
-        AppSpec, Condition, ContainerSpec, Cpu, HealthSpec, MountSpec, Propagation, Resources, Restart,
-        StopSignal, port_variable,
+        AppSpec, Condition, ContainerSpec, Cpu, HealthSpec, MountSpec, ProbeSpec, Propagation, Resources,
+        Restart, StopSignal, port_variable,
     },
     proc,
 };
+
+/// Between two looks of the engine in the start period, at most; older engines know of none.
+const SOON: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The container of one unit.
 pub(super) fn container(
@@ -33,7 +36,7 @@ pub(super) fn container(
         user: app.user.clone(),
         labels: Some(label.write(instance)),
         exposed_ports: Some(app.ports.iter().map(|port| port_key(port.port, port.protocol.word())).collect()),
-        healthcheck: container.health.as_ref().map(health),
+        healthcheck: app.health.as_ref().map(health),
         stop_signal: Some(signal(app.stop.signal).to_owned()),
         stop_timeout: Some(seconds(app.stop.grace_period.get())),
         host_config: Some(host(app, container)),
@@ -149,15 +152,20 @@ fn restart(rule: &Restart) -> RestartPolicy {
     RestartPolicy { name: Some(name), maximum_retry_count }
 }
 
+/// The check that the engine makes itself. The others are the agent's, and take the place of one that the image brings.
 fn health(spec: &HealthSpec) -> HealthConfig {
+    let ProbeSpec::Exec { command } = &spec.probe else {
+        return HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() };
+    };
     let nanos = |span: crate::manifest::Span| i64::try_from(span.get().as_nanos()).unwrap_or(i64::MAX);
+    let soon = i64::try_from(SOON.min(spec.interval.get()).as_nanos()).unwrap_or(i64::MAX);
     HealthConfig {
-        test: Some(std::iter::once("CMD".to_owned()).chain(spec.command.iter().cloned()).collect()),
+        test: Some(std::iter::once("CMD".to_owned()).chain(command.iter().cloned()).collect()),
         interval: Some(nanos(spec.interval)),
         timeout: Some(nanos(spec.timeout)),
         retries: Some(i64::from(spec.retries)),
         start_period: Some(nanos(spec.start_period)),
-        ..HealthConfig::default()
+        start_interval: (spec.start_period.get() > std::time::Duration::ZERO).then_some(soon),
     }
 }
 

@@ -4,22 +4,26 @@ use std::{path::Path, time::Duration};
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Word, ContainerSummary,
-    HealthStatusEnum, PortMap, RestartPolicyNameEnum,
+    HealthStatusEnum, HealthcheckResult, PortMap, RestartPolicyNameEnum,
 };
 use jiff::Timestamp;
 
 use super::{
+    checks::Check,
     host::Seen,
     labels::{Label, Port},
     request::port_key,
 };
 use crate::{
+    health::{Health, Verdict},
     runtime::{PortBinding, UnitStatus},
     shim::{Ended, Status, UnitState},
 };
 
 /// Seconds that the engine gives a container to end which does not say.
 const GRACE: u64 = 10;
+/// How much of what a check says is told, in characters.
+const LAST_WORDS: usize = 200;
 
 /// What the list says of a container, without what changes by the clock alone: `Up 3 minutes` and `Up 4 minutes` are the
 /// same, `Up 3 minutes (unhealthy)` is not.
@@ -53,15 +57,18 @@ pub(super) fn unit(
         .and_then(|host| host.restart_policy.as_ref())
         .and_then(|policy| policy.name)
         .unwrap_or(RestartPolicyNameEnum::NO);
-    let state = state(found.state.as_ref()?, policy, found.restart_count.unwrap_or(0), now);
+    let test = found.config.as_ref().and_then(|config| config.healthcheck.as_ref()?.test.clone());
+    let state = state(found.state.as_ref()?, policy, found.restart_count.unwrap_or(0), test.as_deref(), now);
     let bound = found.network_settings.as_ref().and_then(|network| network.ports.as_ref());
+    let ports = bound.map_or_else(Vec::new, |bound| ports(&label.ports, bound));
+    let check = label.health.map(|health| Check::new(health, found, &label.ports, &ports));
     let status = UnitStatus {
         unit: label.unit,
         app: label.app,
         generation: label.generation,
         created: label.created,
         host: None,
-        ports: bound.map_or_else(Vec::new, |bound| ports(&label.ports, bound)),
+        ports,
         state,
     };
     let grace = config.stop_timeout.map_or(GRACE, |seconds| seconds.try_into().unwrap_or(0));
@@ -72,6 +79,7 @@ pub(super) fn unit(
         grace: Duration::from_secs(grace),
         dir: Path::new("/").join(config.working_dir.as_deref().unwrap_or_default()),
         user: config.user.clone().unwrap_or_default(),
+        check,
     })
 }
 
@@ -92,20 +100,30 @@ fn ports(declared: &[Port], bound: &PortMap) -> Vec<PortBinding> {
     declared.iter().filter_map(binding).collect()
 }
 
-fn state(found: &ContainerState, policy: RestartPolicyNameEnum, restarts: i64, now: Timestamp) -> UnitState {
+/// Restarts from which on a container is called crash-looping, as a process is.
+const CRASH_LOOP: i64 = 3;
+
+fn state(
+    found: &ContainerState,
+    policy: RestartPolicyNameEnum,
+    restarts: i64,
+    test: Option<&[String]>,
+    now: Timestamp,
+) -> UnitState {
     let time = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
     let ended = Ended::Exited(found.exit_code.and_then(|code| code.try_into().ok()).unwrap_or(-1));
+    let mut checked = None;
     let (status, reason, last_end, final_state) = match found.status {
         Some(Word::RUNNING) => {
-            let (status, reason) = health(found);
+            let (status, reason, health) = health(found, test);
+            checked = health;
             (status, reason, None, false)
         }
-        Some(Word::RESTARTING) => (
-            Status::Error,
-            Some(format!("crash-looping: {ended}; the engine starts it again")),
-            Some(ended),
-            false,
-        ),
+        Some(Word::RESTARTING) => {
+            let looping = if restarts >= CRASH_LOOP { "crash-looping: " } else { "" };
+            let reason = format!("{looping}{ended}; the engine starts it again");
+            (Status::Error, Some(reason), Some(ended), false)
+        }
         // Never started: an agent died before it could.
         Some(Word::CREATED) if found.error.as_deref().unwrap_or_default().is_empty() => {
             (Status::Stopped, None, None, true)
@@ -129,6 +147,7 @@ fn state(found: &ContainerState, policy: RestartPolicyNameEnum, restarts: i64, n
         status,
         reason,
         since: since.filter(|since| *since > Timestamp::UNIX_EPOCH).unwrap_or(now),
+        health: checked,
         pid: found.pid.filter(|pid| *pid > 0).and_then(|pid| pid.try_into().ok()),
         start_time: None,
         restarts: restarts.try_into().unwrap_or(0),
@@ -138,19 +157,32 @@ fn state(found: &ContainerState, policy: RestartPolicyNameEnum, restarts: i64, n
     }
 }
 
-fn health(found: &ContainerState) -> (Status, Option<String>) {
+/// What the engine finds out itself, by the command `test`.
+fn health(found: &ContainerState, test: Option<&[String]>) -> (Status, Option<String>, Option<Health>) {
     let health = found.health.as_ref();
-    match health.and_then(|health| health.status) {
-        Some(HealthStatusEnum::STARTING) => {
-            (Status::Starting, Some("its health is not known yet".to_owned()))
-        }
+    let last = health.and_then(|health| health.log.as_ref()?.last());
+    let verdict = match health.and_then(|health| health.status) {
+        Some(HealthStatusEnum::STARTING) => Verdict::Starting(last.map(|last| failure(last, test))),
         Some(HealthStatusEnum::UNHEALTHY) => {
-            let last =
-                health.and_then(|health| health.log.as_ref()?.last()?.output.clone()).unwrap_or_default();
-            let said: String = last.trim().chars().take(200).collect();
-            (Status::Error, Some(format!("unhealthy: {said}")))
+            Verdict::Unhealthy(last.map_or_else(String::new, |last| failure(last, test)))
         }
-        _ => (Status::Started, None),
+        Some(HealthStatusEnum::HEALTHY) => Verdict::Healthy,
+        _ => return (Status::Started, None, None),
+    };
+    let (status, reason, health) = verdict.told();
+    (status, reason, Some(health))
+}
+
+/// How a look of the engine failed: which command, how it ended, and its last words.
+fn failure(look: &HealthcheckResult, test: Option<&[String]>) -> String {
+    let said = look.output.as_deref().unwrap_or_default();
+    let words: String = said.trim().lines().last().unwrap_or_default().chars().take(LAST_WORDS).collect();
+    let program = test.and_then(|words| words.get(1)).map_or("its check", String::as_str);
+    match look.exit_code {
+        // It was not the command that ended.
+        Some(..0) | None => format!("`{program}`: {words}"),
+        Some(status) if words.is_empty() => format!("`{program}` exited with status {status}"),
+        Some(status) => format!("`{program}` exited with status {status}: {words}"),
     }
 }
 

@@ -34,8 +34,10 @@ use super::{
     users::{self, Account},
 };
 use crate::{
+    manifest::{AppSpec, ProbeSpec},
+    mark::Turn,
     proc,
-    shim::{self, Command, Ended, RestartRule, SOCKET, ShimSpec, Status, UnitState},
+    shim::{self, Command, Ended, RestartRule, SOCKET, ShimHealth, ShimProbe, ShimSpec, Status, UnitState},
 };
 
 /// How long a unit may take from the start of its shim to the start of its command.
@@ -186,12 +188,15 @@ impl ProcessRuntime {
             log_max_size: app.logs.max_size.get(),
             log_max_files: app.logs.max_files,
             bounds: self.inner.limits.bounds(&app.resources, &record.unit),
+            health: health(app, record),
+            hooks: app.hooks.clone(),
         }
     }
 
-    /// Starts a shim for `unit`, unless one stands over it, and waits until the command runs. `first` is for a unit
-    /// that was just made.
-    pub(super) async fn launch(&self, unit: &Arc<Unit>, first: bool) -> Result<(), RuntimeError> {
+    /// Starts a shim for `unit`, unless one stands over it, and waits until the command runs and the hooks around its start
+    /// are done. `first` is for a unit that was just made. The turn is over when the shim was started: what follows is the
+    /// shim's own doing.
+    pub(super) async fn launch(&self, unit: &Arc<Unit>, first: bool, turn: Turn) -> Result<(), RuntimeError> {
         let _gate = unit.gate.lock().await;
         let before = unit.state.borrow().clone();
         let building = before.status == Status::Building;
@@ -208,6 +213,7 @@ impl ProcessRuntime {
         unit.is_now(UnitState::new(Status::Starting, Timestamp::now()));
         let (runtime, spawned) = (self.clone(), Arc::clone(unit));
         let spawn = move || {
+            let _turn = turn;
             runtime.spawn_shim(&spawned).map_err(|error| RuntimeError::io("cannot start a supervisor", error))
         };
         let stream = match blocking(spawn).await {
@@ -220,12 +226,14 @@ impl ProcessRuntime {
         };
         self.attach(unit, stream, following);
         let mut states = unit.state.subscribe();
-        let settled = states.wait_for(|state| state.status == Status::Started || state.final_state);
-        let state = match timeout(START, settled).await {
+        let runs = |state: &UnitState| state.status == Status::Started || state.health.is_some();
+        let settled = states.wait_for(|state| runs(state) || state.final_state);
+        let longest = START + ShimSpec::read(&unit.dir).map_or(Duration::ZERO, |spec| spec.start_hooks_max());
+        let state = match timeout(longest, settled).await {
             Ok(Ok(state)) => state.clone(),
             Ok(Err(_)) | Err(_) => {
                 return Err(RuntimeError::NotStarted {
-                    reason: format!("not started within {}", humantime::format_duration(START)),
+                    reason: format!("not started within {}", humantime::format_duration(longest)),
                 });
             }
         };
@@ -309,6 +317,25 @@ impl ProcessRuntime {
         let living = unit.state.borrow().status != Status::Error;
         (!started && !living).then(|| unit.id().to_owned())
     }
+}
+
+/// What the shim of a unit looks at: where the unit listens, which is not where its app says.
+fn health(app: &AppSpec, record: &UnitRecord) -> Option<ShimHealth> {
+    let spec = app.health.as_ref()?;
+    let of = |name: &str| record.ports.iter().find(|port| port.name == name);
+    let probe = match &spec.probe {
+        ProbeSpec::Tcp { port } => {
+            let port = of(port.as_str())?;
+            ShimProbe::Tcp { address: port.reachable(), port: port.port }
+        }
+        ProbeSpec::Http { port, path, status } => {
+            let port = of(port.as_str())?;
+            let (path, status) = (path.clone(), *status);
+            ShimProbe::Http { address: port.reachable(), port: port.port, path, status }
+        }
+        ProbeSpec::Exec { command } => ShimProbe::Exec { command: command.clone() },
+    };
+    Some(ShimHealth { probe, rule: spec.into() })
 }
 
 /// Does work that waits for the disk on a thread for such things: the runtime's own beat the heart.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -29,7 +29,7 @@ use crate::{
 const FILE: &str = "unit.json";
 /// Between two looks whether a shim has ended.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How long a shim may take beyond the grace period to kill what is left and say so.
+/// How long a shim may take beyond the grace period and its hooks to kill what is left and say so.
 const SLACK: Duration = Duration::from_secs(10);
 /// How long a shim may take to end after it said its last word, before that is an error.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -68,6 +68,18 @@ pub struct PortBinding {
     pub address: IpAddr,
     /// The app fixes the number.
     pub fixed: bool,
+}
+
+impl PortBinding {
+    /// Where it is reached from this host.
+    pub(crate) fn reachable(&self) -> SocketAddr {
+        let address = match self.address {
+            IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            address => address,
+        };
+        SocketAddr::new(address, self.host_port)
+    }
 }
 
 /// The label of a unit: what makes its directory ours, and what it was made from.
@@ -243,8 +255,8 @@ impl Unit {
     /// Waits for the end that was asked for. A supervisor that does not bring it about in time is killed, and its unit
     /// with it.
     async fn ended(&self) -> Result<UnitState, RuntimeError> {
-        let grace = ShimSpec::read(&self.dir).map_or(Duration::ZERO, |spec| spec.grace);
-        if let Ok(state) = timeout(grace + SLACK, self.last_state()).await {
+        let longest = ShimSpec::read(&self.dir).map_or(Duration::ZERO, |spec| spec.stop_max());
+        if let Ok(state) = timeout(longest + SLACK, self.last_state()).await {
             return Ok(state);
         }
         tracing::warn!(unit = self.id(), "its supervisor does not stop it; killing both");
@@ -276,6 +288,7 @@ pub(super) fn lost(before: UnitState, why: &str, now: Timestamp) -> UnitState {
         status: Status::Error,
         reason: Some(why.to_owned()),
         since: now,
+        health: None,
         pid: None,
         start_time: None,
         last_end: Some(Ended::Lost),

@@ -1,0 +1,73 @@
+//! What a second stage becomes.
+
+use std::fmt;
+
+use super::{spec::ShimProbe, spec::ShimSpec};
+
+/// Which command of a unit is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[value(rename_all = "camelCase")]
+pub enum Role {
+    /// The one that the unit is for.
+    #[default]
+    Main,
+    /// The hook before a start.
+    PreStart,
+    /// The hook after a start.
+    PostStart,
+    /// The hook before the signal to stop.
+    PreStop,
+    /// The hook after the end.
+    PostStop,
+    /// The command of the health check.
+    Health,
+}
+
+impl Role {
+    /// As it is spelled on the command line, and in a manifest.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::PreStart => "preStart",
+            Self::PostStart => "postStart",
+            Self::PreStop => "preStop",
+            Self::PostStop => "postStop",
+            Self::Health => "health",
+        }
+    }
+
+    /// Its words; none where it is not declared.
+    pub(super) fn argv(self, spec: &ShimSpec) -> &[String] {
+        match self {
+            Self::Main => &spec.argv,
+            Self::PreStart => &spec.hooks.pre_start,
+            Self::PostStart => &spec.hooks.post_start,
+            Self::PreStop => &spec.hooks.pre_stop,
+            Self::PostStop => &spec.hooks.post_stop,
+            Self::Health => match spec.health.as_ref().map(|health| &health.probe) {
+                Some(ShimProbe::Exec { command }) => command,
+                _ => &[],
+            },
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn each_role_is_read_as_it_is_spelled() {
+        for role in Role::value_variants() {
+            assert_eq!(Role::from_str(role.as_str(), false), Ok(*role));
+        }
+    }
+}
