@@ -7,6 +7,7 @@ mod bounds;
 mod commands;
 mod files;
 mod health;
+mod logs;
 
 use std::{fmt, fs, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
@@ -30,11 +31,12 @@ use self::{
         a_wrong_answer_is_told_and_a_right_one_mends, health_is_known_again_after_a_restart_of_the_agent,
         what_is_not_healthy_yet_is_given_its_start_period, what_is_unhealthy_is_not_restarted,
     },
+    logs::{a_tail_is_the_last_lines, following_goes_on_and_joins_who_comes, lines_come_in_order},
 };
 use super::{Astray, How, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus};
 use crate::{
     manifest,
-    shim::{Ended, LogStream, Status},
+    shim::{Ended, Status},
 };
 
 /// How long anything may take. No healthy machine gets there.
@@ -98,13 +100,20 @@ impl Case {
 }
 
 macro_rules! cases {
-    ($($name:ident),+ $(,)?) => {
-        /// Every case.
-        pub const BATTERY: &[Case] = &[$(Case { name: stringify!($name), run: |stand| Box::pin($name(stand)) }),+];
-    };
+    ($($name:ident),+ $(,)?) => { &[$(Case { name: stringify!($name), run: |stand| Box::pin($name(stand)) }),+] };
 }
 
-cases! {
+/// Cases in which the agent looks at the ports that units publish on its own machine: a runtime elsewhere cannot pass them.
+pub const REACHING: &[Case] = cases! {
+    a_port_that_answers_is_what_makes_a_unit_started,
+    a_wrong_answer_is_told_and_a_right_one_mends,
+    what_is_not_healthy_yet_is_given_its_start_period,
+    health_is_known_again_after_a_restart_of_the_agent,
+    what_is_unhealthy_is_not_restarted,
+};
+
+/// Every other case.
+pub const BATTERY: &[Case] = cases! {
     a_unit_starts_stops_starts_again_and_goes,
     what_is_done_already_is_done_again,
     what_there_is_not_is_not_found,
@@ -141,13 +150,9 @@ cases! {
     what_is_too_large_is_refused,
     a_log_keeps_to_its_bounds,
     what_two_agents_do_at_once_is_done_once,
-    a_port_that_answers_is_what_makes_a_unit_started,
-    a_wrong_answer_is_told_and_a_right_one_mends,
     a_command_that_fails_makes_a_unit_unhealthy,
-    what_is_not_healthy_yet_is_given_its_start_period,
-    health_is_known_again_after_a_restart_of_the_agent,
     what_is_unhealthy_is_not_restarted,
-}
+};
 
 impl Stand<'_> {
     fn spec(&self, name: &str, script: &str, more: &str) -> UnitSpec {
@@ -440,47 +445,6 @@ async fn ports_are_given_and_told(stand: &mut Stand<'_>) {
     let error = refused.expect_err("the port is taken").to_string();
     assert!(error.contains(&port.to_string()), "{error}");
     assert_eq!(stand.runtime.units_of("default/App/other"), Vec::new(), "nothing is left of it");
-}
-
-async fn lines_come_in_order(stand: &mut Stand<'_>) {
-    let script =
-        "for i in 1 2 3 4 5 6 7 8 9; do echo line $i; sleep 0.02; done; echo bad >&2; exec sleep 1000";
-    stand.start(script, "").await;
-    let log = stand.log(10).await;
-    let out: Vec<&str> = log
-        .iter()
-        .filter(|line| line.line.stream == LogStream::Stdout)
-        .map(|line| line.line.text.as_str())
-        .collect();
-    let expected: Vec<String> = (1..10).map(|number| format!("line {number}")).collect();
-    assert_eq!(out, expected);
-    assert!(log.iter().any(|line| line.line.stream == LogStream::Stderr && line.line.text == "bad"));
-    assert!(log.is_sorted_by_key(|line| line.line.time), "{log:?}");
-    let since = log.get(4).map(|line| line.line.time);
-    let later = all(stand.runtime.logs(LogQuery { since, ..Stand::query() })).await;
-    assert!(later.iter().all(|line| Some(line.line.time) >= since) && later.len() < log.len(), "{later:?}");
-}
-
-async fn a_tail_is_the_last_lines(stand: &mut Stand<'_>) {
-    stand.start("for i in 1 2 3 4 5 6 7 8 9; do echo line $i; done; exec sleep 1000", "").await;
-    stand.log(9).await;
-    for (tail, expected) in [(0, &[][..]), (2, &["line 8", "line 9"][..])] {
-        let lines = all(stand.runtime.logs(LogQuery { tail: Some(tail), ..Stand::query() })).await;
-        let texts: Vec<&str> = lines.iter().map(|line| line.line.text.as_str()).collect();
-        assert_eq!(texts, expected);
-    }
-}
-
-async fn following_goes_on_and_joins_who_comes(stand: &mut Stand<'_>) {
-    let first = stand.start("echo one; exec sleep 1000", "").await;
-    let mut lines = stand.runtime.logs(LogQuery { follow: true, ..Stand::query() });
-    let mut next = async || {
-        let line = tokio::time::timeout(PATIENCE, lines.recv()).await.expect("a line comes");
-        line.map(|line| (line.unit, line.line.text)).expect("the log goes on")
-    };
-    assert_eq!(next().await, (first.unit, "one".to_owned()));
-    let second = stand.start("echo two; exec sleep 1000", "").await;
-    assert_eq!(next().await, (second.unit, "two".to_owned()));
 }
 
 async fn units_belong_to_their_app(stand: &mut Stand<'_>) {

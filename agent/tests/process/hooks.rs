@@ -41,7 +41,7 @@ async fn hooks_have_the_user_the_mask_the_environment_and_the_log_of_their_unit(
 }
 
 #[tokio::test]
-async fn hooks_run_around_each_run_also_of_one_that_crashes() {
+async fn f_h1_hooks_run_once_around_each_run_also_of_one_that_crashes() {
     let bench = Bench::new().await;
     let spec = format!(
         "{}  restart: {{delay: 10ms, attempts: 1}}\n{}",
@@ -59,6 +59,22 @@ async fn hooks_run_around_each_run_also_of_one_that_crashes() {
     let found = lines(bench.runtime.logs(query()), 99).await;
     let one = ["pre-start", "post-start", "run", "post-stop"];
     assert_eq!(texts(&found), [one, one].concat());
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn f_h1_a_hook_that_fails_at_the_start_is_the_starts_failure() {
+    let bench = Bench::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let ran = dir.path().join("ran");
+    for name in ["preStart", "postStart"] {
+        let command = shell(&format!("touch {}; exec sleep 1000", ran.display()));
+        let error = bench.start(&format!("{command}{}", hooks(&[hook(name, "exit 3")]))).await.unwrap_err();
+        let expected = format!("hook {name} exited with status 3");
+        assert!(error.to_string().contains(&expected), "{error}");
+        assert!(name == "postStart" || !ran.exists(), "what must precede it did not succeed");
+        assert_eq!(bench.runtime.list(), Vec::new(), "nothing is left of it");
+    }
     bench.end().await;
 }
 

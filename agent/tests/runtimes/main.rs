@@ -10,11 +10,17 @@ mod registry;
 
 use std::path::Path;
 
-use towline_agent::{mark::Mark, runtime::battery::Case};
+use towline_agent::{
+    mark::Mark,
+    runtime::battery::{BATTERY, Case, REACHING},
+};
 
-/// Whether a case is to run: all, unless `TOWLINE_CASE` names one, for whoever works on it.
-fn wanted(case: &Case) -> bool {
-    std::env::var("TOWLINE_CASE").map_or(true, |name| case.name.contains(&name))
+/// The cases of both batteries; with `TOWLINE_CASE` those whose names contain it.
+fn cases() -> Vec<&'static Case> {
+    let name = std::env::var("TOWLINE_CASE").unwrap_or_default();
+    let found: Vec<&Case> = BATTERY.iter().chain(REACHING).filter(|case| case.name.contains(&name)).collect();
+    assert!(!found.is_empty(), "no case is called {name}");
+    found
 }
 
 /// Nobody else acts there.

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use tempfile::TempDir;
 use towline_agent::runtime::{
     Runtime,
-    battery::{BATTERY, Place},
+    battery::Place,
     process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime},
 };
 
@@ -43,7 +43,7 @@ impl Place for Processes {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_battery_holds_on_processes() {
-    for case in BATTERY.iter().filter(|case| crate::wanted(case)) {
+    for case in crate::cases() {
         let dir = || tempfile::tempdir().unwrap();
         case.run(&Processes { dir: dir(), shared: dir() }).await;
     }
