@@ -69,6 +69,43 @@ async fn f_d3_f_d4_what_fails_leaves_nothing_and_the_next_pass_succeeds() {
     bench.end().await;
 }
 
+/// Each time as written, and not as a map happens to have them. (Apps that are applied directly are independent of each other,
+/// and begin together.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_d15_a_bundle_is_made_in_its_declared_order_every_time() {
+    let declared = ["delta", "alpha", "echo", "bravo", "charlie"];
+    let app = |name| {
+        format!("apiVersion: towline/v1\nkind: App\nmetadata: {{name: {name}}}\nspec:\n{}", sleeper(""))
+    };
+    let content = declared.map(app).join("---\n");
+    for run in ["order-one", "order-two"] {
+        let bench = Bench::new(run).await;
+        let request = towline_protocol::bundle::PutBundleRequest {
+            bundle: "shop".parse().unwrap(),
+            version: None,
+            content: content.clone().into(),
+            dry_run: false,
+            force: false,
+            adopt: false,
+            envelope: None,
+        };
+        bench.platform.put_bundle(&CallContext::new(), &request).await.unwrap();
+        bench.counted("start", declared.len()).await;
+        let events = bench.told_events().into_iter().filter(|(action, _)| action == "create");
+        let made: Vec<String> = events.map(|(_, app)| app).collect();
+        assert_eq!(made, declared.map(|name| format!("default/App/{name}")));
+        let request = towline_protocol::bundle::DeleteBundleRequest {
+            bundle: "shop".parse().unwrap(),
+            reason: None,
+            dry_run: false,
+            force: false,
+        };
+        bench.platform.delete_bundle(&CallContext::new(), &request).await.unwrap();
+        bench.counted("destroy", declared.len()).await;
+        bench.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_d11_f_d12_what_is_not_wanted_any_more_goes_all_of_it() {
     let bench = Bench::new("unwanted").await;
