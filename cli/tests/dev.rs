@@ -403,11 +403,13 @@ fn help_lists_the_commands_that_there_are() {
         "apply",
         "sync",
         "export",
+        "import",
         "logs",
         "bundle",
         "jobs",
         "job",
         "events",
+        "doctor",
         "completions",
         "hello",
     ];
