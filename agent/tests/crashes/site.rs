@@ -10,7 +10,11 @@ use std::{
 
 use tokio::process::{Child, Command};
 use towline_bus::{CallContext, MessageBus, Platform as _, message_bus::Remote};
-use towline_protocol::{CallError, InstanceId, JobId, Name, RequestId, bundle::PutBundleRequest};
+use towline_protocol::{
+    CallError, InstanceId, JobId, Name, RequestId,
+    bundle::PutBundleRequest,
+    job::{GetJobRequest, JobState},
+};
 
 use crate::{bus::Bus, journal, stream::Op, until};
 
@@ -45,9 +49,21 @@ impl Site {
         let mut life = site.begin("").await;
         life.serves().await.unwrap();
         let content = site.app(STILL, "never-touched", 2);
-        life.far.put_bundle(&CallContext::new(), &put(STILL.parse().unwrap(), content)).await.unwrap();
+        let job = life
+            .far
+            .put_bundle(&CallContext::new(), &put(STILL.parse().unwrap(), content))
+            .await
+            .unwrap()
+            .job;
         until("what is never touched to start", async || {
             (journal::read(site.path()).iter().filter(|unit| unit.app == STILL).count() == 2).then_some(())
+        })
+        .await;
+        // Else the next agent begins with it, and comes by the points where it is to stall.
+        until("its job to end", async || {
+            let request = GetJobRequest { job: job.unwrap(), after: 0, limit: None };
+            let job = life.far.get_job(&CallContext::new(), &request).await.unwrap().job;
+            if job.state == JobState::Done { Ok(()) } else { Err(job) }
         })
         .await;
         life.kill().await;
