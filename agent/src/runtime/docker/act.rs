@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use bollard::{
     Docker,
-    query_parameters::{
-        CreateContainerOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
-    },
+    query_parameters::{CreateContainerOptions, StartContainerOptions, StopContainerOptions},
 };
 use jiff::Timestamp;
 
 use super::{
-    engine::{QUICK, Refusal},
+    engine::{QUICK, Refusal, removal},
     host::{DockerHost, Seen},
     labels::Label,
     request,
@@ -131,8 +129,7 @@ impl DockerHost {
 
     /// Removes a container with its unnamed volumes, and waits until it has gone.
     pub(super) async fn remove_container(&self, container: &str) -> Result<(), RuntimeError> {
-        let options = RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() };
-        let question = async |client: Docker| client.remove_container(container, Some(options)).await;
+        let question = async |client: Docker| client.remove_container(container, Some(removal())).await;
         match self.change(QUICK, question).await {
             // 409: somebody removes it already.
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => {}

@@ -15,12 +15,13 @@ use tar::EntryType;
 
 use super::{
     engine::{QUICK, Refusal},
+    files::user_and_group,
     host::{DockerHost, Seen},
 };
 use crate::runtime::{FILE_BYTES_MAX, FileAccess, FileKind, FileStat, RuntimeError};
 
 /// Room for what stands around a file in an archive: headers of long names, and the padding at its end.
-const AROUND: usize = 64 << 10;
+pub(super) const AROUND: usize = 64 << 10;
 
 /// Links that are followed, one to the next: as many as Linux follows.
 const LINKS_MAX: usize = 40;
@@ -83,20 +84,50 @@ impl DockerHost {
             no_overwrite_dir_non_dir: Some("true".to_owned()),
             ..UploadToContainerOptions::default()
         };
+        let unpacked = self.unpack(&seen.container, options, archive.into()).await;
+        unpacked.map_err(|refusal| Refused::Engine(refusal).of(unit, path))
+    }
+
+    /// Has the engine unpack an archive in a container.
+    pub(super) async fn unpack(
+        &self,
+        container: &str,
+        options: UploadToContainerOptions,
+        archive: Bytes,
+    ) -> Result<(), Refusal> {
         let upload = async |client: Docker| {
-            client
-                .upload_to_container(&seen.container, Some(options), bollard::body_full(archive.into()))
-                .await
+            client.upload_to_container(container, Some(options), bollard::body_full(archive)).await
         };
-        self.change(QUICK, upload).await.map_err(|refusal| Refused::Engine(refusal).of(unit, path))
+        self.change(QUICK, upload).await
+    }
+
+    /// What there is at `path` in a container, as an archive, of which no more is read once it is `enough`.
+    pub(super) async fn download(
+        &self,
+        container: &str,
+        path: &Path,
+        enough: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<u8>, Refusal> {
+        let options = DownloadFromContainerOptions { path: path.display().to_string() };
+        let download = async |client: Docker| {
+            let mut parts = client.download_from_container(container, Some(options));
+            let mut all = Vec::new();
+            while let Some(part) = parts.try_next().await? {
+                all.extend_from_slice(&part);
+                if enough(&all) {
+                    break;
+                }
+            }
+            Ok(all)
+        };
+        self.inner.engine.ask(QUICK, download).await
     }
 
     /// Whose a file is to be: as declared, or the container's user's.
     async fn owner(&self, seen: &Seen, access: &FileAccess) -> Result<(u64, u64), RuntimeError> {
-        let mut parts = seen.user.split(':').filter(|part| !part.is_empty());
-        let (user, group) = (parts.next().unwrap_or("0"), parts.next().unwrap_or("0"));
-        let owner = access.owner.as_deref().unwrap_or(user);
-        let group = access.group.as_deref().unwrap_or(group);
+        let (user, group) = user_and_group(&seen.user);
+        let owner = access.owner.as_deref().or(user).unwrap_or("0");
+        let group = access.group.as_deref().or(group).unwrap_or("0");
         self.ids(&seen.container, owner, group).await
     }
 
@@ -117,20 +148,9 @@ impl DockerHost {
 
     /// What is at `path`; its content if that is wanted.
     async fn first(&self, container: &str, path: &Path, with_content: bool) -> Result<Found, Refused> {
-        let options = DownloadFromContainerOptions { path: path.display().to_string() };
-        let download = async |client: Docker| {
-            let mut parts = client.download_from_container(container, Some(options));
-            let mut all = Vec::new();
-            while let Some(part) = parts.try_next().await? {
-                all.extend_from_slice(&part);
-                // A directory comes with all that is in it, and a file may be larger than is wanted: the rest is left.
-                if all.len() > FILE_BYTES_MAX + AROUND || is_enough(&all, with_content) {
-                    break;
-                }
-            }
-            Ok(all)
-        };
-        let all = self.inner.engine.ask(QUICK, download).await.map_err(Refused::Engine)?;
+        // A directory comes with all that is in it, and a file may be larger than is wanted: the rest is left.
+        let enough = |all: &[u8]| all.len() > FILE_BYTES_MAX + AROUND || is_enough(all, with_content);
+        let all = self.download(container, path, enough).await.map_err(Refused::Engine)?;
         first(&all, with_content)
     }
 }
@@ -219,16 +239,27 @@ fn stat(entry: &tar::Entry<'_, &[u8]>) -> io::Result<FileStat> {
 }
 
 /// An archive with one file.
-fn archive(name: &Path, content: &[u8], mode: u32, (uid, gid): (u64, u64)) -> io::Result<Vec<u8>> {
+fn archive(name: &Path, content: &[u8], mode: u32, owner: (u64, u64)) -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
+    append(&mut archive, name, content, mode, owner)?;
+    archive.into_inner()
+}
+
+/// Adds a file to an archive.
+pub(super) fn append(
+    archive: &mut tar::Builder<Vec<u8>>,
+    name: &Path,
+    content: &[u8],
+    mode: u32,
+    (uid, gid): (u64, u64),
+) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_size(content.len() as u64);
     header.set_mode(mode & 0o7777);
     header.set_uid(uid);
     header.set_gid(gid);
     header.set_entry_type(EntryType::Regular);
-    archive.append_data(&mut header, name, content)?;
-    archive.into_inner()
+    archive.append_data(&mut header, name, content)
 }
 
 #[cfg(test)]

@@ -6,17 +6,15 @@
 use std::{io::Read as _, path::Path};
 
 use super::{
+    archive,
     engine::Refusal,
-    files,
+    files::{self, Names},
     host::{DockerHost, Seen},
 };
 use crate::{
     manifest::{AppSpec, FileSpec},
     runtime::{Astray, How, RuntimeError, UnitSpec},
 };
-
-/// What an archive takes beyond the content of its one file: headers, long names, padding.
-const ARCHIVE_BYTES: usize = 64 * 1024;
 
 /// A container of an app.
 struct Target {
@@ -29,7 +27,9 @@ impl DockerHost {
     pub(super) async fn look_at_files(&self, spec: &UnitSpec) -> Result<Vec<Astray>, RuntimeError> {
         let mut found = Vec::new();
         for target in self.targets(spec) {
-            let astray = self.astray(&spec.manifest.spec, &target).await?;
+            let app = &spec.manifest.spec;
+            let names = self.names_for(app, &target.container).await?;
+            let astray = self.astray(app, &names, &target).await?;
             found.extend(astray.into_iter().map(|(_, astray)| astray));
         }
         Ok(found)
@@ -40,16 +40,16 @@ impl DockerHost {
         let app = &spec.manifest.spec;
         let mut restored = Vec::new();
         for target in self.targets(spec) {
-            let found = self.astray(app, &target).await?;
+            let names = self.names_for(app, &target.container).await?;
+            let found = self.astray(app, &names, &target).await?;
             if found.is_empty() {
                 continue;
             }
             let which: Vec<usize> = found.iter().map(|(index, _)| *index).collect();
-            let names = self.names_for(app, &target.container).await?;
             let archive = files::archive(app, &names, &which)?;
             let _turn = self.turn().await?;
             if let Err(refusal) = self.upload(&target.container, archive).await {
-                return Err(refusal.of(self.what_failed(app, &target, &which).await));
+                return Err(refusal.of(self.what_failed(app, &names, &target, &which).await));
             }
             restored.extend(found.into_iter().map(|(_, astray)| astray));
         }
@@ -72,24 +72,29 @@ impl DockerHost {
     }
 
     /// What is not as declared in one container, with its place among the files.
-    async fn astray(&self, app: &AppSpec, target: &Target) -> Result<Vec<(usize, Astray)>, RuntimeError> {
-        let names = self.names_for(app, &target.container).await?;
+    async fn astray(
+        &self,
+        app: &AppSpec,
+        names: &Names,
+        target: &Target,
+    ) -> Result<Vec<(usize, Astray)>, RuntimeError> {
         let mut found = Vec::new();
         for (index, file) in app.files.iter().enumerate() {
             let path = Path::new("/").join(files::place(app, file));
-            let most = file.content.len().saturating_add(ARCHIVE_BYTES);
-            let read = self.download(&target.container, &path.to_string_lossy(), most).await;
+            let most = file.content.len().saturating_add(archive::AROUND);
+            let read = self.download(&target.container, &path, |all| all.len() > most).await;
             let archive = match read {
+                Err(Refusal::NotFound(_)) => None,
                 // Something else has the place of its directory.
                 Err(Refusal::Said { message, .. }) if message.contains("not a directory") => None,
-                read => read.map_err(|refusal| {
+                read => Some(read.map_err(|refusal| {
                     let what = format!("cannot look at {} of {}", path.display(), target.unit);
                     refusal.of(format!("spec.files[{index}]: {what}"))
-                })?,
+                })?),
             };
             let how = match archive {
                 None => Some(How::Gone),
-                Some(archive) => differs(&archive, file, files::owner(app, &names, index)?),
+                Some(archive) => differs(&archive, file, files::owner(app, names, index)?),
             };
             let astray = |how| (index, Astray { unit: target.unit.clone(), path, how });
             found.extend(how.map(astray));
@@ -98,9 +103,9 @@ impl DockerHost {
     }
 
     /// What could not be done, and what of it was.
-    async fn what_failed(&self, app: &AppSpec, target: &Target, which: &[usize]) -> String {
+    async fn what_failed(&self, app: &AppSpec, names: &Names, target: &Target, which: &[usize]) -> String {
         let what = format!("spec.files: cannot write those of {}", target.unit);
-        let Ok(left) = self.astray(app, target).await else { return what };
+        let Ok(left) = self.astray(app, names, target).await else { return what };
         let is_left = |index: &usize| left.iter().any(|(other, _)| other == index);
         let written: Vec<String> = which
             .iter()

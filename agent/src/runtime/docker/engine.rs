@@ -1,13 +1,18 @@
 //! The way to one engine: connecting, how long an answer may take, and what its errors mean.
 
 use std::{
+    collections::HashMap,
     path::Path,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
-
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    errors::Error,
+    models::ContainerSummary,
+    query_parameters::{ListContainersOptions, RemoveContainerOptions},
+};
 use towline_bus::task::Tasks;
 
 use super::{
@@ -118,6 +123,17 @@ impl Engine {
         answer.map_err(|refusal| self.heard(refusal))
     }
 
+    /// The containers that bear all of these labels, each `name` or `name=value`, whether they run or not.
+    ///
+    /// # Errors
+    /// What it said, or that it was silent.
+    pub(super) async fn labelled(&self, labels: Vec<String>) -> Result<Vec<ContainerSummary>, RuntimeError> {
+        let filters = Some(HashMap::from([("label".to_owned(), labels)]));
+        let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
+        let listed = self.ask(QUICK, async |client| client.list_containers(Some(options)).await).await;
+        listed.map_err(|refusal| refusal.of("cannot list containers"))
+    }
+
     /// A client that speaks the engine's version.
     ///
     /// # Errors
@@ -175,6 +191,11 @@ impl Engine {
     fn forget(&self) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// Removes a container with its unnamed volumes, whether it runs or not.
+pub(super) fn removal() -> RemoveContainerOptions {
+    RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() }
 }
 
 fn direct(endpoint: &Endpoint) -> (String, Result<Docker, Error>) {

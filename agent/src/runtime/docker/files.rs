@@ -2,16 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use bollard::{
-    Docker,
-    query_parameters::{DownloadFromContainerOptions, UploadToContainerOptions},
-};
+use bollard::query_parameters::UploadToContainerOptions;
 use bytes::Bytes;
-use futures::TryStreamExt as _;
 
 use super::{
-    archive::Refused,
-    engine::{QUICK, Refusal},
+    archive::{self, Refused},
+    engine::Refusal,
     host::DockerHost,
 };
 use crate::{
@@ -38,37 +34,7 @@ impl DockerHost {
     pub(super) async fn upload(&self, container: &str, archive: Bytes) -> Result<(), Refusal> {
         let options =
             UploadToContainerOptions { path: "/".to_owned(), ..UploadToContainerOptions::default() };
-        let upload = async |client: Docker| {
-            client.upload_to_container(container, Some(options), bollard::body_full(archive)).await
-        };
-        self.change(QUICK, upload).await
-    }
-
-    /// What there is at `path` in a container, as an archive of which no more than about `most` bytes are read; none when
-    /// there is nothing.
-    pub(super) async fn download(
-        &self,
-        container: &str,
-        path: &str,
-        most: usize,
-    ) -> Result<Option<Vec<u8>>, Refusal> {
-        let options = DownloadFromContainerOptions { path: path.to_owned() };
-        let download = async |client: Docker| {
-            let mut all = Vec::new();
-            let mut parts = client.download_from_container(container, Some(options));
-            while let Some(part) = parts.try_next().await? {
-                all.extend_from_slice(&part);
-                if all.len() > most {
-                    break;
-                }
-            }
-            Ok(all)
-        };
-        match self.inner.engine.ask(QUICK, download).await {
-            Ok(archive) => Ok(Some(archive)),
-            Err(Refusal::NotFound(_)) => Ok(None),
-            Err(refusal) => Err(refusal),
-        }
+        self.unpack(container, options, archive).await
     }
 
     /// What the image says of names, if `app` uses any.
@@ -92,14 +58,7 @@ impl DockerHost {
         } else {
             self.names(container).await?
         };
-        let unknown = |what, name: &str| RuntimeError::NoSuchUser {
-            field: if what == "user" { "owner" } else { "group" }.to_owned(),
-            what,
-            name: name.to_owned(),
-        };
-        let uid = names.user(user).ok_or_else(|| unknown("user", user))?;
-        let gid = names.group(group).ok_or_else(|| unknown("group", group))?;
-        Ok((uid, gid))
+        names.ids(user, group, |what| owner_field(what).to_owned())
     }
 
     /// Users and groups as the image knows them.
@@ -134,13 +93,24 @@ pub(super) struct Names {
 }
 
 impl Names {
-    fn user(&self, name: &str) -> Option<u64> {
-        id(&self.users, name)
+    /// The numbers of a user and a group; `field` says where a `user` or a `group` stands that nobody knows.
+    fn ids(
+        &self,
+        user: &str,
+        group: &str,
+        field: impl Fn(&str) -> String,
+    ) -> Result<(u64, u64), RuntimeError> {
+        let unknown =
+            |what, name: &str| RuntimeError::NoSuchUser { field: field(what), what, name: name.to_owned() };
+        let uid = id(&self.users, user).ok_or_else(|| unknown("user", user))?;
+        let gid = id(&self.groups, group).ok_or_else(|| unknown("group", group))?;
+        Ok((uid, gid))
     }
+}
 
-    fn group(&self, name: &str) -> Option<u64> {
-        id(&self.groups, name)
-    }
+/// Where a file names its `user` or `group`.
+fn owner_field(what: &str) -> &str {
+    if what == "user" { "owner" } else { what }
 }
 
 /// The number of a name: as it stands, or from the third field of the line that begins with it.
@@ -154,25 +124,22 @@ fn id(table: &str, name: &str) -> Option<u64> {
 
 /// The numbers of the user that an app runs as, and of its group.
 pub(super) fn account(app: &AppSpec, names: &Names) -> Result<(u64, u64), RuntimeError> {
-    let (user, group) = user_and_group(app);
-    let unknown = |what, name: &str| RuntimeError::NoSuchUser {
-        field: "spec.user".to_owned(),
-        what,
-        name: name.to_owned(),
-    };
-    let (user, group) = (user.unwrap_or("0"), group.unwrap_or("0"));
-    let uid = names.user(user).ok_or_else(|| unknown("user", user))?;
-    let gid = names.group(group).ok_or_else(|| unknown("group", group))?;
-    Ok((uid, gid))
+    let (user, group) = declared(app);
+    names.ids(user.unwrap_or("0"), group.unwrap_or("0"), |_| "spec.user".to_owned())
 }
 
-fn user_and_group(app: &AppSpec) -> (Option<&str>, Option<&str>) {
-    let mut parts = app.user.as_deref().unwrap_or_default().split(':').filter(|part| !part.is_empty());
+/// The parts of `user[:group]`.
+pub(super) fn user_and_group(text: &str) -> (Option<&str>, Option<&str>) {
+    let mut parts = text.split(':').filter(|part| !part.is_empty());
     (parts.next(), parts.next())
 }
 
+fn declared(app: &AppSpec) -> (Option<&str>, Option<&str>) {
+    user_and_group(app.user.as_deref().unwrap_or_default())
+}
+
 fn needs_names(app: &AppSpec) -> bool {
-    let (user, group) = user_and_group(app);
+    let (user, group) = declared(app);
     let named = |name: Option<&str>| name.is_some_and(|name| name.parse::<u32>().is_err());
     named(user)
         || named(group)
@@ -184,7 +151,8 @@ pub(super) fn archive(app: &AppSpec, names: &Names, which: &[usize]) -> Result<B
     let mut archive = tar::Builder::new(Vec::new());
     for (index, file) in app.files.iter().enumerate().filter(|(index, _)| which.contains(index)) {
         let failed = |source| RuntimeError::Io { what: format!("spec.files[{index}]"), source };
-        append(&mut archive, file, &place(app, file), owner(app, names, index)?).map_err(failed)?;
+        let owner = owner(app, names, index)?;
+        archive::append(&mut archive, &place(app, file), &file.content, file.mode, owner).map_err(failed)?;
     }
     let failed = |source| RuntimeError::Io { what: "spec.files".to_owned(), source };
     Ok(archive.into_inner().map_err(failed)?.into())
@@ -193,32 +161,10 @@ pub(super) fn archive(app: &AppSpec, names: &Names, which: &[usize]) -> Result<B
 /// The numbers of user and group that a file is to belong to.
 pub(super) fn owner(app: &AppSpec, names: &Names, index: usize) -> Result<(u64, u64), RuntimeError> {
     let file = app.files.get(index);
-    let (user, group) = user_and_group(app);
-    let unknown = |field: &str, what, name: &str| RuntimeError::NoSuchUser {
-        field: format!("spec.files[{index}].{field}"),
-        what,
-        name: name.to_owned(),
-    };
+    let (user, group) = declared(app);
     let owner = file.and_then(|file| file.owner.as_deref()).or(user).unwrap_or("0");
     let group = file.and_then(|file| file.group.as_deref()).or(group).unwrap_or("0");
-    let uid = names.user(owner).ok_or_else(|| unknown("owner", "user", owner))?;
-    let gid = names.group(group).ok_or_else(|| unknown("group", "group", group))?;
-    Ok((uid, gid))
-}
-
-fn append(
-    archive: &mut tar::Builder<Vec<u8>>,
-    file: &FileSpec,
-    path: &Path,
-    (uid, gid): (u64, u64),
-) -> std::io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(u64::try_from(file.content.len()).unwrap_or(u64::MAX));
-    header.set_mode(file.mode);
-    header.set_uid(uid);
-    header.set_gid(gid);
-    header.set_entry_type(tar::EntryType::Regular);
-    archive.append_data(&mut header, path, file.content.as_slice())
+    names.ids(owner, group, |what| format!("spec.files[{index}].{}", owner_field(what)))
 }
 
 /// Where a file goes, from the root of the container.

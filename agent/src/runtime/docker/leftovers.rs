@@ -1,13 +1,12 @@
 //! Containers of any instance, for whoever looks for those that nobody has any more.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
-use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions};
 use towline_bus::task::Tasks;
 
 use super::{
     endpoint::Endpoint,
-    engine::{Engine, QUICK, Refusal},
+    engine::{Engine, QUICK, Refusal, removal},
     labels::{self, Home},
 };
 use crate::runtime::RuntimeError;
@@ -31,11 +30,7 @@ fn engine_at(socket: &Path) -> Engine {
 /// # Errors
 /// That it does not answer.
 pub(crate) async fn labelled(socket: &Path) -> Result<Vec<Labelled>, RuntimeError> {
-    let filters = Some(HashMap::from([("label".to_owned(), vec![labels::INSTANCE.to_owned()])]));
-    let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
-    let engine = engine_at(socket);
-    let listed = engine.ask(QUICK, async |client| client.list_containers(Some(options)).await).await;
-    let listed = listed.map_err(|refusal| refusal.of("cannot list containers"))?;
+    let listed = engine_at(socket).labelled(vec![labels::INSTANCE.to_owned()]).await?;
     let found = listed.into_iter().filter_map(|summary| {
         let (id, labels) = (summary.id?, summary.labels?);
         let name = summary.names.unwrap_or_default().into_iter().next().unwrap_or_else(|| id.clone());
@@ -54,9 +49,8 @@ pub(crate) async fn labelled(socket: &Path) -> Result<Vec<Labelled>, RuntimeErro
 /// # Errors
 /// What the engine said.
 pub(crate) async fn remove_labelled(socket: &Path, id: &str) -> Result<(), RuntimeError> {
-    let options = RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() };
-    let engine = engine_at(socket);
-    match engine.ask(QUICK, async |client| client.remove_container(id, Some(options)).await).await {
+    let question = async |client: bollard::Docker| client.remove_container(id, Some(removal())).await;
+    match engine_at(socket).ask(QUICK, question).await {
         Ok(()) | Err(Refusal::NotFound(_)) => Ok(()),
         Err(refusal) => Err(refusal.of("cannot remove a container")),
     }

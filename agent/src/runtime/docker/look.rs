@@ -7,7 +7,7 @@ use std::{
 
 use bollard::{
     models::ContainerSummary,
-    query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions},
+    query_parameters::{EventsOptions, InspectContainerOptions},
 };
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -72,7 +72,8 @@ async fn listen(host: &DockerHost) -> Result<(), Refusal> {
 }
 
 impl DockerHost {
-    fn label_filter(&self) -> String {
+    /// The label of all that is the instance's.
+    pub(super) fn label_filter(&self) -> String {
         format!("{}={}", labels::INSTANCE, self.inner.instance)
     }
 
@@ -105,10 +106,7 @@ impl DockerHost {
             self.known().units.values().map(|seen| seen.container.clone()).collect();
         let mut wanted = vec![self.label_filter()];
         wanted.extend(app.map(|app| format!("{}={app}", labels::APP)));
-        let filters = Some(HashMap::from([("label".to_owned(), wanted)]));
-        let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
-        let listed = self.inner.engine.ask(QUICK, async |client| client.list_containers(Some(options)).await);
-        let listed = listed.await.map_err(|refusal| refusal.of("cannot list containers"))?;
+        let listed = self.inner.engine.labelled(wanted).await?;
         let marks: BTreeMap<String, String> = listed.iter().filter_map(marked).collect();
         let changed: Vec<(String, String)> = {
             let known = self.known();

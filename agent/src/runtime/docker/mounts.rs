@@ -4,18 +4,15 @@
 //! host's root mounted, into which the engine unpacks the directories (F-K1, F-K2). It bears our label with a role, and no
 //! name; it goes when it has served, and whatever a crash has left of it goes before the next one is made.
 
-use std::{
-    collections::HashMap,
-    path::{Component, Path, PathBuf},
-};
+use std::path::{Component, Path, PathBuf};
 
 use bollard::{
     models::{ContainerCreateBody, HostConfig, Mount, MountType},
-    query_parameters::{CreateContainerOptions, ListContainersOptions, RemoveContainerOptions},
+    query_parameters::CreateContainerOptions,
 };
 
 use super::{
-    engine::{QUICK, Refusal},
+    engine::{QUICK, Refusal, removal},
     files,
     host::DockerHost,
     labels,
@@ -143,10 +140,10 @@ impl DockerHost {
     }
 
     async fn there(&self, helper: &str, path: &Path) -> Result<There, RuntimeError> {
-        let within = format!("{HOST}{}", path.display());
-        match self.download(helper, &within, HEADER_BYTES).await {
-            Ok(None) => Ok(There::Nothing),
-            Ok(Some(archive)) => Ok(first_of(&archive)),
+        let within = PathBuf::from(format!("{HOST}{}", path.display()));
+        match self.download(helper, &within, |all| all.len() > HEADER_BYTES).await {
+            Err(Refusal::NotFound(_)) => Ok(There::Nothing),
+            Ok(archive) => Ok(first_of(&archive)),
             Err(refusal) => Err(refusal.of(format!("cannot look at {} of the host", path.display()))),
         }
     }
@@ -175,12 +172,8 @@ impl DockerHost {
     }
 
     async fn remove_helpers(&self) -> Result<(), RuntimeError> {
-        let wanted =
-            vec![format!("{}={}", labels::INSTANCE, self.inner.instance), format!("{}={ROLE}", labels::ROLE)];
-        let filters = Some(HashMap::from([("label".to_owned(), wanted)]));
-        let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
-        let listed = self.inner.engine.ask(QUICK, async |client| client.list_containers(Some(options)).await);
-        let listed = listed.await.map_err(|refusal| refusal.of("cannot list containers"))?;
+        let wanted = vec![self.label_filter(), format!("{}={ROLE}", labels::ROLE)];
+        let listed = self.inner.engine.labelled(wanted).await?;
         for id in listed.into_iter().filter_map(|summary| summary.id) {
             self.remove_helper(&id).await?;
         }
@@ -188,8 +181,7 @@ impl DockerHost {
     }
 
     async fn remove_helper(&self, id: &str) -> Result<(), RuntimeError> {
-        let options = RemoveContainerOptions { v: true, force: true, ..RemoveContainerOptions::default() };
-        let question = async |client: bollard::Docker| client.remove_container(id, Some(options)).await;
+        let question = async |client: bollard::Docker| client.remove_container(id, Some(removal())).await;
         match self.change(QUICK, question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => Ok(()),
             Err(refusal) => Err(refusal.of("cannot remove a helper for mounts")),
