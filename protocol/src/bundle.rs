@@ -81,6 +81,21 @@ pub struct PutBundleRequest {
     pub envelope: Option<Envelope>,
 }
 
+impl PutBundleRequest {
+    /// This content as the version that follows, or that its head document says; nothing else is asked for.
+    pub fn new(bundle: Name, content: impl Into<Bytes>) -> Self {
+        Self {
+            bundle,
+            version: None,
+            content: content.into(),
+            dry_run: false,
+            force: false,
+            adopt: false,
+            envelope: None,
+        }
+    }
+}
+
 wire_enum! {
     /// What came of a put.
     pub enum PutOutcome {
@@ -159,6 +174,14 @@ pub struct DeleteBundleRequest {
     /// Give up on what cannot be removed, instead of trying again until it can.
     #[serde(default)]
     pub force: bool,
+}
+
+impl DeleteBundleRequest {
+    /// That it goes, for no reason that is told, when all of it is gone.
+    #[must_use]
+    pub const fn new(bundle: Name) -> Self {
+        Self { bundle, reason: None, dry_run: false, force: false }
+    }
 }
 
 /// The deletion was accepted, or looked at.

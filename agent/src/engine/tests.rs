@@ -177,15 +177,7 @@ impl Rig {
     }
 
     async fn put(&self, bundle: &str, content: &str) -> Result<PutBundleResponse, CallError> {
-        let request = PutBundleRequest {
-            bundle: bundle.parse().unwrap(),
-            version: None,
-            content: content.to_owned().into(),
-            dry_run: false,
-            force: false,
-            adopt: false,
-            envelope: None,
-        };
+        let request = PutBundleRequest::new(bundle.parse().unwrap(), content.to_owned());
         self.engine.put(&caller(), request).await
     }
 
@@ -223,7 +215,7 @@ fn shop() -> Name {
 }
 
 fn deletion() -> DeleteBundleRequest {
-    DeleteBundleRequest { bundle: shop(), reason: None, dry_run: false, force: false }
+    DeleteBundleRequest::new(shop())
 }
 
 fn caller() -> Caller {
@@ -269,9 +261,7 @@ async fn z_e3_the_larger_volume_comes_first_and_goes_last() {
     let rig = Rig::new().await;
     rig.done("shop", &[thing("web", ""), volume("small", 1), volume("large", 9)].concat()).await;
     assert_eq!(rig.took(), ["add large", "add small", "add web"]);
-    let request =
-        DeleteBundleRequest { bundle: "shop".parse().unwrap(), reason: None, dry_run: false, force: false };
-    let job = rig.engine.delete(&caller(), request).await.unwrap().job;
+    let job = rig.engine.delete(&caller(), deletion()).await.unwrap().job;
     rig.ended(&PutBundleResponse {
         outcome: PutOutcome::Accepted,
         version: 1,
@@ -432,20 +422,14 @@ async fn z_p2_a_kind_that_nobody_knows_is_refused() {
 async fn z_s7_a_bundle_that_is_gone_can_be_put_again() {
     let rig = Rig::new().await;
     rig.done("shop", &thing("web", "")).await;
-    let request = || DeleteBundleRequest {
-        bundle: "shop".parse().unwrap(),
-        reason: None,
-        dry_run: false,
-        force: false,
-    };
-    rig.engine.delete(&caller(), request()).await.unwrap();
+    rig.engine.delete(&caller(), deletion()).await.unwrap();
     for _ in 0..200 {
         if rig.engine.state().bundles.values().all(|bundle| bundle.row.phase == BundlePhase::Deleted) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let error = rig.engine.delete(&caller(), request()).await.unwrap_err();
+    let error = rig.engine.delete(&caller(), deletion()).await.unwrap_err();
     assert_eq!(error.code, Code::NotFound);
     let shop: Name = "shop".parse().unwrap();
     assert_eq!(rig.engine.content_of(&shop, 1).await.unwrap(), None, "what it held may have been secret");

@@ -90,15 +90,7 @@ impl Bench {
     }
 
     pub(crate) fn request(&self, content: impl Into<String>) -> PutBundleRequest {
-        PutBundleRequest {
-            bundle: shop(),
-            version: None,
-            content: content.into().into(),
-            dry_run: false,
-            force: false,
-            adopt: false,
-            envelope: None,
-        }
+        PutBundleRequest::new(shop(), content.into())
     }
 
     pub(crate) async fn put(&self, content: impl Into<String>) -> Result<PutBundleResponse, CallError> {

@@ -53,12 +53,8 @@ async fn z_e3_a_bundle_comes_up_in_order_changes_and_goes_in_reverse() {
     assert_eq!(fs::read_to_string(bench.path("conf")).unwrap(), "two");
     assert_eq!(bench.journal(), ["db", "web"], "what only depends on something else was not started again");
 
-    let delete = DeleteBundleRequest {
-        bundle: shop(),
-        reason: Some("sold out".to_owned()),
-        dry_run: false,
-        force: false,
-    };
+    let delete =
+        DeleteBundleRequest { reason: Some("sold out".to_owned()), ..DeleteBundleRequest::new(shop()) };
     let deleted = bench.platform.delete_bundle(&cx(), &delete).await.unwrap();
     let order: Vec<&str> = deleted.changes.iter().map(|change| change.workload.as_str()).collect();
     assert_eq!(order, ["App/web", "File/conf"]);

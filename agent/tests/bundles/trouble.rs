@@ -158,12 +158,7 @@ async fn z_s2_a_directory_is_shared_if_each_bundle_says_so() {
     let put = bench.platform.put_bundle(&cx(), &of_other(shared)).await.unwrap();
     assert_eq!(bench.ended(put.job.unwrap()).await.0.state, JobState::Done);
     for (bundle, left) in [("shop", true), ("other", false)] {
-        let delete = DeleteBundleRequest {
-            bundle: bundle.parse().unwrap(),
-            reason: None,
-            dry_run: false,
-            force: false,
-        };
+        let delete = DeleteBundleRequest::new(bundle.parse().unwrap());
         let job = bench.platform.delete_bundle(&cx(), &delete).await.unwrap().job.unwrap();
         assert_eq!(bench.ended(job).await.0.state, JobState::Done);
         assert_eq!(bench.path("common").exists(), left);
@@ -186,12 +181,8 @@ async fn z_e9_a_deletion_is_done_when_everything_is_gone() {
         fs::read_dir(bench.dir.path().join("labels")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let label = fs::read(&labels[0]).unwrap();
     fs::write(&labels[0], "torn").unwrap();
-    let delete = DeleteBundleRequest {
-        bundle: shop(),
-        reason: Some("enough".to_owned()),
-        dry_run: false,
-        force: false,
-    };
+    let delete =
+        DeleteBundleRequest { reason: Some("enough".to_owned()), ..DeleteBundleRequest::new(shop()) };
     let job = bench.platform.delete_bundle(&cx(), &delete).await.unwrap().job.unwrap();
     let (job, _) = bench.ended(job).await;
     assert_eq!((job.state, job.errors.len()), (JobState::Failed, 1));
@@ -309,7 +300,7 @@ async fn f_c3_a_retry_looks_at_the_files_of_apps_at_once() {
 async fn what_is_to_go_is_neither_paused_nor_resumed() {
     let bench = Bench::new().await;
     bench.done(format!("{}{}", bench.directory("data", ""), bench.app("web", ""))).await;
-    let delete = DeleteBundleRequest { bundle: shop(), reason: None, dry_run: false, force: false };
+    let delete = DeleteBundleRequest::new(shop());
     let pause = PauseBundleRequest { bundle: shop(), reason: None };
     let first = cx();
     let second = cx();

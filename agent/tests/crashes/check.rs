@@ -50,10 +50,8 @@ pub(crate) async fn whole(mut site: Site) {
     host_is(&site, &far, &stands).await;
     never_touched(site.path());
     for bundle in stands.keys() {
-        let request =
-            DeleteBundleRequest { bundle: bundle.clone(), reason: None, dry_run: false, force: false };
         // One that has gone already is not found.
-        far.delete_bundle(&cx(), &request).await.ok();
+        far.delete_bundle(&cx(), &DeleteBundleRequest::new(bundle.clone())).await.ok();
     }
     all_have_ended(&far).await;
     until("deletions", async || bundles(&far).await.is_empty().then_some(())).await;
@@ -84,14 +82,7 @@ async fn all_have_ended(far: &Remote) -> Vec<Job> {
     }
     for job in &jobs {
         let request = GetJobRequest { job: job.id, after: 0, limit: Some(1_000) };
-        let found = far.get_job(&cx(), &request).await.unwrap();
-        let records = &found.records;
-        let terminal: Vec<&JobState> =
-            records.iter().map(|record| &record.state).filter(|state| state.is_terminal()).collect();
-        assert_eq!(terminal, [&job.state], "{job:?} {records:?}");
-        assert!(records.last().unwrap().state.is_terminal(), "{records:?}");
-        let numbers: Vec<u64> = records.iter().map(|record| record.seq).collect();
-        assert_eq!(numbers, (1..=job.records).collect::<Vec<_>>(), "{job:?}");
+        model::ended_once(job, &far.get_job(&cx(), &request).await.unwrap().records);
     }
     jobs.reverse();
     jobs

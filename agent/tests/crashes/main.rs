@@ -14,14 +14,15 @@ mod model;
 #[cfg(feature = "failpoints")]
 mod points;
 mod program;
+mod random;
 mod site;
 mod stream;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use bus::Bus;
+use random::Random;
 use site::Site;
-use stream::Random;
 
 /// Kills that one site sees before it is looked at: so many that they meet what earlier ones left.
 const OF_ONE_SITE: u64 = 50;

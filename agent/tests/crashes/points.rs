@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use towline_agent::failpoints::ALL;
 use towline_bus::{CallContext, Platform as _};
 use towline_protocol::{
-    bundle::ListBundlesRequest,
+    bundle::{ListBundlesRequest, PutBundleRequest},
     job::{GetJobRequest, JobState},
     session::HealthState,
 };
@@ -14,8 +14,9 @@ use towline_protocol::{
 use crate::{
     bus::Bus,
     check,
-    site::{Life, Site, put},
-    stream::{self, Op, Random},
+    random::Random,
+    site::{Life, Site},
+    stream::{self, Op},
     until,
 };
 
@@ -101,7 +102,12 @@ async fn a_lane_that_stalls_is_told_and_holds_up_no_other() {
     let content = site.app("a-0", "v0", 1);
     stream::ask(&mut site, &life.far.clone(), Op::Put(a, content)).await;
     until("the lane to stall", async || came_by(&site.log_path(), "op.announced").then_some(())).await;
-    let job = life.far.put_bundle(&CallContext::new(), &put(b, site.app("b-0", "v0", 1))).await.unwrap().job;
+    let job = life
+        .far
+        .put_bundle(&CallContext::new(), &PutBundleRequest::new(b, site.app("b-0", "v0", 1)))
+        .await
+        .unwrap()
+        .job;
     until("another bundle's job", async || {
         let request = GetJobRequest { job: job.unwrap(), after: 0, limit: None };
         let job = life.far.get_job(&CallContext::new(), &request).await.unwrap().job;

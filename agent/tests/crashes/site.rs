@@ -11,7 +11,7 @@ use std::{
 use tokio::process::{Child, Command};
 use towline_bus::{CallContext, MessageBus, Platform as _, message_bus::Remote};
 use towline_protocol::{
-    CallError, InstanceId, JobId, Name, RequestId,
+    CallError, InstanceId, JobId, RequestId,
     bundle::PutBundleRequest,
     job::{GetJobRequest, JobState},
 };
@@ -51,7 +51,7 @@ impl Site {
         let content = site.app(STILL, "never-touched", 2);
         let job = life
             .far
-            .put_bundle(&CallContext::new(), &put(STILL.parse().unwrap(), content))
+            .put_bundle(&CallContext::new(), &PutBundleRequest::new(STILL.parse().unwrap(), content))
             .await
             .unwrap()
             .job;
@@ -130,18 +130,6 @@ impl Drop for Site {
             eprintln!("---- the agents' log ----\n{}", shown.join("\n"));
         }
         journal::kill_all(&self.instance.to_string());
-    }
-}
-
-pub(crate) fn put(bundle: Name, content: String) -> PutBundleRequest {
-    PutBundleRequest {
-        bundle,
-        version: None,
-        content: content.into(),
-        dry_run: false,
-        force: false,
-        adopt: false,
-        envelope: None,
     }
 }
 

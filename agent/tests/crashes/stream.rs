@@ -5,28 +5,17 @@ use std::time::Duration;
 use towline_bus::{CallContext, Platform as _, message_bus::Remote};
 use towline_protocol::{
     CallError, JobId, Name, RequestId,
-    bundle::{DeleteBundleRequest, PauseBundleRequest, ResumeBundleRequest, RetryBundleRequest},
+    bundle::{
+        DeleteBundleRequest, PauseBundleRequest, PutBundleRequest, ResumeBundleRequest, RetryBundleRequest,
+    },
     job::CancelJobRequest,
 };
 use uuid::Uuid;
 
-use crate::site::{Asked, Site, put};
-
-/// A small generator of numbers that look random: xorshift.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
+use crate::{
+    random::Random,
+    site::{Asked, Site},
+};
 
 /// One operation.
 #[derive(Debug, Clone)]
@@ -69,9 +58,11 @@ pub(crate) async fn ask_again(site: &mut Site, far: &Remote) {
 async fn call(far: &Remote, request: &RequestId, op: &Op) -> Result<Option<JobId>, CallError> {
     let cx = CallContext::with_id(request.clone());
     match op.clone() {
-        Op::Put(bundle, content) => far.put_bundle(&cx, &put(bundle, content)).await.map(|answer| answer.job),
+        Op::Put(bundle, content) => {
+            far.put_bundle(&cx, &PutBundleRequest::new(bundle, content)).await.map(|answer| answer.job)
+        }
         Op::Delete(bundle) => {
-            let request = DeleteBundleRequest { bundle, reason: None, dry_run: false, force: false };
+            let request = DeleteBundleRequest::new(bundle);
             far.delete_bundle(&cx, &request).await.map(|answer| answer.job)
         }
         Op::Pause(bundle) => {

@@ -32,10 +32,8 @@ pub(super) async fn delete_all(platform: &dyn Platform) -> Vec<String> {
 async fn delete(platform: &dyn Platform, bundle: &Name) -> Result<(), CallError> {
     let cx = CallContext::new();
     let request = DeleteBundleRequest {
-        bundle: bundle.clone(),
         reason: Some("`towline dev` ends".to_owned()),
-        dry_run: false,
-        force: false,
+        ..DeleteBundleRequest::new(bundle.clone())
     };
     let Some(job) = platform.delete_bundle(&cx, &request).await?.job else { return Ok(()) };
     let mut records = platform.watch_job(&cx, &WatchJobRequest { job, after: 0 }).await?;

@@ -70,15 +70,7 @@ pub(super) fn terminate(mut agent: Owned) {
 
 /// Puts the next version of a bundle.
 pub(crate) async fn put(remote: &impl Platform, bundle: &str, content: String) -> PutBundleResponse {
-    let request = PutBundleRequest {
-        bundle: bundle.parse().unwrap(),
-        version: None,
-        content: content.into(),
-        dry_run: false,
-        force: false,
-        adopt: false,
-        envelope: None,
-    };
+    let request = PutBundleRequest::new(bundle.parse().unwrap(), content);
     remote.put_bundle(&CallContext::new().within(PATIENCE), &request).await.unwrap()
 }
 

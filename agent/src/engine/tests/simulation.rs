@@ -9,13 +9,15 @@
 mod check;
 #[path = "../../../tests/crashes/model.rs"]
 mod model;
+#[path = "../../../tests/crashes/random.rs"]
+mod random;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use towline_protocol::JobId;
 
-use self::world::World;
+use self::{random::Random, world::World};
 use super::*;
 use crate::{runtime::process::Changes, store::faults::Request};
 
@@ -25,21 +27,7 @@ const SEEDS: u64 = 100;
 /// Seeds at once: most of the time each waits.
 const AT_ONCE: usize = 8;
 
-/// A small generator of numbers that look random: xorshift.
-struct Random(u64);
-
 impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-
     fn is_one_in(&mut self, end: u64) -> bool {
         self.below(end) == 0
     }

@@ -1,6 +1,7 @@
 //! The ancestor's cases that are seen from the engine's side alone.
 
 use towline_agent::runtime::{ExecEvent, ExecSpec};
+use towline_protocol::bundle::{DeleteBundleRequest, PutBundleRequest};
 
 use super::*;
 
@@ -80,26 +81,13 @@ async fn f_d15_a_bundle_is_made_in_its_declared_order_every_time() {
     let content = declared.map(app).join("---\n");
     for run in ["order-one", "order-two"] {
         let bench = Bench::new(run).await;
-        let request = towline_protocol::bundle::PutBundleRequest {
-            bundle: "shop".parse().unwrap(),
-            version: None,
-            content: content.clone().into(),
-            dry_run: false,
-            force: false,
-            adopt: false,
-            envelope: None,
-        };
+        let request = PutBundleRequest::new("shop".parse().unwrap(), content.clone());
         bench.platform.put_bundle(&CallContext::new(), &request).await.unwrap();
         bench.counted("start", declared.len()).await;
         let events = bench.told_events().into_iter().filter(|(action, _)| action == "create");
         let made: Vec<String> = events.map(|(_, app)| app).collect();
         assert_eq!(made, declared.map(|name| format!("default/App/{name}")));
-        let request = towline_protocol::bundle::DeleteBundleRequest {
-            bundle: "shop".parse().unwrap(),
-            reason: None,
-            dry_run: false,
-            force: false,
-        };
+        let request = DeleteBundleRequest::new("shop".parse().unwrap());
         bench.platform.delete_bundle(&CallContext::new(), &request).await.unwrap();
         bench.counted("destroy", declared.len()).await;
         bench.end().await;

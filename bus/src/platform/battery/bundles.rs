@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use towline_protocol::bundle::{
     BundleChangesRequest, BundleStatusRequest, BundleStatusResponse, Change, ChangeOp, ChangeRecord,
     DeleteBundleRequest, Drift, GetBundleRequest, ListBundlesRequest, Observation, PauseBundleRequest,
@@ -36,15 +35,7 @@ fn workload(text: &str) -> WorkloadId {
 }
 
 fn put(bundle: &str, content: &'static [u8]) -> PutBundleRequest {
-    PutBundleRequest {
-        bundle: name(bundle),
-        version: None,
-        content: Bytes::from_static(content),
-        dry_run: false,
-        force: false,
-        adopt: false,
-        envelope: None,
-    }
+    PutBundleRequest::new(name(bundle), content)
 }
 
 /// Puts a bundle that later calls are about.

@@ -117,15 +117,7 @@ async fn z_e6_the_boot_id_file_says_whether_the_host_was_started_anew() {
     let platform = site.hub.platform("a");
     let mut content = noting("web", &agent).definition.to_vec();
     content.extend_from_slice(b"  drift: report\n");
-    let request = PutBundleRequest {
-        bundle: "shop".parse().unwrap(),
-        version: None,
-        content: content.into(),
-        dry_run: false,
-        force: false,
-        adopt: false,
-        envelope: None,
-    };
+    let request = PutBundleRequest::new("shop".parse().unwrap(), content);
     let job = platform.put_bundle(&CallContext::new(), &request).await.unwrap().job.unwrap();
     let request = GetJobRequest { job, after: 0, limit: None };
     until("the job to end", || async {
