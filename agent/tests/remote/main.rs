@@ -68,8 +68,10 @@ impl Place for Far {
     }
 }
 
+/// Runs the battery; with `TOWLINE_CASE` those cases whose names contain it.
 async fn battery(way: &str, endpoint: &Endpoint) {
-    for case in BATTERY {
+    let name = std::env::var("TOWLINE_CASE").unwrap_or_default();
+    for case in BATTERY.iter().filter(|case| case.name.contains(&name)) {
         let instance = format!("{way}/{}", case.name);
         let dir = || tempfile::tempdir().unwrap();
         let place = Far { instance, endpoint: endpoint.clone(), dir: dir(), shared: dir() };
