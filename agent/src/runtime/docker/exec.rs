@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     engine::{QUICK, Refusal},
-    host::DockerHost,
+    host::{DockerHost, Seen},
 };
 use crate::{
     proc,
@@ -70,9 +70,23 @@ impl DockerHost {
     /// # Errors
     /// That there is no such unit, that it does not run, or what the engine said.
     pub(super) async fn exec(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError> {
-        let seen = self.find(unit)?;
+        let mark = uuid::Uuid::new_v4().simple().to_string();
+        self.exec_marked(&self.find(unit)?, spec, &mark).await
+    }
+
+    /// The same, with a mark that is known beforehand: [`DockerHost::kill_marked`] ends what bears it. `mark` is nobody else's.
+    ///
+    /// # Errors
+    /// As [`DockerHost::exec`].
+    pub(super) async fn exec_marked(
+        &self,
+        seen: &Seen,
+        spec: ExecSpec,
+        mark: &str,
+    ) -> Result<Exec, RuntimeError> {
+        let unit = &seen.status.unit;
         let _turn = self.turn().await?;
-        let mark = format!("{MARK}={}", uuid::Uuid::new_v4().simple());
+        let mark = format!("{MARK}={mark}");
         let config = ExecConfig {
             attach_stdin: Some(spec.stdin.is_some()),
             attach_stdout: Some(true),
@@ -82,14 +96,14 @@ impl DockerHost {
             ..ExecConfig::default()
         };
         let refused = |refusal| match refusal {
-            Refusal::NotFound(_) => RuntimeError::NotFound { unit: unit.to_owned() },
+            Refusal::NotFound(_) => RuntimeError::NotFound { unit: unit.clone() },
             // Not running, paused, or about to be started again.
-            Refusal::Said { status: 409, .. } => RuntimeError::NotRunning { unit: unit.to_owned() },
+            Refusal::Said { status: 409, .. } => RuntimeError::NotRunning { unit: unit.clone() },
             refusal => refusal.of("cannot run a command"),
         };
         let (id, output, input) = self.start_exec(&seen.container, config).await.map_err(refused)?;
         let (events, receiver) = mpsc::channel(QUEUE);
-        let command = Command { host: self.clone(), id, container: seen.container, mark, events };
+        let command = Command { host: self.clone(), id, container: seen.container.clone(), mark, events };
         let stopping = self.inner.tasks.stopping().clone();
         self.inner.tasks.spawn_isolated("exec", command.attend(output, input, spec.stdin, stopping));
         Ok(Exec::new(receiver))
@@ -175,9 +189,7 @@ impl Command {
     /// Ends it with all that it started.
     async fn kill(&self) {
         let ended = timeout(ENDING, async {
-            if self.kill_within().await.is_err() {
-                self.kill_from_here().await;
-            }
+            self.host.kill(&self.container, &self.mark).await;
             self.end().await
         });
         if !matches!(ended.await, Ok(Ok(_))) {
@@ -187,10 +199,26 @@ impl Command {
             );
         }
     }
+}
+
+impl DockerHost {
+    /// Kills what bears the mark of a command, if anything does.
+    pub(super) async fn kill_marked(&self, container: &str, mark: &str) {
+        let mark = format!("{MARK}={mark}");
+        if timeout(ENDING, self.kill(container, &mark)).await.is_err() {
+            tracing::warn!(container, "what is left of an earlier command cannot be ended");
+        }
+    }
+
+    async fn kill(&self, container: &str, mark: &str) {
+        if self.kill_within(container, mark).await.is_err() {
+            kill_from_here(mark.to_owned()).await;
+        }
+    }
 
     /// By a shell in the container, as root there: the command may have become somebody else.
-    async fn kill_within(&self) -> Result<(), Refusal> {
-        let words = ["sh", "-c", KILL, "sh", &self.mark];
+    async fn kill_within(&self, container: &str, mark: &str) -> Result<(), Refusal> {
+        let words = ["sh", "-c", KILL, "sh", mark];
         let config = ExecConfig {
             attach_stdout: Some(true),
             attach_stderr: Some(true),
@@ -198,33 +226,32 @@ impl Command {
             user: Some("0".to_owned()),
             ..ExecConfig::default()
         };
-        let (id, mut output, _input) = self.host.start_exec(&self.container, config).await?;
+        let (id, mut output, _input) = self.start_exec(container, config).await?;
         while output.next().await.is_some() {}
         loop {
-            match self.host.exit_code(&id).await? {
+            match self.exit_code(&id).await? {
                 Some(0) => return Ok(()),
                 Some(code) => return Err(Refusal::Said { status: 0, message: format!("exit code {code}") }),
                 None => sleep(PAUSE).await,
             }
         }
     }
+}
 
-    /// By what this host sees. The mark is random: on another host than the engine's nobody bears it.
-    async fn kill_from_here(&self) {
-        let mark = self.mark.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            // What it starts between two looks is seen by the second.
-            for _ in 0..10 {
-                let found = proc::carriers(&mark);
-                if found.is_empty() {
-                    break;
-                }
-                // One that cannot be killed is what the engine still shows as running.
-                found.into_iter().for_each(|process| drop(proc::kill(process)));
+/// By what this host sees. The mark is random: on another host than the engine's nobody bears it.
+async fn kill_from_here(mark: String) {
+    let looked = tokio::task::spawn_blocking(move || {
+        // What it starts between two looks is seen by the second.
+        for _ in 0..10 {
+            let found = proc::carriers(&mark);
+            if found.is_empty() {
+                break;
             }
-        });
-        looked.await.ok();
-    }
+            // One that cannot be killed is what the engine still shows as running.
+            found.into_iter().for_each(|process| drop(proc::kill(process)));
+        }
+    });
+    looked.await.ok();
 }
 
 async fn forward(mut output: Output, events: &Events) {

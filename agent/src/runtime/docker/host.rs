@@ -18,6 +18,7 @@ use super::{
     choice::Candidate,
     endpoint::HostConfig,
     engine::{ENGINE, Engine, Refusal},
+    hooks::{Course, HookLog},
     labels::Home,
     look,
     mark::EngineMark,
@@ -57,6 +58,9 @@ pub(super) struct Inner {
     pub(super) looking: tokio::sync::Mutex<Option<Moment>>,
     /// Held while a helper is there.
     pub(super) helping: tokio::sync::Mutex<()>,
+    /// Containers that this agent is just about to start, with the hooks around that.
+    pub(super) starting: Mutex<BTreeSet<String>>,
+    pub(super) hook_log: HookLog,
     /// Of the whole runtime.
     pub(super) tasks: Tasks,
 }
@@ -88,6 +92,8 @@ pub(super) struct Seen {
     pub(super) user: String,
     /// How the agent itself finds out whether it works.
     pub(super) check: Option<Check>,
+    /// Its hooks, and how far it has come with them.
+    pub(super) course: Course,
 }
 
 /// What all hosts of a runtime share.
@@ -135,6 +141,8 @@ impl DockerHost {
             changed,
             looking: tokio::sync::Mutex::default(),
             helping: tokio::sync::Mutex::default(),
+            starting: Mutex::default(),
+            hook_log: HookLog::default(),
             tasks: tasks.clone(),
         };
         let host = Self { inner: Arc::new(inner) };
@@ -225,21 +233,28 @@ impl DockerHost {
 
     pub(super) async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
         let seen = self.find(unit)?;
-        let _turn = self.turn().await?;
-        self.start_container(&seen.container).await?;
+        if seen.course.hooks.is_empty() {
+            let _turn = self.turn().await?;
+            self.start_container(&seen.container).await?;
+        } else {
+            self.start_with_hooks(&seen.container).await?;
+        }
         self.inspect(&seen.container).await?.ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
     }
 
     pub(super) async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_in_turn(&seen).await?;
+        self.stop_with_hooks(&seen).await?;
         self.inspect(&seen.container).await.map(drop)
     }
 
     pub(super) async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_in_turn(&seen).await?;
+        self.stop_with_hooks(&seen).await?;
         let _turn = self.turn().await?;
+        if !seen.course.hooks.is_empty() {
+            self.remove_hook_helpers(unit).await?;
+        }
         self.remove_container(&seen.container).await
     }
 

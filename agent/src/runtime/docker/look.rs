@@ -33,8 +33,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 8;
 
 /// Events after which a container may stand otherwise. There are many more: what looks into one, or runs a command there, as the
-/// engine's own checks do, makes three of them each time.
-const STIRS: [&str; 7] = ["start", "die", "destroy", "pause", "unpause", "health_status", "update"];
+/// engine's own checks do, makes three of them each time. A new name is how far a container with hooks has come.
+const STIRS: [&str; 8] = ["start", "die", "destroy", "pause", "unpause", "rename", "health_status", "update"];
 
 /// Looks at each event, and every now and then, until the agent ends.
 pub(super) async fn watch(host: DockerHost, stopping: CancellationToken) {
@@ -150,6 +150,10 @@ impl DockerHost {
                     || app.is_some_and(|app| seen.status.app != app)
             });
         });
+        if app.is_none() {
+            let known = self.known();
+            self.inner.hook_log.keep(|unit| known.units.contains_key(unit));
+        }
         results.into_iter().try_for_each(|result| result.map(drop))
     }
 
@@ -203,8 +207,9 @@ impl DockerHost {
         Ok(status)
     }
 
-    /// With the name of this host, where it has one.
+    /// With the name of this host, where it has one, and as its start stands.
     fn placed(&self, mut seen: Seen) -> Seen {
+        seen.show_start(self.is_starting(&seen.container));
         seen.status.host = self.inner.config.name.as_ref().map(ToString::to_string);
         if let Some(check) = &mut seen.check
             && !matches!(self.inner.config.endpoint, Endpoint::Socket(_))

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     checks::Check,
+    hooks::Course,
     host::Seen,
     labels::{Label, Port},
     request::port_key,
@@ -34,7 +35,9 @@ pub(super) fn mark(summary: &ContainerSummary) -> String {
     let ports = summary.ports.iter().flatten();
     let ports = ports.map(|port| (i64::from(port.private_port), port.public_port.map_or(0, i64::from)));
     let state = summary.state.as_ref().map(ToString::to_string).unwrap_or_default();
-    mark_of(&state, &in_brackets.collect::<Vec<_>>(), ports.collect())
+    // A container with hooks is called otherwise as it comes on (`hooks/course.rs`).
+    let names = summary.names.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" ");
+    mark_of(&names, &state, &in_brackets.collect::<Vec<_>>(), ports.collect())
 }
 
 /// What the list will say of a container that is looked at closely, as [`mark`] has it. Where an engine puts it otherwise, the next
@@ -68,15 +71,16 @@ pub(super) fn mark_to_be(found: &ContainerInspectResponse) -> String {
         }
     }
     let word = word.map(|word| word.to_string()).unwrap_or_default();
-    mark_of(&word, &in_brackets.iter().map(String::as_str).collect::<Vec<_>>(), ports)
+    let name = found.name.as_deref().unwrap_or_default();
+    mark_of(name, &word, &in_brackets.iter().map(String::as_str).collect::<Vec<_>>(), ports)
 }
 
 /// Ports are pairs of the container's and the host's, 0 for none.
-fn mark_of(state: &str, in_brackets: &[&str], mut ports: Vec<(i64, i64)>) -> String {
+fn mark_of(names: &str, state: &str, in_brackets: &[&str], mut ports: Vec<(i64, i64)>) -> String {
     // The engine has them in any order.
     ports.sort_unstable();
     let ports: Vec<String> = ports.iter().map(|(inside, outside)| format!("{inside}:{outside}")).collect();
-    format!("{state} {in_brackets:?} {}", ports.join(" "))
+    format!("{names} {state} {in_brackets:?} {}", ports.join(" "))
 }
 
 /// A container that is ours, as a unit; none of what is not.
@@ -99,6 +103,7 @@ pub(super) fn unit(
     let state = state(found.state.as_ref()?, policy, found.restart_count.unwrap_or(0), test.as_deref(), now);
     let bound = found.network_settings.as_ref().and_then(|network| network.ports.as_ref());
     let ports = bound.map_or_else(Vec::new, |bound| ports(&label.ports, bound));
+    let course = Course::read(&label, found);
     let check = label.health.map(|health| Check::new(health, found, &label.ports, &ports));
     let status = UnitStatus {
         unit: label.unit,
@@ -118,6 +123,7 @@ pub(super) fn unit(
         dir: Path::new("/").join(config.working_dir.as_deref().unwrap_or_default()),
         user: config.user.clone().unwrap_or_default(),
         check,
+        course,
     })
 }
 
@@ -263,9 +269,9 @@ mod tests {
             (("restarting", "Restarting (1) 5 seconds ago"), json!({"Status": "restarting", "ExitCode": 1})),
             (("created", "Created"), json!({"Status": "created", "ExitCode": 0})),
         ] {
-            let summary = json!({"Ports": ports, "State": listed.0, "Status": listed.1});
+            let summary = json!({"Names": ["/web-1"], "Ports": ports, "State": listed.0, "Status": listed.1});
             let summary: ContainerSummary = serde_json::from_value(summary).unwrap();
-            let found = json!({"State": state, "NetworkSettings": {"Ports": bound}});
+            let found = json!({"Name": "/web-1", "State": state, "NetworkSettings": {"Ports": bound}});
             let found: ContainerInspectResponse = serde_json::from_value(found).unwrap();
             assert_eq!(mark_to_be(&found), mark(&summary), "{listed:?}");
         }
