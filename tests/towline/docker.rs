@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use towline_bus::Platform as _;
+use towline_bus::clock;
 use towline_bus::platform::CallContext;
 use towline_protocol::bundle::PutBundleRequest;
 use towline_protocol::job::{GetJobRequest, JobState};
@@ -132,11 +133,11 @@ async fn f_d5_a_pass_that_changes_nothing_asks_an_engine_once() {
     })
     .await;
 
-    let (before, begun) = (engine.calls().len(), std::time::Instant::now());
+    let (before, begun) = (engine.calls().len(), clock::now());
     platform.apply(&cx(), &definitions).await.unwrap();
     platform.put_bundle(&cx(), &bundle).await.unwrap();
     let calls = engine.calls().split_off(before);
-    let passes = begun.elapsed().as_secs() / 10 + 2;
+    let passes = clock::now().since(begun).as_secs() / 10 + 2;
     let (of_all, others): (Vec<&String>, Vec<&String>) = calls.iter().partition(|call| is_look(call));
     assert!(others.iter().all(|call| call.contains("/volumes?")), "nothing about any container: {calls:?}");
     assert!(
