@@ -148,7 +148,8 @@ impl Direct {
             self.finish_later(id.to_owned(), entry, lock);
             return Ok(());
         }
-        if let Err(why) = self.converge_since(id, &entry, Revive::Failed, cancelled, since).await {
+        let asker = cancelled.clone().into();
+        if let Err(why) = self.converge_since(id, &entry, Revive::Failed, &asker, since).await {
             return Err(self.undo(id, before.as_deref(), why).await);
         }
         let same = before.is_some_and(|before| {
@@ -174,7 +175,7 @@ impl Direct {
     pub(super) async fn undo(&self, id: &str, before: Option<&Entry>, mut error: ItemError) -> Failure {
         let never = CancellationToken::new();
         let back = match before {
-            Some(before) => self.converge(id, before, Revive::Before, &never).await,
+            Some(before) => self.converge(id, before, Revive::Before, &never.into()).await,
             None => self.remove_units(id).await,
         };
         if let Err(second) = &back {
@@ -234,7 +235,7 @@ impl Direct {
             let place = stopping.run_until_cancelled(its_turn).await;
             // Cut short by the agent's own end, it stays pending, and the next start finishes it.
             if place.is_some() {
-                let done = direct.converge(&id, &entry, Revive::Failed, &stopping).await;
+                let done = direct.converge(&id, &entry, Revive::Failed, &stopping.clone().into()).await;
                 if done.is_ok() || !stopping.is_cancelled() {
                     direct.note(&id, &entry, done.err().map(|error| error.message)).await;
                 }
