@@ -1,8 +1,11 @@
 //! Commands that run in a container.
 //!
 //! The engine has no call that ends one, and one whose caller went away goes on. So each bears a mark in its environment, by
-//! which it is found and killed with all that it started: within the container if that has a shell, else from this host if the
-//! engine is on it.
+//! which it is found and killed with all that it started: by a guard in the container, if that has a shell (`exec/guard.rs`), else
+//! from this host if the engine is on it. What a guard did not end, the next agent does (`exec/left.rs`).
+
+mod guard;
+pub(super) mod left;
 
 use std::{pin::Pin, time::Duration};
 
@@ -22,12 +25,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::guard::Guard;
 use super::{
     engine::{QUICK, Refusal},
     host::DockerHost,
 };
 use crate::{
-    proc,
+    proc::{self, Process},
     runtime::{
         RuntimeError,
         exec::{ENDING, Exec, ExecEvent, ExecSpec, PIECE, QUEUE},
@@ -45,21 +49,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The exit code of what went with its container: SIGKILL.
 const KILLED: i32 = 128 + 9;
 
-/// Kills all that bears the mark `$1`, until none is left that could have started another.
-const KILL: &str = r#"
-for round in 1 2 3 4 5 6 7 8 9 10; do
-    found=
-    for file in /proc/[0-9]*/environ; do
-        if grep -q "$1" "$file" 2>/dev/null; then
-            pid=${file#/proc/}
-            kill -9 "${pid%/environ}" 2>/dev/null && found=1
-        fi
-    done
-    [ -n "$found" ] || exit 0
-done
-exit 1
-"#;
-
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
 type Events = mpsc::Sender<Result<ExecEvent, RuntimeError>>;
@@ -72,7 +61,7 @@ impl DockerHost {
     pub(super) async fn exec(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError> {
         let seen = self.find(unit)?;
         let _turn = self.turn().await?;
-        let mark = format!("{MARK}={}", uuid::Uuid::new_v4().simple());
+        let mark = format!("{MARK}={}.{}", self.inner.run, uuid::Uuid::new_v4().simple());
         let config = ExecConfig {
             attach_stdin: Some(spec.stdin.is_some()),
             attach_stdout: Some(true),
@@ -87,23 +76,31 @@ impl DockerHost {
             Refusal::Said { status: 409, .. } => RuntimeError::NotRunning { unit: unit.to_owned() },
             refusal => refusal.of("cannot run a command"),
         };
-        let (id, output, input) = self.start_exec(&seen.container, config).await.map_err(refused)?;
+        // At the same time: a guard costs no time, then.
+        let (guard, started) = tokio::join!(
+            Guard::begin(self, &seen.container, &mark),
+            self.start_exec(&seen.container, config)
+        );
+        let (id, output, input) = started.map_err(refused)?;
+        let guard =
+            guard.inspect_err(|why| tracing::debug!(container = seen.container, ?why, "no guard")).ok();
         let (events, receiver) = mpsc::channel(QUEUE);
         let command = Command { host: self.clone(), id, container: seen.container, mark, events };
         let stopping = self.inner.tasks.stopping().clone();
-        self.inner.tasks.spawn_isolated("exec", command.attend(output, input, spec.stdin, stopping));
+        self.inner.tasks.spawn_isolated("exec", command.attend((output, input), spec.stdin, guard, stopping));
         Ok(Exec::new(receiver))
     }
 
+    /// Through [`DockerHost::change`]: what a command does in its unit is a change as any other, and may take a while to be begun.
     async fn start_exec(
         &self,
         container: &str,
         config: ExecConfig,
     ) -> Result<(String, Output, Input), Refusal> {
         let create = async |client: Docker| client.create_exec(container, config).await;
-        let id = self.inner.engine.ask(QUICK, create).await?.id;
+        let id = self.change(QUICK, create).await?.id;
         let start = async |client: Docker| client.start_exec(&id, None::<StartExecOptions>).await;
-        match self.inner.engine.ask(QUICK, start).await? {
+        match self.change(QUICK, start).await? {
             StartExecResults::Attached { output, input } => Ok((id, output, input)),
             StartExecResults::Detached => Err(Refusal::Silent("it does not show what it runs".to_owned())),
         }
@@ -133,9 +130,9 @@ struct Command {
 impl Command {
     async fn attend(
         self,
-        output: Output,
-        input: Input,
+        (output, input): (Output, Input),
         stdin: Option<mpsc::Receiver<Bytes>>,
+        guard: Option<Guard>,
         stopping: CancellationToken,
     ) {
         let work = async {
@@ -145,16 +142,18 @@ impl Command {
             }
             self.end().await
         };
+        let end = tokio::select! {
+            end = work => end,
+            () = self.events.closed() => return self.kill(guard).await,
+            () = stopping.cancelled() => return self.kill(guard).await,
+        };
+        if let (Ok(_), Some(guard)) = (&end, guard) {
+            guard.dismiss().await;
+        }
         tokio::select! {
-            end = work => {
-                tokio::select! {
-                    // Nobody need be there to hear it.
-                    _ = self.events.send(end) => {}
-                    () = stopping.cancelled() => {}
-                }
-            }
-            () = self.events.closed() => self.kill().await,
-            () = stopping.cancelled() => self.kill().await,
+            // Nobody need be there to hear it.
+            _ = self.events.send(end) => {}
+            () = stopping.cancelled() => {}
         }
     }
 
@@ -172,10 +171,14 @@ impl Command {
         }
     }
 
-    /// Ends it with all that it started.
-    async fn kill(&self) {
+    /// Ends it with all that it started. No right is needed for that: who is not heard any more ends what he began, too.
+    async fn kill(&self, guard: Option<Guard>) {
         let ended = timeout(ENDING, async {
-            if self.kill_within().await.is_err() {
+            let struck = match guard {
+                Some(guard) => guard.strike(&self.host).await,
+                None => Err(Refusal::Silent("it has no guard".to_owned())),
+            };
+            if struck.is_err() {
                 self.kill_from_here().await;
             }
             self.end().await
@@ -188,43 +191,27 @@ impl Command {
         }
     }
 
-    /// By a shell in the container, as root there: the command may have become somebody else.
-    async fn kill_within(&self) -> Result<(), Refusal> {
-        let words = ["sh", "-c", KILL, "sh", &self.mark];
-        let config = ExecConfig {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            cmd: Some(words.map(str::to_owned).to_vec()),
-            user: Some("0".to_owned()),
-            ..ExecConfig::default()
-        };
-        let (id, mut output, _input) = self.host.start_exec(&self.container, config).await?;
-        while output.next().await.is_some() {}
-        loop {
-            match self.host.exit_code(&id).await? {
-                Some(0) => return Ok(()),
-                Some(code) => return Err(Refusal::Said { status: 0, message: format!("exit code {code}") }),
-                None => sleep(PAUSE).await,
-            }
-        }
-    }
-
     /// By what this host sees. The mark is random: on another host than the engine's nobody bears it.
     async fn kill_from_here(&self) {
         let mark = self.mark.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            // What it starts between two looks is seen by the second.
-            for _ in 0..10 {
-                let found = proc::carriers(&mark);
-                if found.is_empty() {
-                    break;
-                }
-                // One that cannot be killed is what the engine still shows as running.
-                found.into_iter().for_each(|process| drop(proc::kill(process)));
-            }
-        });
-        looked.await.ok();
+        kill_from_here(move || proc::carriers(&mark)).await;
     }
+}
+
+/// Kills whom a look at this host finds, until it finds nobody who could have started another.
+async fn kill_from_here(look: impl Fn() -> Vec<Process> + Send + 'static) {
+    let looked = tokio::task::spawn_blocking(move || {
+        // What it starts between two looks is seen by the second.
+        for _ in 0..10 {
+            let found = look();
+            if found.is_empty() {
+                break;
+            }
+            // One that cannot be killed is what the engine still shows as running.
+            found.into_iter().for_each(|process| drop(proc::kill(process)));
+        }
+    });
+    looked.await.ok();
 }
 
 async fn forward(mut output: Output, events: &Events) {
