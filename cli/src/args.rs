@@ -122,9 +122,9 @@ pub(crate) enum Command {
     Export(At),
     /// Apply what was exported; what is there already is not touched
     #[command(
-        after_help = "Examples:\n  towline export shop-7 > shop-7.yaml\n  towline import shop-7 -f shop-7.yaml\n  towline export shop-7 | towline import shop-8 -f -"
+        after_help = "Examples:\n  towline export shop-7 > shop-7.yaml\n  towline import shop-7 -f shop-7.yaml\n  towline export shop-7 | towline import shop-8"
     )]
-    Import(ApplyArgs),
+    Import(ImportArgs),
     /// Show what an app writes
     #[command(
         after_help = "Examples:\n  towline logs local hello -f\n  towline logs local shop/App/web --since 10m --tail 100"
@@ -240,6 +240,20 @@ pub(crate) struct ApplyArgs {
     pub(crate) at: At,
     /// A file, a directory (its *.yaml and *.yml, sorted) or `-` for standard input; may be repeated
     #[arg(short, long = "file", value_name = "F", required = true)]
+    pub(crate) files: Vec<Input>,
+    /// Answer once the manifests are accepted, without waiting until they run
+    #[arg(long = "async")]
+    pub(crate) is_async: bool,
+    #[command(flatten)]
+    pub(crate) retry: Retry,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// A file, a directory (its *.yaml and *.yml, sorted) or `-`; may be repeated [default: standard input]
+    #[arg(short, long = "file", value_name = "F")]
     pub(crate) files: Vec<Input>,
     /// Answer once the manifests are accepted, without waiting until they run
     #[arg(long = "async")]

@@ -2,6 +2,7 @@
 //!
 //! When a test fails, the ends of their logs are printed.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::chain::{binary, instance};
+use crate::docker::DockerEngine;
 use crate::http_platform::HttpPlatform;
 use crate::wait::{PATIENCE, until};
 
@@ -225,11 +227,36 @@ impl HubProcess {
     /// # Panics
     /// When it does not end in time.
     pub async fn cli(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(binary("towline"));
-        command.arg("--hub").arg(self.url()).arg("--token-file").arg(self.token_file()).args(args);
-        let running = tokio::process::Command::from(command).kill_on_drop(true).stdin(Stdio::null()).output();
+        self.cli_reading(Stdio::null(), args).await
+    }
+
+    /// Runs `towline FROM | towline TO` against this hub; returns how each ended, and what the second one printed.
+    ///
+    /// # Panics
+    /// When they do not end in time.
+    pub async fn cli_pipe(&self, from: &[&str], to: &[&str]) -> (ExitStatus, Output) {
+        let mut first = self.cli_command(from);
+        first.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut first = first.spawn().expect("towline can be started");
+        let pipe: Stdio =
+            first.stdout.take().expect("it was asked for").try_into().expect("a pipe can be passed on");
+        let output = self.cli_reading(pipe, to).await;
+        let ended = tokio::time::timeout(PATIENCE, first.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("`towline {from:?}` hangs"));
+        (ended.expect("its own child can be waited for"), output)
+    }
+
+    async fn cli_reading(&self, stdin: Stdio, args: &[&str]) -> Output {
+        let running = self.cli_command(args).stdin(stdin).output();
         let ended = tokio::time::timeout(PATIENCE, running).await;
         ended.unwrap_or_else(|_| panic!("`towline {args:?}` hangs")).expect("towline can be started")
+    }
+
+    fn cli_command(&self, args: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(binary("towline"));
+        command.arg("--hub").arg(self.url()).arg("--token-file").arg(self.token_file()).args(args);
+        command.kill_on_drop(true);
+        command
     }
 
     /// Runs `towline --output json`, which must succeed; returns what it printed.
@@ -272,6 +299,7 @@ pub struct AgentProcess {
     dir: TempDir,
     marks: PathBuf,
     nats: String,
+    options: Vec<OsString>,
     metrics: SocketAddr,
 }
 
@@ -282,9 +310,23 @@ impl AgentProcess {
     /// # Panics
     /// When it does not come up.
     pub async fn start(name: &str, nats: String) -> Self {
+        Self::start_with(name, nats, &[]).await
+    }
+
+    /// The same for one that runs containers on `engine`. They are gone with the engine, not with this.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_on(name: &str, nats: String, engine: &DockerEngine) -> Self {
+        let options: [&OsStr; 4] =
+            ["--runtime".as_ref(), "docker".as_ref(), "--docker-socket".as_ref(), engine.socket.as_ref()];
+        Self::start_with(name, nats, &options).await
+    }
+
+    async fn start_with(name: &str, nats: String, options: &[&OsStr]) -> Self {
         let dir = tempfile::tempdir().expect("a place for the agent");
         let marks = dir.path().join("marks");
-        Self::start_in(name, dir, marks, nats).await
+        Self::start_in(name, dir, marks, nats, options.iter().map(OsString::from).collect()).await
     }
 
     /// Another agent of the same instance, as on the same host: with a data directory of its own, and the same marks.
@@ -293,13 +335,20 @@ impl AgentProcess {
     /// When it does not come up.
     pub async fn start_beside(&self) -> Self {
         let dir = tempfile::tempdir().expect("a place for the agent");
-        Self::start_in(&self.name, dir, self.marks.clone(), self.nats.clone()).await
+        Self::start_in(&self.name, dir, self.marks.clone(), self.nats.clone(), self.options.clone()).await
     }
 
-    async fn start_in(name: &str, dir: TempDir, marks: PathBuf, nats: String) -> Self {
+    async fn start_in(
+        name: &str,
+        dir: TempDir,
+        marks: PathBuf,
+        nats: String,
+        options: Vec<OsString>,
+    ) -> Self {
         let units = Units::below(&dir.path().join("data"));
-        let (program, metrics) = launch_agent(name, agent_command(name, &dir, &marks, &nats), &dir).await;
-        Self { program, units, name: name.to_owned(), dir, marks, nats, metrics }
+        let command = agent_command(name, &dir, &marks, &nats, &options);
+        let (program, metrics) = launch_agent(name, command, &dir).await;
+        Self { program, units, name: name.to_owned(), dir, marks, nats, options, metrics }
     }
 
     /// Starts it again on its data directory; it must have ended.
@@ -334,7 +383,7 @@ impl AgentProcess {
     /// The command line of this agent, for another try at its data directory.
     #[must_use]
     pub fn command(&self) -> Command {
-        agent_command(&self.name, &self.dir, &self.marks, &self.nats)
+        agent_command(&self.name, &self.dir, &self.marks, &self.nats, &self.options)
     }
 
     /// Where its mark is.
@@ -395,11 +444,12 @@ impl Drop for Units {
     }
 }
 
-fn agent_command(name: &str, dir: &TempDir, marks: &Path, nats: &str) -> Command {
+fn agent_command(name: &str, dir: &TempDir, marks: &Path, nats: &str, options: &[OsString]) -> Command {
     let mut command = Command::new(binary("towline-agent"));
     command.arg("--nats").arg(nats);
     command.arg("--instance").arg(name).arg("--metrics-listen").arg("127.0.0.1:0");
     command.arg("--data-dir").arg(dir.path().join("data")).arg("--mark-dir").arg(marks);
+    command.args(options);
     command
 }
 

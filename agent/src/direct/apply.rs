@@ -139,7 +139,9 @@ impl Direct {
         }
         let same = before.is_some_and(|before| {
             let (old, new) = (&before.resource, &entry.resource);
-            old.definition == new.definition && old.facts.failure.is_none() && !old.facts.pending
+            is_same_text(&old.definition, &new.definition)
+                && old.facts.failure.is_none()
+                && !old.facts.pending
         });
         if !same {
             self.record(id, &entry, journal).await;
@@ -249,6 +251,11 @@ impl Direct {
 fn twice<'a>(ids: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     ids.filter(|id| !seen.insert(id.to_owned())).map(str::to_owned).collect()
+}
+
+/// Whether two documents are the same but for the end of their last line: an export ends each, and what it wrote is what is here.
+fn is_same_text(one: &[u8], other: &[u8]) -> bool {
+    one.strip_suffix(b"\n").unwrap_or(one) == other.strip_suffix(b"\n").unwrap_or(other)
 }
 
 fn mismatch(id: &str, found: &str) -> ItemError {

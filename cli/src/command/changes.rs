@@ -1,15 +1,17 @@
 //! Calls that change things. All input is read and checked before anything is sent; each request bears a key, so that it
 //! can be repeated without being done twice.
 
+use std::io::IsTerminal as _;
+
 use towline_hub::api::types::{Apply, DefinitionInfo, Sync};
 use towline_protocol::Method;
 
 use super::Session;
 use crate::actions::actions;
-use crate::args::{ApplyArgs, SyncArgs};
+use crate::args::{ApplyArgs, ImportArgs, SyncArgs};
 use crate::client::{Attempt, Request};
-use crate::failure::Failure;
-use crate::input::{ReadInputError, Resource, Source, read_sources, resources};
+use crate::failure::{Exit, Failure};
+use crate::input::{Input, ReadInputError, Resource, Source, read_sources, resources};
 
 impl From<ReadInputError> for Failure {
     fn from(error: ReadInputError) -> Self {
@@ -28,13 +30,22 @@ pub(super) async fn apply(session: &Session, args: ApplyArgs) -> Result<(), Fail
 }
 
 /// Applies what was exported: where nothing was, that is none.
-pub(super) async fn import(session: &Session, args: ApplyArgs) -> Result<(), Failure> {
-    let sources = read_sources(&args.files)?;
+pub(super) async fn import(session: &Session, args: ImportArgs) -> Result<(), Failure> {
+    let ImportArgs { at, mut files, is_async, retry } = args;
+    if files.is_empty() {
+        // Whoever typed this and nothing before it would wait for us, as we for him.
+        if std::io::stdin().is_terminal() {
+            let failure = Failure::new(Exit::Usage, "found no input: name a file with -f, or pipe an export");
+            return Err(failure.with_help("towline export I | towline import I"));
+        }
+        files.push(Input::Stdin);
+    }
+    let sources = read_sources(&files)?;
     if sources.iter().all(|source| source.bytes.trim_ascii().is_empty()) {
         session.screen.note("nothing to import");
         return Ok(());
     }
-    apply_all(session, args, &sources).await
+    apply_all(session, ApplyArgs { at, files, is_async, retry }, &sources).await
 }
 
 async fn apply_all(session: &Session, args: ApplyArgs, sources: &[Source]) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ mod health;
 mod marks;
 mod namespaces;
 mod outages;
+mod round_trip;
 mod servers;
 mod takeover;
 
