@@ -42,7 +42,7 @@ pub(crate) use self::link::bind;
 pub(crate) use self::logs::{LOG_DIR, segments};
 pub use self::logs::{LogLine, LogStream, ParseLogLineError};
 pub use self::role::Role;
-pub(crate) use self::spec::{RestartRule, RunAs, ShimHealth, ShimProbe, ShimSpec, write_durably};
+pub(crate) use self::spec::{HOOK_MAX, RestartRule, RunAs, ShimHealth, ShimProbe, ShimSpec, write_durably};
 pub use self::state::{Ended, Status, UnitState};
 pub(crate) use self::sweep::sweep_marked;
 pub use crate::health::Health;

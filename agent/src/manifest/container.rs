@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::{
     fields::{Field, Fields},
     health::HealthSpec,
-    hooks,
     host::HostChoice,
     rules,
 };
@@ -70,8 +69,6 @@ pub enum PullPolicy {
     Never,
 }
 
-const NOT_YET: &str = "is unsupported by this version of the docker runtime";
-
 /// Reads these fields, and complains about what the engine cannot honour.
 pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
     let image = fields.get("image").required();
@@ -82,10 +79,6 @@ pub(super) fn read(fields: &mut Fields<'_>, in_bundle: bool) -> ContainerSpec {
     };
     refuse_set(fields.get("umask"), "is unsupported by the docker runtime, whose engine knows none");
     super::unsupported::depends_on(fields, in_bundle);
-    let hooks = fields.get("hooks");
-    if !hooks::read(hooks.fields()).is_empty() {
-        super::unsupported::refuse(&hooks, NOT_YET);
-    }
     let mut docker = fields.get("docker").fields();
     let policies = [
         ("Always", PullPolicy::Always),

@@ -7,6 +7,7 @@ mod bounds;
 mod commands;
 mod files;
 mod health;
+mod hooks;
 mod logs;
 
 use std::{fmt, fs, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
@@ -30,6 +31,11 @@ use self::{
         a_command_that_fails_makes_a_unit_unhealthy, a_port_that_answers_is_what_makes_a_unit_started,
         a_wrong_answer_is_told_and_a_right_one_mends, health_is_known_again_after_a_restart_of_the_agent,
         what_is_not_healthy_yet_is_given_its_start_period, what_is_unhealthy_is_not_restarted,
+    },
+    hooks::{
+        a_hook_that_fails_at_the_end_is_remarked_and_changes_nothing,
+        a_hook_that_fails_at_the_start_is_the_starts_failure, a_hook_that_is_no_program_says_so,
+        hooks_have_what_their_unit_has, hooks_run_once_around_each_life, who_follows_the_log_hears_of_hooks,
     },
     logs::{a_tail_is_the_last_lines, following_goes_on_and_joins_who_comes, lines_come_in_order},
 };
@@ -152,6 +158,12 @@ pub const BATTERY: &[Case] = cases! {
     what_two_agents_do_at_once_is_done_once,
     a_command_that_fails_makes_a_unit_unhealthy,
     what_is_unhealthy_is_not_restarted,
+    hooks_run_once_around_each_life,
+    a_hook_that_fails_at_the_start_is_the_starts_failure,
+    a_hook_that_is_no_program_says_so,
+    a_hook_that_fails_at_the_end_is_remarked_and_changes_nothing,
+    hooks_have_what_their_unit_has,
+    who_follows_the_log_hears_of_hooks,
 };
 
 impl Stand<'_> {

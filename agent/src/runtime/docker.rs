@@ -24,6 +24,7 @@ mod endpoint;
 mod engine;
 mod exec;
 mod files;
+mod hooks;
 mod host;
 mod images;
 mod labels;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{spec::ShimProbe, spec::ShimSpec};
+use crate::manifest::Hooks;
 
 /// Which command of a unit is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -36,14 +37,22 @@ impl Role {
         }
     }
 
+    /// The words of a hook; none where it is not declared, or this is no hook.
+    pub(crate) fn among(self, hooks: &Hooks) -> &[String] {
+        match self {
+            Self::PreStart => &hooks.pre_start,
+            Self::PostStart => &hooks.post_start,
+            Self::PreStop => &hooks.pre_stop,
+            Self::PostStop => &hooks.post_stop,
+            Self::Main | Self::Health => &[],
+        }
+    }
+
     /// Its words; none where it is not declared.
     pub(super) fn argv(self, spec: &ShimSpec) -> &[String] {
         match self {
             Self::Main => &spec.argv,
-            Self::PreStart => &spec.hooks.pre_start,
-            Self::PostStart => &spec.hooks.post_start,
-            Self::PreStop => &spec.hooks.pre_stop,
-            Self::PostStop => &spec.hooks.post_stop,
+            Self::PreStart | Self::PostStart | Self::PreStop | Self::PostStop => self.among(&spec.hooks),
             Self::Health => match spec.health.as_ref().map(|health| &health.probe) {
                 Some(ShimProbe::Exec { command }) => command,
                 _ => &[],

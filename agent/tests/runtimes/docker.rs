@@ -3,6 +3,7 @@
 mod ancestor;
 mod doctor;
 mod files;
+mod hooks;
 mod mounts;
 
 use std::{

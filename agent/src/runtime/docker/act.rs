@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     engine::{QUICK, Refusal, removal},
+    hooks::Phase,
     host::{DockerHost, Seen},
     labels::Label,
     request,
@@ -42,7 +43,7 @@ impl DockerHost {
         })?;
         // Before the turn: an image may take long, and to have it changes nothing that runs.
         self.provide_image(container).await?;
-        let _turn = self.turn().await?;
+        let turn = self.turn().await?;
         self.make_mount_dirs(&spec.manifest.spec, container).await?;
         let id = self.create(spec, container).await.inspect_err(|error| {
             // It may have heard the question.
@@ -52,7 +53,13 @@ impl DockerHost {
         })?;
         let started = async {
             self.write_files(spec, &id).await?;
-            self.start_container(&id).await?;
+            if spec.manifest.spec.hooks.is_empty() {
+                self.start_container(&id).await?;
+            } else {
+                // Hooks take their time, and whoever takes over need not wait for them.
+                drop(turn);
+                self.start_with_hooks(&id).await?;
+            }
             let status = self.inspect(&id).await?;
             status.ok_or_else(|| RuntimeError::NotStarted {
                 reason: "it was removed as soon as it had been made".to_owned(),
@@ -62,7 +69,11 @@ impl DockerHost {
             Ok(status) => Ok(status),
             Err(error) => {
                 // The first error is the one worth telling; what cannot be removed is found by its labels.
-                if let Err(second) = self.remove_container(&id).await {
+                let removed = async {
+                    let _turn = self.turn().await?;
+                    self.remove_container(&id).await
+                };
+                if let Err(second) = removed.await {
                     tracing::warn!(container = id, error = %second, "a container that did not start cannot be removed");
                 }
                 Err(error)
@@ -78,7 +89,8 @@ impl DockerHost {
             let home = self.home();
             let label = Label { home, ..Label::new(unit.clone(), spec, Timestamp::now()) };
             let body = request::container(&spec.manifest.spec, container, &label, &self.inner.instance);
-            let options = CreateContainerOptions { name: Some(unit), ..CreateContainerOptions::default() };
+            let name = Some(Phase::before_start(&label.hooks).name(&unit));
+            let options = CreateContainerOptions { name, ..CreateContainerOptions::default() };
             let question = async |client: Docker| client.create_container(Some(options), body).await;
             match self.change(QUICK, question).await {
                 Ok(created) => return Ok(created.id),

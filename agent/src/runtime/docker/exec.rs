@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::guard::Guard;
 use super::{
     engine::{QUICK, Refusal},
-    host::DockerHost,
+    host::{DockerHost, Seen},
 };
 use crate::{
     proc::{self, Process},
@@ -39,8 +39,11 @@ use crate::{
     shim::LogStream,
 };
 
-/// Environment variable that every process of a command bears.
+/// Environment variable that every process of a command bears: which command it is.
 const MARK: &str = "TOWLINE_EXEC";
+
+/// Another: which runtime began it, and which time.
+const OWN: &str = "TOWLINE_EXEC_RUN";
 
 /// Between two looks whether a command has ended whose output has: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -59,33 +62,47 @@ impl DockerHost {
     /// # Errors
     /// That there is no such unit, that it does not run, or what the engine said.
     pub(super) async fn exec(&self, unit: &str, spec: ExecSpec) -> Result<Exec, RuntimeError> {
-        let seen = self.find(unit)?;
+        let mark = uuid::Uuid::new_v4().simple().to_string();
+        self.exec_marked(&self.find(unit)?, spec, &mark).await
+    }
+
+    /// The same, with a mark that is known beforehand: [`DockerHost::kill_marked`] ends what bears it. `mark` is nobody else's.
+    ///
+    /// # Errors
+    /// As [`DockerHost::exec`].
+    pub(super) async fn exec_marked(
+        &self,
+        seen: &Seen,
+        spec: ExecSpec,
+        mark: &str,
+    ) -> Result<Exec, RuntimeError> {
+        let unit = &seen.status.unit;
         let _turn = self.turn().await?;
-        let mark = format!("{MARK}={}.{}", self.inner.run, uuid::Uuid::new_v4().simple());
+        // The second is this one's alone: a hook bears the first once more when it is done again.
+        let own = format!("{OWN}={}.{}", self.inner.run, uuid::Uuid::new_v4().simple());
+        let marks = vec![format!("{MARK}={mark}"), own.clone()];
         let config = ExecConfig {
             attach_stdin: Some(spec.stdin.is_some()),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             cmd: Some(spec.argv),
-            env: Some(vec![mark.clone()]),
+            env: Some(marks),
             ..ExecConfig::default()
         };
         let refused = |refusal| match refusal {
-            Refusal::NotFound(_) => RuntimeError::NotFound { unit: unit.to_owned() },
+            Refusal::NotFound(_) => RuntimeError::NotFound { unit: unit.clone() },
             // Not running, paused, or about to be started again.
-            Refusal::Said { status: 409, .. } => RuntimeError::NotRunning { unit: unit.to_owned() },
+            Refusal::Said { status: 409, .. } => RuntimeError::NotRunning { unit: unit.clone() },
             refusal => refusal.of("cannot run a command"),
         };
         // At the same time: a guard costs no time, then.
-        let (guard, started) = tokio::join!(
-            Guard::begin(self, &seen.container, &mark),
-            self.start_exec(&seen.container, config)
-        );
+        let (guard, started) =
+            tokio::join!(Guard::begin(self, &seen.container, &own), self.start_exec(&seen.container, config));
         let (id, output, input) = started.map_err(refused)?;
         let guard =
             guard.inspect_err(|why| tracing::debug!(container = seen.container, ?why, "no guard")).ok();
         let (events, receiver) = mpsc::channel(QUEUE);
-        let command = Command { host: self.clone(), id, container: seen.container, mark, events };
+        let command = Command { host: self.clone(), id, container: seen.container.clone(), own, events };
         let stopping = self.inner.tasks.stopping().clone();
         self.inner.tasks.spawn_isolated("exec", command.attend((output, input), spec.stdin, guard, stopping));
         Ok(Exec::new(receiver))
@@ -123,7 +140,8 @@ struct Command {
     host: DockerHost,
     id: String,
     container: String,
-    mark: String,
+    /// The mark that nothing else bears.
+    own: String,
     events: Events,
 }
 
@@ -179,7 +197,9 @@ impl Command {
                 None => Err(Refusal::Silent("it has no guard".to_owned())),
             };
             if struck.is_err() {
-                self.kill_from_here().await;
+                // The mark is random: on another host than the engine's nobody bears it.
+                let own = self.own.clone();
+                kill_from_here(move || proc::carriers(&own)).await;
             }
             self.end().await
         });
@@ -190,11 +210,20 @@ impl Command {
             );
         }
     }
+}
 
-    /// By what this host sees. The mark is random: on another host than the engine's nobody bears it.
-    async fn kill_from_here(&self) {
-        let mark = self.mark.clone();
-        kill_from_here(move || proc::carriers(&mark)).await;
+impl DockerHost {
+    /// Kills what bears the mark of a command, if anything does.
+    pub(super) async fn kill_marked(&self, container: &str, mark: &str) {
+        let mark = format!("{MARK}={mark}");
+        let killed = async {
+            if guard::kill(self, container, &mark, "").await.is_err() {
+                kill_from_here(move || proc::carriers(&mark)).await;
+            }
+        };
+        if timeout(ENDING, killed).await.is_err() {
+            tracing::warn!(container, "what is left of an earlier command cannot be ended");
+        }
     }
 }
 

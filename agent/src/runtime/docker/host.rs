@@ -19,6 +19,7 @@ use super::{
     endpoint::HostConfig,
     engine::{ENGINE, Engine, Refusal},
     exec,
+    hooks::{Course, HookLog},
     labels::Home,
     look,
     mark::EngineMark,
@@ -59,6 +60,9 @@ pub(super) struct Inner {
     pub(super) looking: tokio::sync::Mutex<()>,
     /// Held while a helper is there.
     pub(super) helping: tokio::sync::Mutex<()>,
+    /// Containers that this agent is just about to start, with the hooks around that.
+    pub(super) starting: Mutex<BTreeSet<String>>,
+    pub(super) hook_log: HookLog,
     /// Of the whole runtime.
     pub(super) tasks: Tasks,
 }
@@ -92,6 +96,8 @@ pub(super) struct Seen {
     pub(super) check: Option<Check>,
     /// Whether commands ran in it beside its own.
     pub(super) has_commands: bool,
+    /// Its hooks, and how far it has come with them.
+    pub(super) course: Course,
 }
 
 /// What all hosts of a runtime share.
@@ -140,6 +146,8 @@ impl DockerHost {
             changed,
             looking: tokio::sync::Mutex::default(),
             helping: tokio::sync::Mutex::default(),
+            starting: Mutex::default(),
+            hook_log: HookLog::default(),
             tasks: tasks.clone(),
         };
         let host = Self { inner: Arc::new(inner) };
@@ -231,21 +239,28 @@ impl DockerHost {
 
     pub(super) async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
         let seen = self.find(unit)?;
-        let _turn = self.turn().await?;
-        self.start_container(&seen.container).await?;
+        if seen.course.hooks.is_empty() {
+            let _turn = self.turn().await?;
+            self.start_container(&seen.container).await?;
+        } else {
+            self.start_with_hooks(&seen.container).await?;
+        }
         self.inspect(&seen.container).await?.ok_or_else(|| RuntimeError::NotFound { unit: unit.to_owned() })
     }
 
     pub(super) async fn stop(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_in_turn(&seen).await?;
+        self.stop_with_hooks(&seen).await?;
         self.inspect(&seen.container).await.map(drop)
     }
 
     pub(super) async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
-        self.stop_in_turn(&seen).await?;
+        self.stop_with_hooks(&seen).await?;
         let _turn = self.turn().await?;
+        if !seen.course.hooks.is_empty() {
+            self.remove_hook_helpers(unit).await?;
+        }
         self.remove_container(&seen.container).await
     }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    manifest::{HealthSpec, ProbeSpec, Protocol},
+    manifest::{HealthSpec, Hooks, ProbeSpec, Protocol},
     runtime::UnitSpec,
 };
 
@@ -27,6 +27,10 @@ const CREATED: &str = "dev.towline.created";
 const PORTS: &str = "dev.towline.ports";
 /// How the agent finds out whether it works, as JSON; absent where the engine does, or nobody.
 const HEALTH: &str = "dev.towline.health";
+/// Its hooks, as JSON; absent where there are none.
+const HOOKS: &str = "dev.towline.hooks";
+/// The paths of its files from the root, as JSON; absent where no hook is to find them.
+const FILES: &str = "dev.towline.files";
 
 /// Where the agent that made it keeps its data, see [`Home`]. Says nothing about what it is.
 const HOME: &str = "dev.towline.home";
@@ -98,12 +102,17 @@ pub(super) struct Label {
     /// Whose agent made it; those of older versions do not say.
     pub(super) home: Option<Home>,
     pub(super) health: Option<HealthSpec>,
+    pub(super) hooks: Hooks,
+    /// Where its files are, from the root; none where no hook is to find them.
+    pub(super) files: Vec<PathBuf>,
 }
 
 impl Label {
     /// Of a new unit.
     pub(super) fn new(unit: String, spec: &UnitSpec, created: Timestamp) -> Self {
-        let ports = spec.manifest.spec.ports.iter().map(|port| Port {
+        let app = &spec.manifest.spec;
+        let files = app.files.iter().map(|file| super::files::place(app, file));
+        let ports = app.ports.iter().map(|port| Port {
             name: port.name.to_string(),
             port: port.port,
             protocol: port.protocol,
@@ -116,18 +125,19 @@ impl Label {
             created,
             ports: ports.collect(),
             home: None,
-            health: spec.manifest.spec.health.clone().filter(is_looked_at_from_outside),
+            health: app.health.clone().filter(is_looked_at_from_outside),
+            hooks: app.hooks.clone(),
+            files: if app.hooks.is_empty() { Vec::new() } else { files.collect() },
         }
     }
 
     /// As the engine keeps it.
     pub(super) fn write(&self, instance: &str) -> HashMap<String, String> {
-        let ports = serde_json::to_string(&self.ports).expect("names and numbers are JSON");
+        let ports = json(&self.ports);
         let home = self.home.iter().map(|home| (HOME.to_owned(), home.write()));
-        let health = self.health.as_ref().map(|health| {
-            let text = serde_json::to_string(health).expect("names, numbers and texts are JSON");
-            (HEALTH.to_owned(), text)
-        });
+        let health = self.health.as_ref().map(|health| (HEALTH.to_owned(), json(health)));
+        let hooks = (!self.hooks.is_empty())
+            .then(|| [(HOOKS.to_owned(), json(&self.hooks)), (FILES.to_owned(), json(&self.files))]);
         let always = [
             (INSTANCE, instance),
             (APP, &self.app),
@@ -137,7 +147,7 @@ impl Label {
             (PORTS, &ports),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        always.into_iter().chain(home).chain(health).collect()
+        always.into_iter().chain(home).chain(health).chain(hooks.into_iter().flatten()).collect()
     }
 
     /// Reads it back; none of what is not ours, or was not made by us.
@@ -155,8 +165,14 @@ impl Label {
             home: Home::read(labels),
             // What cannot be read was written by a newer agent, and the container is ours all the same.
             health: labels.get(HEALTH).and_then(|text| serde_json::from_str(text).ok()),
+            hooks: labels.get(HOOKS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
+            files: labels.get(FILES).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
         })
     }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("names, numbers, texts and lists of them are JSON")
 }
 
 /// Whether it takes no command in the container.
@@ -181,6 +197,8 @@ mod tests {
             ports: vec![port],
             home: None,
             health: None,
+            hooks: Hooks::default(),
+            files: Vec::new(),
         }
     }
 
@@ -199,7 +217,9 @@ mod tests {
         let span = || "5s".parse().unwrap();
         let (interval, timeout, start_period) = (span(), span(), span());
         let health = HealthSpec { probe, interval, timeout, retries: 3, start_period };
-        for label in [label(), Label { health: Some(health), ..label() }] {
+        let hooks = Hooks { pre_stop: vec!["/bin/true".to_owned()], ..Hooks::default() };
+        let hooked = Label { hooks, files: vec!["etc/a".into()], ..label() };
+        for label in [label(), Label { health: Some(health), ..label() }, hooked] {
             assert_eq!(Label::read(&label.write("default/shop-7"), "default/shop-7"), Some(label));
         }
         let mut newer = label().write("default/shop-7");

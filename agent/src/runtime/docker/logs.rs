@@ -1,7 +1,7 @@
 //! The log of an app: its containers' logs, in order within each.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinSet};
 use towline_bus::task::Tasks;
 
-use super::host::DockerHost;
+use super::{hooks, host::DockerHost};
 use crate::{
     runtime::{LogQuery, UnitLogLine},
     shim::{LogLine, LogStream},
@@ -52,6 +52,7 @@ async fn all(hosts: Vec<DockerHost>, tasks: Tasks, query: LogQuery, sender: mpsc
         let (lines, receiver) = mpsc::channel(QUEUE);
         let query = query.clone();
         heads.push(Head { next: None, receiver });
+        heads.push(hooks_head(&host, &unit, &query));
         tasks.spawn("docker-log", async move { read(&host, &query, &unit, &container, &lines).await });
     }
     let mut last = query.tail.map(|most| (VecDeque::new(), most.min(TAIL_MAX)));
@@ -94,11 +95,21 @@ async fn earliest(heads: &mut Vec<Head>) -> Option<UnitLogLine> {
 async fn follow(hosts: Vec<DockerHost>, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
     let mut readers = JoinSet::new();
     let mut read_already = BTreeSet::new();
+    let mut told_of_hooks: BTreeMap<String, u64> = BTreeMap::new();
     loop {
         for (host, unit, container) in containers(&hosts, &query) {
             if read_already.insert(container.clone()) {
                 let (query, sender) = (query.clone(), sender.clone());
+                let (host, unit) = (host.clone(), unit.clone());
                 readers.spawn(async move { read(&host, &query, &unit, &container, &sender).await });
+            }
+            let told = told_of_hooks.entry(unit.clone()).or_default();
+            let (lines, next) = host.inner.hook_log.after(&unit, *told);
+            *told = next;
+            for line in asked_for(lines, &query) {
+                if sender.send(UnitLogLine { unit: unit.clone(), line }).await.is_err() {
+                    return;
+                }
             }
         }
         tokio::time::sleep(POLL).await;
@@ -117,6 +128,24 @@ fn containers(hosts: &[DockerHost], query: &LogQuery) -> Vec<(DockerHost, String
         found.extend(asked_for.map(|(unit, seen)| (host.clone(), unit.clone(), seen.container.clone())));
     }
     found
+}
+
+/// What a unit's hooks wrote.
+fn hooks_head(host: &DockerHost, unit: &str, query: &LogQuery) -> Head {
+    let (sender, receiver) = mpsc::channel(hooks::LINES_MAX);
+    for line in asked_for(host.inner.hook_log.after(unit, 0).0, query) {
+        // There is room for all.
+        sender.try_send(UnitLogLine { unit: unit.to_owned(), line }).ok();
+    }
+    Head { next: None, receiver }
+}
+
+/// Those of a unit's lines that `query` asks for.
+fn asked_for(lines: Vec<LogLine>, query: &LogQuery) -> Vec<LogLine> {
+    let mut lines = lines;
+    lines.retain(|line| query.since.is_none_or(|since| line.time >= since));
+    let surplus = lines.len().saturating_sub(query.tail.unwrap_or(lines.len()));
+    lines.split_off(surplus)
 }
 
 async fn read(
@@ -151,7 +180,7 @@ async fn read(
 }
 
 /// A line, from a time, a space, and what was written.
-fn line(output: LogOutput) -> Option<LogLine> {
+pub(super) fn line(output: LogOutput) -> Option<LogLine> {
     let (stream, bytes): (LogStream, Bytes) = match output {
         LogOutput::StdErr { message } => (LogStream::Stderr, message),
         LogOutput::StdOut { message } | LogOutput::Console { message } => (LogStream::Stdout, message),

@@ -125,6 +125,10 @@ impl DockerHost {
                     || app.is_some_and(|app| seen.status.app != app)
             });
         });
+        if app.is_none() {
+            let known = self.known();
+            self.inner.hook_log.keep(|unit| known.units.contains_key(unit));
+        }
         results.into_iter().try_for_each(|result| result.map(drop))
     }
 
@@ -173,8 +177,9 @@ impl DockerHost {
         Ok(status)
     }
 
-    /// With the name of this host, where it has one.
+    /// With the name of this host, where it has one, and as its start stands.
     fn placed(&self, mut seen: Seen) -> Seen {
+        seen.show_start(self.is_starting(&seen.container));
         seen.status.host = self.inner.config.name.as_ref().map(ToString::to_string);
         if let Some(check) = &mut seen.check {
             match (&self.inner.config.endpoint, self.inner.engine.ports()) {

@@ -180,11 +180,11 @@ impl DockerHost {
         Ok(())
     }
 
-    async fn remove_helper(&self, id: &str) -> Result<(), RuntimeError> {
+    pub(super) async fn remove_helper(&self, id: &str) -> Result<(), RuntimeError> {
         let question = async |client: bollard::Docker| client.remove_container(id, Some(removal())).await;
         match self.change(QUICK, question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => Ok(()),
-            Err(refusal) => Err(refusal.of("cannot remove a helper for mounts")),
+            Err(refusal) => Err(refusal.of("cannot remove a helper")),
         }
     }
 }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     checks::Check,
+    hooks::Course,
     host::Seen,
     labels::{Label, Port},
     request::port_key,
@@ -38,7 +39,9 @@ pub(super) fn mark(summary: &ContainerSummary) -> String {
         .map(|port| format!("{}:{}", port.private_port, port.public_port.unwrap_or_default()))
         .collect();
     let state = summary.state.as_ref().map(ToString::to_string).unwrap_or_default();
-    format!("{state} {:?} {}", in_brackets.collect::<Vec<_>>(), ports.join(" "))
+    // A container with hooks is called otherwise as it comes on (`hooks/course.rs`).
+    let names = summary.names.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" ");
+    format!("{names} {state} {:?} {}", in_brackets.collect::<Vec<_>>(), ports.join(" "))
 }
 
 /// A container that is ours, as a unit; none of what is not.
@@ -61,6 +64,7 @@ pub(super) fn unit(
     let state = state(found.state.as_ref()?, policy, found.restart_count.unwrap_or(0), test.as_deref(), now);
     let bound = found.network_settings.as_ref().and_then(|network| network.ports.as_ref());
     let ports = bound.map_or_else(Vec::new, |bound| ports(&label.ports, bound));
+    let course = Course::read(&label, found);
     let check = label.health.map(|health| Check::new(health, found, &label.ports, &ports));
     let status = UnitStatus {
         unit: label.unit,
@@ -81,6 +85,7 @@ pub(super) fn unit(
         user: config.user.clone().unwrap_or_default(),
         check,
         has_commands: found.exec_ids.as_ref().is_some_and(|ids| !ids.is_empty()),
+        course,
     })
 }
 

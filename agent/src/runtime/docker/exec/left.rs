@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{MARK, guard, kill_from_here};
+use super::{MARK, OWN, guard, kill_from_here};
 use crate::{
     proc::{self, INSTANCE_MARK, Process},
     runtime::{RuntimeError, docker::host::DockerHost},
@@ -46,7 +46,7 @@ impl DockerHost {
             return Ok(());
         }
         let _turn = self.turn().await?;
-        let (marked, spared) = (format!("{MARK}="), format!("{MARK}={}.", self.inner.run));
+        let (marked, spared) = (format!("{MARK}="), format!("{OWN}={}.", self.inner.run));
         for container in containers {
             // Without a shell nothing is found so, and the rest is found below.
             if let Err(why) = guard::kill(self, &container, &marked, &spared).await {
@@ -62,10 +62,8 @@ impl DockerHost {
 /// Processes of this host that belong to commands of the instance, but not to those of this runtime.
 fn strangers(instance: &str, marked: &str, spared: &str) -> Vec<Process> {
     let is_meant = |environment: &[&[u8]]| {
-        environment.contains(&instance.as_bytes())
-            && environment
-                .iter()
-                .any(|entry| entry.starts_with(marked.as_bytes()) && !entry.starts_with(spared.as_bytes()))
+        let bears = |mark: &str| environment.iter().any(|entry| entry.starts_with(mark.as_bytes()));
+        environment.contains(&instance.as_bytes()) && bears(marked) && !bears(spared)
     };
     proc::bearing(is_meant)
 }
