@@ -54,9 +54,12 @@ async fn f_s1_the_battery_holds_over_ssh() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make test-real"]
 async fn f_s1_ports_are_looked_at_through_the_connection_and_nowhere_else() {
-    let (engine, sshd) = (Engine::start("ports", &[]), Sshd::configured("PermitOpen 127.0.0.1:1\n"));
-    let dir = tempfile::tempdir().unwrap();
-    let runtime = open(dir.path(), vec![sshd.way(&engine.socket)]).await;
+    let (engine, dir) = (Engine::start("ports", &[]), tempfile::tempdir().unwrap());
+    // A server that lets us through to the engine, and to no other port.
+    let address = format!("127.0.0.1:{}", on_tcp(&engine.socket));
+    let sshd = Sshd::configured(&format!("PermitOpen {address}\n"));
+    let way = SshConfig { engine: RemoteEngine::Tcp(address), ..sshd.way(&engine.socket) };
+    let runtime = open(dir.path(), vec![way]).await;
     let yaml = format!(
         "apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: {IMAGE}\n  command: [nc, -lk, -p, \"8080\", \
          -e, cat]\n  ports: [{{name: http, port: 8080}}]\n  stop: {{gracePeriod: 0s}}\n  health: {{tcp: {{port: http}}, interval: \
