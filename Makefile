@@ -14,15 +14,17 @@ help: ## this list
 
 test: build nats-server netns-tools docker ## unit tests, property tests, batteries, a real nats-server, a real Docker engine, the real binaries
 	$(CARGO) test --workspace --locked
-	TOWLINE_KILLS=50 $(CARGO) test $(FAILING) --test crashes
+	TOWLINE_KILLS=50 $(CARGO) test $(FAILING) --test crashes -- --skip on_docker
+	TOWLINE_KILLS=10 $(CARGO) test $(FAILING) --test crashes -- on_docker
 
 test-real: build docker openssh ## engines behind a real SSH server and behind TLS
 	$(CARGO) test -p towline-agent --locked --test remote -- --ignored
 
-soak: nats-server ## ten times as many simulated races and engines as `make test`, and a thousand kills of an agent
+soak: nats-server docker ## ten times as many simulated races and engines as `make test`, and a thousand kills of an agent
 	TOWLINE_SEEDS=10000 $(CARGO) test -p towline-bus --locked --test simulation -- --nocapture
 	TOWLINE_SEEDS=2000 $(CARGO) test -p towline-agent --locked --lib simulation
-	TOWLINE_KILLS=1000 $(CARGO) test $(FAILING) --test crashes
+	TOWLINE_KILLS=1000 $(CARGO) test $(FAILING) --test crashes -- --skip on_docker
+	TOWLINE_KILLS=200 $(CARGO) test $(FAILING) --test crashes -- on_docker
 
 FUZZ_SECONDS ?= 60
 fuzz: ## look for inputs that break a decoder, FUZZ_SECONDS (60) for each; takes a C++ compiler

@@ -16,6 +16,7 @@
 
 mod acting;
 pub mod agent;
+mod asker;
 mod calls;
 pub mod config;
 pub mod direct;

@@ -54,24 +54,24 @@ pub struct ServicesResponse {
     pub services: Vec<Service>,
 }
 
-/// Something that an instance runs, and how it stands.
+/// Something that an instance runs, and how it stands. There are many in one answer: what says nothing does not travel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// The resource that defines it.
     pub id: ResourceId,
     /// Where it can be reached, if it can.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// What else the runtime says of it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
     /// How it stands as a whole.
     pub status: ServiceStatus,
     /// Its units, if the runtime could tell them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub units: Vec<Unit>,
     /// Why the units could not be told. An excuse beside no units differs from having none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub excuse: Option<String>,
 }
 
@@ -91,6 +91,11 @@ wire_enum! {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// One running replica of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
@@ -99,22 +104,22 @@ pub struct Unit {
     /// How it stands, as observed.
     pub status: UnitStatus,
     /// Why it stands so, where there is something to say.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Since when it stands so, in Unix milliseconds of the agent's clock.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_unix_ms: Option<u64>,
     /// The operating system's process, where the unit is one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// How often it was started again.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u64,
     /// The ports that it was given, by name.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
     /// The image that it was made from, where there is one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// The host that it is on, where its agent serves several.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,11 +9,12 @@ use towline_bus::metrics::BusMetrics;
 use towline_bus::platform::CallContext;
 use towline_bus::{MessageBus, Platform as _, Remote};
 use towline_protocol::Code;
+use towline_protocol::platform::Service;
 use towline_tests::chain::{HubChain, Wire, instance, nats_link};
 use towline_tests::nats::NatsServer;
 
-use super::children::spawn;
-use super::raw::Raw;
+use super::children::{SERVICES, spawn};
+use super::raw::{Raw, RawServices};
 use super::report::{Bar, median, millis, percentile, report};
 
 const PAIRS: usize = 5;
@@ -108,15 +109,30 @@ pub(crate) async fn services(server: &NatsServer) {
     let _agent = spawn(&["agents", &server.url(), "services", "1", "0"]);
     bus.await_presence(&instance("services-0"), AWAITED).await.unwrap();
     let remote = bus.connect(&instance("services-0"));
-    let mut samples = Vec::new();
-    for _ in 0..300 {
-        let begun = Instant::now();
-        let services = remote.all_services(&CallContext::new(), None, &Default::default()).await.unwrap();
-        samples.push(begun.elapsed());
-        assert_eq!(services.len(), 1_000);
+    let raw = RawServices::start(server).await;
+    let (mut samples, mut ratios) = (Vec::new(), Vec::new());
+    for pair in 0..PAIRS {
+        let services =
+            async || remote.all_services(&CallContext::new(), None, &Default::default()).await.unwrap();
+        let (mut own, mut bare) = in_turn(pair, timed(services), timed(async || raw.ask().await)).await;
+        ratios.push(percentile(&mut own, 0.5).as_secs_f64() / percentile(&mut bare, 0.5).as_secs_f64());
+        samples.extend(own);
     }
     report("all_services_1000_p50", millis(percentile(&mut samples, 0.5)), "ms", Bar::AtMost(1.5));
+    report("all_services_1000_p50_ratio", median(&mut ratios), "ratio", Bar::AtMost(1.2));
     bus.stop().await;
+}
+
+/// How long it takes to be given a thousand services, again and again.
+async fn timed(ask: impl AsyncFn() -> Vec<Service>) -> Vec<Duration> {
+    let mut samples = Vec::new();
+    for _ in 0..100 {
+        let begun = Instant::now();
+        let services = ask().await;
+        samples.push(begun.elapsed());
+        assert_eq!(services.len(), SERVICES);
+    }
+    samples
 }
 
 /// The same call over the HTTP API, against the bus within.

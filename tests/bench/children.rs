@@ -10,7 +10,7 @@ use towline_bus::metrics::BusMetrics;
 use towline_bus::platform::MockPlatform;
 use towline_bus::subscribe;
 use towline_protocol::limits;
-use towline_protocol::platform::{Service, ServiceStatus, Unit, UnitStatus};
+use towline_protocol::platform::{Service, ServiceStatus, ServicesResponse, Unit, UnitStatus};
 use towline_tests::chain::{mock_config, nats_link};
 
 /// A child that ends with its parent's interest in it.
@@ -35,6 +35,7 @@ pub(crate) async fn run(args: &[String]) {
     let url = args[1].clone();
     match args[0].as_str() {
         "raw" => raw_responder(&url, args[2].clone(), args[3].parse().unwrap()).await,
+        "raw-services" => raw_services(&url, args[2].clone()).await,
         "agents" => agents(&url, &args[2], args[3].parse().unwrap(), args[4].parse().unwrap()).await,
         other => panic!("no child `{other}`"),
     }
@@ -53,6 +54,23 @@ async fn raw_responder(url: &str, subject: String, reply_bytes: usize) {
     }
 }
 
+/// Answers every request on a subject with a thousand services, which it copies and encodes each time, as a mock does.
+async fn raw_services(url: &str, subject: String) {
+    let client = async_nats::connect(url).await.unwrap();
+    let mut requests = client.subscribe(subject).await.unwrap();
+    let services: Vec<Service> = (0..SERVICES).map(service).collect();
+    while let Some(request) = requests.next().await {
+        let (client, services) = (client.clone(), services.clone());
+        tokio::spawn(async move {
+            let reply = rmp_serde::to_vec_named(&ServicesResponse { services }).unwrap();
+            client.publish(request.reply.unwrap(), reply.into()).await
+        });
+    }
+}
+
+/// Services of the agent that is asked for all of them.
+pub(crate) const SERVICES: usize = 1_000;
+
 /// Agents `<prefix>-0 …` with a mock each, all on one connection; `config_bytes` is what each exports. With something to
 /// export they begin one after the other, so that their heartbeats are spread over the interval.
 async fn agents(url: &str, prefix: &str, count: usize, config_bytes: usize) {
@@ -70,7 +88,7 @@ async fn agents(url: &str, prefix: &str, count: usize, config_bytes: usize) {
         mock.set_version("1");
         mock.set_config(config_of_each.clone());
         if count == 1 {
-            mock.set_services((0..1_000).map(service).collect());
+            mock.set_services((0..SERVICES).map(service).collect());
         }
         let config = mock_config(&format!("{prefix}-{number}"), metrics.clone());
         held.push(subscribe(link.clone(), config, Arc::new(mock)).await.unwrap());

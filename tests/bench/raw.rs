@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use towline_protocol::call::CallBody;
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
-use towline_protocol::platform::{PingRequest, PingResponse};
+use towline_protocol::platform::{PingRequest, PingResponse, Service, ServicesResponse};
 use towline_protocol::subject::Root;
 use towline_protocol::{AttemptId, Epoch, Method, Name, ReplicaId, RequestId, wire};
 use towline_tests::chain::instance;
@@ -53,6 +53,30 @@ impl Raw {
             async move { drop(client.request(subject, payload).await.unwrap()) }
         })
         .await
+    }
+}
+
+/// The same for a large answer: the list as the library encodes and reads it, without compression or anything of ours.
+pub(crate) struct RawServices {
+    client: async_nats::Client,
+    _responder: Owned,
+}
+
+impl RawServices {
+    const SUBJECT: &str = "rw.services";
+
+    pub(crate) async fn start(server: &NatsServer) -> Self {
+        let responder = spawn(&["raw-services", &server.url(), Self::SUBJECT]);
+        let client = async_nats::connect(server.url()).await.unwrap();
+        while client.request(Self::SUBJECT, Bytes::new()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Self { client, _responder: responder }
+    }
+
+    pub(crate) async fn ask(&self) -> Vec<Service> {
+        let answer = self.client.request(Self::SUBJECT, Bytes::new()).await.unwrap();
+        rmp_serde::from_slice::<ServicesResponse>(&answer.payload).unwrap().services
     }
 }
 

@@ -134,7 +134,7 @@ impl Direct {
             self.finish_later(id.to_owned(), entry, lock);
             return Ok(());
         }
-        if let Err(why) = self.converge(id, &entry, Revive::Failed, cancelled).await {
+        if let Err(why) = self.converge(id, &entry, Revive::Failed, &cancelled.clone().into()).await {
             return Err(self.undo(id, before.as_deref(), why).await);
         }
         let same = before.is_some_and(|before| {
@@ -160,7 +160,7 @@ impl Direct {
     pub(super) async fn undo(&self, id: &str, before: Option<&Entry>, mut error: ItemError) -> Failure {
         let never = CancellationToken::new();
         let back = match before {
-            Some(before) => self.converge(id, before, Revive::Before, &never).await,
+            Some(before) => self.converge(id, before, Revive::Before, &never.into()).await,
             None => self.remove_units(id).await,
         };
         if let Err(second) = &back {
@@ -220,7 +220,7 @@ impl Direct {
             let place = stopping.run_until_cancelled(its_turn).await;
             // Cut short by the agent's own end, it stays pending, and the next start finishes it.
             if place.is_some() {
-                let done = direct.converge(&id, &entry, Revive::Failed, &stopping).await;
+                let done = direct.converge(&id, &entry, Revive::Failed, &stopping.clone().into()).await;
                 if done.is_ok() || !stopping.is_cancelled() {
                     direct.note(&id, &entry, done.err().map(|error| error.message)).await;
                 }

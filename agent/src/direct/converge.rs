@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use tokio_util::sync::CancellationToken;
 use towline_bus::clock;
 use towline_protocol::{Code, ItemError};
 
@@ -14,6 +13,7 @@ use super::{
     prove::Proving,
 };
 use crate::{
+    asker::Asker,
     runtime::{LogQuery, RuntimeError, UnitSpec, UnitStatus},
     shim::{Ended, Health, Status},
 };
@@ -51,7 +51,7 @@ impl Direct {
         id: &str,
         entry: &Entry,
         revive: Revive,
-        cancelled: &CancellationToken,
+        asker: &Asker,
     ) -> Result<(), ItemError> {
         let spec = entry.unit_spec().ok_or_else(|| failed("its stored definition is not readable"))?;
         let wanted = match revive {
@@ -77,23 +77,20 @@ impl Direct {
                 self.restore_files(id, &spec).await?;
             }
             if steps.is_empty() {
-                if revive == Revive::Failed
-                    && wanted.checked
-                    && self.prove(&spec, &proving, cancelled).await?
-                {
+                if revive == Revive::Failed && wanted.checked && self.prove(&spec, &proving, asker).await? {
                     continue;
                 }
                 return Ok(());
             }
-            if cancelled.is_cancelled() {
+            if asker.is_gone() {
                 return Err(ItemError::new(Code::Cancelled, "cancelled by its caller"));
             }
             // What may fail comes first: then nothing that serves was removed for it.
             let (removals, starts): (Vec<Step>, Vec<Step>) =
                 steps.into_iter().partition(|step| matches!(step, Step::Remove(_)));
             let watched = update && !wanted.checked && revive != Revive::Before;
-            self.steps(starts, &spec, watched).await?;
-            self.steps(removals, &spec, watched).await?;
+            self.steps(starts, &spec, watched, asker).await?;
+            self.steps(removals, &spec, watched, asker).await?;
         }
         Err(failed("its units do not come to rest"))
     }
@@ -134,8 +131,16 @@ impl Direct {
         results.into_iter().collect()
     }
 
-    async fn steps(&self, steps: Vec<Step>, spec: &UnitSpec, watched: bool) -> Result<(), ItemError> {
-        let work = steps.into_iter().map(|step| self.step(step, spec, watched));
+    async fn steps(
+        &self,
+        steps: Vec<Step>,
+        spec: &UnitSpec,
+        watched: bool,
+        asker: &Asker,
+    ) -> Result<(), ItemError> {
+        let work = steps
+            .into_iter()
+            .map(async |step| self.step(step, spec, watched).await.inspect(|()| asker.tell()));
         let results: Vec<Result<(), ItemError>> =
             stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
         results.into_iter().collect()

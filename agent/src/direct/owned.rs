@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use towline_bus::clock;
 use towline_protocol::{Code, ItemError, Name, ResourceId};
 
 use super::{Direct, converge::Revive, entry::Entry};
 use crate::{
+    asker::Asker,
     engine::Room,
     manifest::{self, Manifest},
     runtime::RuntimeKind,
@@ -31,11 +31,7 @@ pub(crate) struct Owned {
 
 impl Direct {
     /// Brings the units of `app` to its definition; on a failure, back to what they were. Says under which generation.
-    pub(crate) async fn bring_about(
-        &self,
-        app: &Owned,
-        cancelled: &CancellationToken,
-    ) -> Result<Value, ItemError> {
+    pub(crate) async fn bring_about(&self, app: &Owned, asker: &Asker) -> Result<Value, ItemError> {
         let manifest = read(self.inner.runtime.kind(), app)?;
         let _lock = self.lock(&app.id).await;
         let before = self.entry(&app.id);
@@ -58,7 +54,7 @@ impl Direct {
             generation,
             clock::unix_ms(),
         ));
-        if let Err(why) = self.converge(&app.id, &entry, Revive::Failed, cancelled).await {
+        if let Err(why) = self.converge(&app.id, &entry, Revive::Failed, asker).await {
             return Err(self.undo(&app.id, before.as_deref(), why).await.error);
         }
         if direct {

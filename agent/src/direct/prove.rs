@@ -6,7 +6,6 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 use towline_protocol::{Code, ItemError};
 
 use super::{
@@ -14,6 +13,7 @@ use super::{
     converge::{failed, refused},
 };
 use crate::{
+    asker::Asker,
     manifest::HealthSpec,
     runtime::{UnitSpec, UnitStatus},
     shim::{Health, Status},
@@ -65,7 +65,7 @@ impl Direct {
         &self,
         spec: &UnitSpec,
         proving: &Proving,
-        cancelled: &CancellationToken,
+        asker: &Asker,
     ) -> Result<bool, ItemError> {
         let longest = spec.manifest.spec.health.as_ref().map_or(Duration::ZERO, HealthSpec::longest);
         let deadline = Instant::now() + longest.saturating_add(SLACK);
@@ -84,7 +84,10 @@ impl Direct {
                     Proof::Fails => return Err(self.does_not_work(&unit).await),
                 }
             }
-            let Some(open) = open else { return Ok(waited) };
+            let Some(open) = open else {
+                asker.tell();
+                return Ok(waited);
+            };
             waited = true;
             if Instant::now() >= deadline {
                 return Err(self.does_not_work(&open).await);
@@ -92,7 +95,7 @@ impl Direct {
             tokio::select! {
                 Some(_) = changes.next() => {}
                 () = sleep(LOOK) => {}
-                () = cancelled.cancelled() => {
+                () = asker.gone() => {
                     return Err(ItemError::new(Code::Cancelled, "cancelled by its caller"));
                 }
             }

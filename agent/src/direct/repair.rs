@@ -132,7 +132,8 @@ async fn mend(direct: &Direct, id: &str) -> bool {
     let stopping = direct.inner.tasks.stopping().clone();
     let facts = &entry.resource.facts;
     let revive = if facts.pending { Revive::Pending } else { Revive::Lost };
-    let failure = direct.converge(id, &entry, revive, &stopping).await.err().map(|error| error.message);
+    let asker = stopping.clone().into();
+    let failure = direct.converge(id, &entry, revive, &asker).await.err().map(|error| error.message);
     if (facts.pending || failure != facts.failure) && !stopping.is_cancelled() {
         direct.note(id, &entry, failure.clone()).await;
     }

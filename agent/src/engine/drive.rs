@@ -20,7 +20,7 @@ use super::{
     manager::{Mend, Seen},
     observe,
     pass::Ending,
-    state::{Bundle, Drifted},
+    state::{Beat, Bundle, Drifted},
 };
 use crate::{
     runtime::process::{Changed, Watcher},
@@ -33,8 +33,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const WATCH: Duration = Duration::from_secs(10);
 /// Between two attempts to store what must be stored before work goes on.
 const AGAIN: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1_000 });
-/// How long one operation may take before its lane is said to stall: the longest grace period that makes sense, twice. Where
-/// a test can have it stall, as long as such a test can wait.
+/// How long a lane may show no progress before it is said to stall, beyond what its workload declares to take (a grace period,
+/// a health check): what an image takes to be pulled, say. Where a test can have it stall, as long as such a test can wait.
 pub(super) const STALLED: Duration = Duration::from_secs(if cfg!(feature = "failpoints") { 5 } else { 120 });
 
 impl Engine {
@@ -45,7 +45,7 @@ impl Engine {
                 return;
             }
             let Some((bundle, item)) = self.state().lanes.begin() else { return };
-            self.beat(&bundle, "to begin");
+            self.beat(&bundle, Beat { what: "to begin".to_owned(), ..Beat::now() });
             let engine = self.clone();
             let _handle = self.inner.tasks.spawn_isolated("lane", async move {
                 let free = Free { engine: engine.clone(), bundle: bundle.clone() };
@@ -55,16 +55,16 @@ impl Engine {
         }
     }
 
-    /// Notes that the lane of `bundle` comes on.
-    pub(super) fn beat(&self, bundle: &Name, what: &str) {
-        self.state().at_work.insert(bundle.clone(), (what.to_owned(), clock::now()));
+    /// Notes that the lane of `bundle` comes on now.
+    pub(super) fn beat(&self, bundle: &Name, beat: Beat) {
+        self.state().at_work.insert(bundle.clone(), Beat { since: clock::now(), ..beat });
     }
 
     /// The lane that has not come on for longest, if it is too long.
     pub(super) fn stalled(&self, now: Moment) -> Option<String> {
         let state = self.state();
-        let late = state.at_work.iter().filter(|(_, (_, since))| now.since(*since) > STALLED);
-        let (bundle, (what, since)) = late.min_by_key(|(_, (_, since))| *since)?;
+        let late = state.at_work.iter().filter(|(_, beat)| now.since(beat.since) > STALLED + beat.turn);
+        let (bundle, Beat { what, since, .. }) = late.min_by_key(|(_, beat)| beat.since)?;
         Some(format!("bundle {bundle} has not come on for {} s: {what}", now.since(*since).as_secs()))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Another kind takes a file below `managers/` and a line in [`super::managers::all`].
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub(crate) struct Traits {
     pub(crate) shared: bool,
     /// The room that it is promised.
     pub(crate) needs: Room,
+    /// How long one part of an operation on it may take by what it declares, beyond what any may.
+    pub(crate) turn: Duration,
 }
 
 /// What was seen of a workload.
@@ -168,8 +170,9 @@ pub(crate) trait Manager: Send + Sync + 'static {
     /// It was carried out by an earlier agent, and is found again.
     fn adopt(&self, _work: &Work, _paused: bool) {}
 
-    /// Looks at it.
-    async fn observe(&self, work: Work) -> Seen;
+    /// Looks at workloads, of one bundle: an answer for each, in their order. One that cannot be looked at is unknown, and
+    /// keeps nobody from seeing the others.
+    async fn observe(&self, works: Vec<Work>) -> Vec<Seen>;
 
     /// Removes what bears our label and is not `known`, also while others work; says what that was.
     async fn clean_up(&self, _known: Arc<Known>) -> Vec<String> {

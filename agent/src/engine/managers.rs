@@ -4,15 +4,17 @@ mod app;
 mod directory;
 mod file;
 mod label;
+mod remembered;
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, iter, path::Path, sync::Arc};
 
+use futures::{StreamExt as _, stream};
 use serde_json::Value;
-use towline_protocol::{StoreId, platform::ServiceStatus};
+use towline_protocol::{Code, ItemError, StoreId, platform::ServiceStatus};
 
 use self::label::Labels;
 use super::{
-    manager::{Known, Manager, Mend, Seen, Traits},
+    manager::{Known, Manager, Mend, Seen, Traits, Work},
     pipeline::Stop,
 };
 use crate::{
@@ -53,6 +55,32 @@ pub(super) fn reread_label(json: &[u8]) -> Option<Vec<u8>> {
 /// Runs what waits for a disk where that is allowed.
 async fn on_disk(work: impl FnOnce() -> Result<Value, Stop> + Send + 'static) -> Result<Value, Stop> {
     blocking(move || Ok(work())).await.unwrap_or_else(|error| Err(label::refused(&error).into()))
+}
+
+/// A definition that was accepted, and cannot be read again.
+fn unreadable(complaints: Vec<Complaint>) -> ItemError {
+    let text = complaints.iter().map(|complaint| format!("{}: {}", complaint.path, complaint.text));
+    ItemError::new(Code::Invalid, text.collect::<Vec<_>>().join("; "))
+}
+
+/// Looks by one thread, one after the other: handing over a look costs more than most looks do.
+const LOOKS_A_THREAD: usize = 64;
+/// Threads that look at the same time: what waits for a disk waits together.
+const THREADS: usize = 4;
+
+/// Looks at each of `works` where that may wait for a disk, in their order.
+async fn look_on_disk(works: Vec<Work>, look: impl Fn(&Work) -> Seen + Clone + Send + 'static) -> Vec<Seen> {
+    let mut works = works.into_iter();
+    let parts = iter::from_fn(|| {
+        let part: Vec<Work> = works.by_ref().take(LOOKS_A_THREAD).collect();
+        (!part.is_empty()).then_some(part)
+    });
+    let looks = parts.map(|part| {
+        let (count, look) = (part.len(), look.clone());
+        let seen = blocking(move || Ok(part.iter().map(look).collect::<Vec<_>>()));
+        async move { seen.await.unwrap_or_else(|error| vec![Seen::unknown(error.to_string()); count]) }
+    });
+    stream::iter(looks).buffered(THREADS).concat().await
 }
 
 fn ready() -> Seen {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, future::OptionFuture, stream};
+use futures::future::join_all;
 use towline_protocol::{CallError, Name, WorkloadId, bundle::Change};
 
 use super::{
@@ -15,9 +15,6 @@ use crate::store::rows::{self, WorkloadRow};
 /// Workloads that are looked at by one call of [`Engine::observe`], for whoever has more: so many definitions are held at
 /// once, and what is told of the first is no older than a look at the others.
 pub(super) const TOGETHER: usize = 256;
-
-/// Looks under way at the same time: what waits for a disk waits together.
-const AT_ONCE: usize = 16;
 
 impl Engine {
     /// What is seen now of workloads of `bundle`, in their order; none of what was never carried out, or of an unknown kind.
@@ -34,20 +31,36 @@ impl Engine {
                 ids.iter().map(|id| held.definition(&name, id)).collect::<Result<Vec<_>, _>>()
             })
             .await?;
-        let look = |(row, definition): (&WorkloadRow, Option<Bytes>)| {
-            let manager = self.inner.registry.find(row.id.kind()).ok()?;
-            let work = work(bundle, row, definition.filter(|_| row.holds.is_some())?);
-            let held_up = self.held_up(row.id.kind());
-            Some(async move {
-                match held_up {
-                    Some(error) => Seen::unknown(error.message),
-                    None => manager.observe(work).await,
-                }
-            })
-        };
-        let looks: Vec<OptionFuture<_>> =
-            rows.iter().zip(definitions).map(look).map(OptionFuture::from).collect();
-        Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
+        let mut asked: BTreeMap<&str, (Vec<usize>, Vec<Work>)> = BTreeMap::new();
+        for (place, (row, definition)) in rows.iter().zip(definitions).enumerate() {
+            let Some(definition) = definition.filter(|_| row.holds.is_some()) else { continue };
+            let (places, works) = asked.entry(row.id.kind()).or_default();
+            places.push(place);
+            works.push(work(bundle, row, definition));
+        }
+        let looks = asked.into_iter().map(async |(kind, (places, works))| {
+            places.into_iter().zip(self.observe_all(kind, works).await).collect::<Vec<_>>()
+        });
+        let mut seen = vec![None; rows.len()];
+        for (place, found) in join_all(looks).await.into_iter().flatten() {
+            if let Some(slot) = seen.get_mut(place) {
+                *slot = found;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// What is seen of workloads of one kind, in their order.
+    async fn observe_all(&self, kind: &str, works: Vec<Work>) -> Vec<Option<Seen>> {
+        let count = works.len();
+        let Ok(manager) = self.inner.registry.find(kind) else { return vec![None; count] };
+        if let Some(error) = self.held_up(kind) {
+            return vec![Some(Seen::unknown(error.message)); count];
+        }
+        let mut seen: Vec<Option<Seen>> = manager.observe(works).await.into_iter().map(Some).collect();
+        // A manager that answers less than it is asked says nothing of the rest.
+        seen.resize(count, None);
+        seen
     }
 }
 

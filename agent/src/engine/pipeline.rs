@@ -5,10 +5,9 @@ use std::fmt;
 
 use futures::{FutureExt as _, future::BoxFuture};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use towline_protocol::{Code, ItemError};
 
-use crate::{failpoints::failpoint, mark::Mark};
+use crate::{asker::Asker, failpoints::failpoint, mark::Mark};
 
 /// Why a step did not do its work, and what that means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +51,8 @@ impl From<ItemError> for Stop {
 pub(crate) struct Forwarded {
     /// The result of the step before; none for the first.
     pub(crate) previous: Option<Value>,
-    /// Cancelled when the operation is taken back; a long step looks at it.
-    pub(crate) cancelled: CancellationToken,
+    /// Gone when the operation is taken back. A long step looks at that, and tells whenever it comes on.
+    pub(crate) asker: Asker,
 }
 
 type Forward = Box<dyn FnOnce(Forwarded) -> BoxFuture<'static, Result<Value, Stop>> + Send>;
@@ -145,16 +144,16 @@ pub(crate) struct Ran {
 /// Runs `steps`. Between two steps it looks whether it was cancelled; undoing cannot be.
 ///
 /// A panic in a step is its failure, and ends nothing else.
-pub(crate) async fn execute(steps: Vec<Step>, cancelled: &CancellationToken) -> Ran {
+pub(crate) async fn execute(steps: Vec<Step>, asker: &Asker) -> Ran {
     let mut taken = Vec::new();
     let mut done: Vec<(&'static str, Value, Option<Backward>)> = Vec::new();
     let mut result = Err(failed("No actions to execute."));
     for step in steps {
         let previous = done.last().map(|(_, value, _)| value.clone());
-        let ran = if cancelled.is_cancelled() {
+        let ran = if asker.is_gone() {
             Err(Stop::new(Verdict::Failed, Code::Cancelled, "cancelled by its caller"))
         } else if let Some(forward) = step.forward {
-            let ran = guarded(forward(Forwarded { previous, cancelled: cancelled.clone() })).await;
+            let ran = guarded(forward(Forwarded { previous, asker: asker.clone() })).await;
             fail_here(ran)
         } else {
             Err(failed("All actions must define the forward function."))
@@ -165,6 +164,7 @@ pub(crate) async fn execute(steps: Vec<Step>, cancelled: &CancellationToken) -> 
         });
         match ran {
             Ok(value) => {
+                asker.tell();
                 done.push((step.name, value.clone(), step.backward));
                 result = Ok(value);
             }
@@ -228,6 +228,8 @@ mod tests {
 
     use serde_json::json;
 
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     type Seen = Arc<Mutex<Vec<String>>>;
@@ -252,7 +254,7 @@ mod tests {
     }
 
     async fn run(steps: Vec<Step>) -> Ran {
-        execute(steps, &CancellationToken::new()).await
+        execute(steps, &CancellationToken::new().into()).await
     }
 
     fn message(ran: &Ran) -> &str {
@@ -347,10 +349,10 @@ mod tests {
         let cancel = token.clone();
         let cancelled = Step::new("b").forward(move |given| async move {
             cancel.cancel();
-            given.cancelled.cancelled().await;
+            given.asker.gone().await;
             Err(Stop::new(Verdict::Failed, Code::Cancelled, "cancelled by its caller"))
         });
-        let ran = execute(vec![step("a", &seen), cancelled, step("c", &seen)], &token).await;
+        let ran = execute(vec![step("a", &seen), cancelled, step("c", &seen)], &token.clone().into()).await;
         assert_eq!(ran.result.unwrap_err().error.code, Code::Cancelled);
         assert_eq!(*seen.lock().unwrap(), ["a(null)", "undo a(\"a\")"]);
     }

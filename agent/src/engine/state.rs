@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -25,6 +26,24 @@ pub(super) struct Coming {
     pub(super) needs: Room,
     /// The record says already that it comes.
     pub(super) announced: bool,
+}
+
+/// How a lane comes on.
+#[derive(Debug, Clone)]
+pub(super) struct Beat {
+    /// What is being done.
+    pub(super) what: String,
+    /// When it came on last.
+    pub(super) since: Moment,
+    /// How long a part of it may take by what is declared.
+    pub(super) turn: Duration,
+}
+
+impl Beat {
+    /// Of nothing in particular, and nothing that may take long.
+    pub(super) fn now() -> Self {
+        Self { what: String::new(), since: clock::now(), turn: Duration::ZERO }
+    }
 }
 
 /// A bundle, as the store has it.
@@ -160,7 +179,7 @@ pub(super) struct State {
     /// Not all that the store knows could be read.
     pub(super) partial: bool,
     /// What is being worked on, since when it has not come on.
-    pub(super) at_work: BTreeMap<Name, (String, Moment)>,
+    pub(super) at_work: BTreeMap<Name, Beat>,
 }
 
 impl State {

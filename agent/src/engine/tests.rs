@@ -97,11 +97,12 @@ impl Manager for Fake {
     }
 
     fn read(&self, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-        let size = read_kind(document, self.kind, |fields| {
-            Some(fields.get("size").number(0..=u32::MAX).unwrap_or(0))
+        let traits = read_kind(document, self.kind, |fields| {
+            let mut number = |name| fields.get(name).number(0..=u32::MAX).unwrap_or(0);
+            let needs = Room { disk: u64::from(number("size")), ..Room::default() };
+            Some(Traits { needs, turn: Duration::from_secs(number("turn").into()), ..Traits::default() })
         });
-        let needs = |(_, size)| Room { disk: u64::from(size), ..Room::default() };
-        size.map(needs).map(|needs| Traits { shared: false, needs })
+        traits.map(|(_, traits)| traits)
     }
 
     fn can_update(&self) -> bool {
@@ -134,15 +135,16 @@ impl Manager for Fake {
         (self.kind == "Thing").then(|| self.step("resume", work))
     }
 
-    async fn observe(&self, _work: Work) -> Seen {
-        self.script.looks.fetch_add(1, Ordering::SeqCst);
-        self.script.seen.lock().unwrap().clone().unwrap_or(Seen {
+    async fn observe(&self, works: Vec<Work>) -> Vec<Seen> {
+        self.script.looks.fetch_add(works.len(), Ordering::SeqCst);
+        let seen = self.script.seen.lock().unwrap().clone().unwrap_or(Seen {
             status: ServiceStatus::Ready,
             reason: None,
             units: Vec::new(),
             drift: None,
             mend: Mend::Nobody,
-        })
+        });
+        vec![seen; works.len()]
     }
 
     async fn clean_up(&self, known: Arc<Known>) -> Vec<String> {
@@ -379,6 +381,17 @@ async fn z_e12_a_lane_that_does_not_come_on_is_told() {
     assert_eq!(rig.engine.stalled(now), None);
     let late = rig.engine.stalled(now + drive::STALLED + Duration::from_secs(1)).unwrap();
     assert!(late.starts_with("bundle shop has not come on for") && late.ends_with("add Thing/web"), "{late}");
+}
+
+#[tokio::test]
+async fn z_e12_what_declares_to_take_long_does_not_stall_until_then() {
+    let rig = Rig::new().await;
+    rig.script.turns.forget_permits(PLENTY);
+    rig.put("shop", &thing("web", "turn: 600")).await.unwrap();
+    rig.until(|state| state.at_work.get(&shop()).is_some_and(|beat| beat.what == "add Thing/web")).await;
+    let later = |turn| towline_bus::clock::now() + drive::STALLED + Duration::from_secs(turn);
+    assert_eq!(rig.engine.stalled(later(500)), None);
+    assert!(rig.engine.stalled(later(601)).is_some());
 }
 
 #[tokio::test]

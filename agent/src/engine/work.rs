@@ -1,5 +1,7 @@
 //! One operation on one workload: stored, done, and stored again with its result.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use towline_bus::clock;
 use towline_protocol::{
@@ -14,7 +16,9 @@ use super::{
     model::{Recorded, Verb, recorded},
     pass::{Ending, Goal, Pass, Todo},
     pipeline::{Ran, Stop, Verdict, execute},
+    state::Beat,
 };
+use crate::asker::Asker;
 use crate::failpoints::failpoint;
 use crate::store::{
     jobs, records,
@@ -36,11 +40,12 @@ impl Pass {
         }
         let row = self.announce(todo, row).await?;
         let what = format!("{} {}", todo.verb.word(), todo.id);
-        self.engine.beat(&self.bundle, &what);
+        let beat = Beat { what, turn: self.turn(todo), ..Beat::now() };
+        self.engine.beat(&self.bundle, beat.clone());
         failpoint!("op.announced");
-        let ran = self.run_steps(todo, &row).await;
+        let ran = self.run_steps(todo, &row, &beat).await;
         failpoint!("op.done");
-        self.engine.beat(&self.bundle, &what);
+        self.engine.beat(&self.bundle, beat);
         let stopped = ran.as_ref().and_then(|ran| ran.result.as_ref().err());
         if stopped.is_some_and(|stop| stop.error.code == Code::Fenced) {
             return Ok(false);
@@ -104,7 +109,18 @@ impl Pass {
         Ok(row)
     }
 
-    async fn run_steps(&self, todo: &Todo, row: &WorkloadRow) -> Option<Ran> {
+    /// How long one part of the operation may take by what is declared.
+    fn turn(&self, todo: &Todo) -> Duration {
+        let before = todo.before.as_ref().map(|(definition, ..)| definition);
+        let manager = self.engine.inner.registry.find(todo.id.kind());
+        let declared = manager.ok().into_iter().flat_map(|manager| {
+            let definitions = before.into_iter().chain([&todo.definition]);
+            definitions.filter_map(|definition| manager.read(definition).ok())
+        });
+        declared.map(|traits| traits.turn).max().unwrap_or_default()
+    }
+
+    async fn run_steps(&self, todo: &Todo, row: &WorkloadRow, beat: &Beat) -> Option<Ran> {
         // Accepted, and never begun: there is nothing to take down.
         if todo.verb == Verb::Remove && todo.definition.is_empty() {
             return None;
@@ -128,14 +144,18 @@ impl Pass {
             work(todo.definition.clone()),
             before,
         );
+        let asker = {
+            let (engine, bundle, beat) = (self.engine.clone(), self.bundle.clone(), beat.clone());
+            Asker::new(self.cancelled.clone(), move || engine.beat(&bundle, beat.clone()))
+        };
         match steps {
             Ok(None) => None,
             Ok(Some(steps)) if self.engine.inner.registry.needs_turns(row.id.kind()) => {
                 let mark = &self.engine.inner.mark;
                 let steps = steps.into_iter().map(|step| step.in_turn(mark)).collect();
-                Some(execute(steps, &self.cancelled).await)
+                Some(execute(steps, &asker).await)
             }
-            Ok(Some(steps)) => Some(execute(steps, &self.cancelled).await),
+            Ok(Some(steps)) => Some(execute(steps, &asker).await),
             Err(stop) => Some(refused(stop)),
         }
     }

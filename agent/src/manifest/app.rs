@@ -77,6 +77,13 @@ impl AppSpec {
     pub(crate) fn host(&self) -> Option<&HostChoice> {
         self.container.as_ref()?.host.as_ref()
     }
+
+    /// How long it may take by what is declared until a unit that is told to stop has ended, and one that was started is known
+    /// to work.
+    pub(crate) fn longest_turn(&self) -> std::time::Duration {
+        let proof = self.health.as_ref().map_or_else(std::time::Duration::default, HealthSpec::longest);
+        self.stop.grace_period.get().saturating_add(proof)
+    }
 }
 
 /// When a unit that ended is started again.

@@ -9,6 +9,7 @@ mod files;
 mod health;
 mod hooks;
 mod logs;
+mod ports;
 
 use std::{fmt, fs, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
@@ -38,6 +39,7 @@ use self::{
         hooks_have_what_their_unit_has, hooks_run_once_around_each_life, who_follows_the_log_hears_of_hooks,
     },
     logs::{a_tail_is_the_last_lines, following_goes_on_and_joins_who_comes, lines_come_in_order},
+    ports::ports_are_given_and_told,
 };
 use super::{Astray, How, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus};
 use crate::{
@@ -437,26 +439,6 @@ async fn what_is_in_a_file_is_never_told(stand: &mut Stand<'_>) {
         Err(error) => format!("{error} {error:?}"),
     };
     assert!(!told.contains("hunter"), "{told}");
-}
-
-async fn ports_are_given_and_told(stand: &mut Stand<'_>) {
-    let more = "  ports: [{name: http, port: 8080}, {name: admin, port: 8081}]\n";
-    let (first, second) =
-        (stand.start("exec sleep 1000", more).await, stand.start("exec sleep 1000", more).await);
-    let mut taken: Vec<u16> = first.ports.iter().chain(&second.ports).map(|port| port.host_port).collect();
-    assert_eq!(taken.len(), 4, "{first:?} {second:?}");
-    taken.sort_unstable();
-    taken.dedup();
-    assert_eq!(taken.len(), 4, "each has ports of its own: {first:?} {second:?}");
-    let port = taken.first().copied().expect("four ports");
-    let fixed = format!("  ports: [{{name: http, port: 8080, hostPort: {port}}}]\n");
-    stand.runtime.delete_all().await.expect("they go");
-    let unit = stand.start("exec sleep 1000", &fixed).await;
-    assert_eq!(unit.ports.first().map(|found| (found.host_port, found.fixed)), Some((port, true)));
-    let refused = stand.runtime.start(&stand.spec("other", "exec sleep 1000", &fixed)).await;
-    let error = refused.expect_err("the port is taken").to_string();
-    assert!(error.contains(&port.to_string()), "{error}");
-    assert_eq!(stand.runtime.units_of("default/App/other"), Vec::new(), "nothing is left of it");
 }
 
 async fn units_belong_to_their_app(stand: &mut Stand<'_>) {

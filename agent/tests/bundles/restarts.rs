@@ -67,3 +67,28 @@ async fn z_e5_what_was_accepted_is_done_by_the_next_agent() {
     assert_eq!(bench.journal(), ["a", "b"]);
     bench.end().await;
 }
+
+#[tokio::test]
+async fn z_e6_what_did_not_come_up_after_a_reboot_is_replaced_by_the_next_version() {
+    let bench = Bench::new().await;
+    std::fs::create_dir(bench.path("work")).unwrap();
+    let work = bench.path("work");
+    bench.done(bench.app("web", &format!("  workingDir: {}\n", work.display()))).await;
+    let generations = |bench: &Bench| {
+        let units = bench.agent.direct().runtime().list();
+        units.into_iter().map(|unit| unit.generation).collect::<Vec<_>>()
+    };
+    let before = generations(&bench);
+    bench.agent.direct().runtime().stop_all().await.unwrap();
+    std::fs::remove_dir(&work).unwrap();
+    std::fs::write(bench.dir.path().join("boot"), "second\n").unwrap();
+    let bench = bench.reopened().await;
+    bench.until("it to fail", async || bench.states().await == ["App/web error"]).await;
+    assert_eq!(bench.journal().len(), 1);
+    // A definition of its own, so a generation of its own: what is left of the old one is not taken for it.
+    assert_eq!(bench.done(bench.app("web", "")).await.state, JobState::Done);
+    let after = generations(&bench);
+    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+    assert_eq!(bench.journal().len(), 2);
+    bench.end().await;
+}

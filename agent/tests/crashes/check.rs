@@ -48,7 +48,10 @@ pub(crate) async fn whole(mut site: Site) {
     let stands = model::stands(&all_have_ended(&far).await);
     settled(&far, &stands).await;
     host_is(&site, &far, &stands).await;
-    never_touched(site.path());
+    let (instance, data) = (site.instance.to_string(), site.path().join("data"));
+    same("units and helpers that do not run", &BTreeSet::new(), async || site.place.idle(&instance, &data))
+        .await;
+    never_touched(&site);
     for bundle in stands.keys() {
         // One that has gone already is not found.
         far.delete_bundle(&cx(), &DeleteBundleRequest::new(bundle.clone())).await.ok();
@@ -59,8 +62,11 @@ pub(crate) async fn whole(mut site: Site) {
         assert_eq!(names(&site.path().join(kept)), BTreeSet::new(), "{kept}");
     }
     life.kill().await;
-    let left = journal::left(&site.instance.to_string(), &site.path().join("data/units"));
+    let left = journal::left(&instance, &site.path().join("data/units"));
     assert_eq!(left, Vec::<i32>::new(), "processes that nobody knows of");
+    let left = [site.place.running(&instance), site.place.idle(&instance, &data)];
+    assert_eq!(left, [BTreeSet::new(), BTreeSet::new()], "what the runtime has of it");
+    hooks_ran(site.path());
     let live: Vec<_> = journal::read(site.path()).into_iter().filter(journal::Incarnation::lives).collect();
     assert_eq!(live, []);
 }
@@ -208,14 +214,37 @@ async fn host_is(site: &Site, far: &Remote, stands: &BTreeMap<Name, Stand>) {
         let live = journal::read(site.path()).into_iter().filter(journal::Incarnation::lives);
         live.map(|unit| unit.unit).collect()
     };
-    same("units that have a process", &listed().await, async || journal::running(&instance)).await;
+    same("units that have a process", &listed().await, async || site.place.running(&instance)).await;
+    let live = journal::read(site.path()).into_iter().filter(journal::Incarnation::lives);
+    let hooked: BTreeSet<String> =
+        live.filter(|unit| journal::has_hooks(&unit.app)).map(|unit| unit.unit).collect();
+    // A start is over when the hook after it is.
+    same("units with hooks that came to the end of their start", &hooked, async || {
+        let hooks = journal::hooks(site.path());
+        let is_over = |unit: &&String| {
+            hooks.get(*unit).and_then(|hooks| hooks.last()).is_some_and(|last| last == "postStart")
+        };
+        hooked.iter().filter(is_over).cloned().collect()
+    })
+    .await;
+}
+
+/// Whatever has run was prepared, and tidied up after.
+fn hooks_ran(dir: &Path) {
+    let hooks = journal::hooks(dir);
+    for unit in journal::read(dir).into_iter().filter(|unit| journal::has_hooks(&unit.app)) {
+        let ran = hooks.get(&unit.unit).map(Vec::as_slice).unwrap_or_default();
+        assert!(ran.first().is_some_and(|first| first == "preStart"), "{unit:?} {ran:?}");
+        assert!(ran.iter().any(|hook| hook == "postStop"), "{unit:?} {ran:?}");
+    }
 }
 
 /// What was put once was started once: agents came and went, and it ran on.
-fn never_touched(dir: &Path) {
-    let all = journal::read(dir);
+fn never_touched(site: &Site) {
+    let all = journal::read(site.path());
     let still: Vec<_> = all.iter().filter(|unit| unit.app == STILL).collect();
     assert!(still.len() == 2 && still.iter().all(|unit| unit.lives()), "{still:?}");
+    assert_eq!(site.place.runs(&site.instance.to_string(), STILL), site.still);
 }
 
 /// The files, with their content, and the numbers of units that a content asks for; a directory has no content.

@@ -16,6 +16,29 @@ sleep 100000 &
 wait $!
 "#;
 
+/// `hook.sh FILE NAME`.
+pub(crate) const HOOK: &str = "echo \"$2 $TOWLINE_UNIT\" >> \"$1\"\n";
+
+/// Whether an app has hooks, by its name: some have, and some have not.
+pub(crate) fn has_hooks(app: &str) -> bool {
+    app.ends_with("-1")
+}
+
+pub(crate) fn hooks_path(dir: &Path) -> PathBuf {
+    dir.join("hooks")
+}
+
+/// The hooks that ran, of each unit, in their order.
+pub(crate) fn hooks(dir: &Path) -> BTreeMap<String, Vec<String>> {
+    let text = fs::read_to_string(hooks_path(dir)).unwrap_or_default();
+    let mut hooks: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in text.lines() {
+        let (hook, unit) = line.split_once(' ').unwrap();
+        hooks.entry(unit.to_owned()).or_default().push(hook.to_owned());
+    }
+    hooks
+}
+
 pub(crate) fn path(dir: &Path) -> PathBuf {
     dir.join("journal")
 }

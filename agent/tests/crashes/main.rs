@@ -1,6 +1,6 @@
 //! The real agent is killed at every named point, and at random instants, while bundles are put, paused, resumed, deleted
 //! and taken back. What was answered must be there afterwards, every job must have ended once, and the host must bear
-//! exactly what was accepted last.
+//! exactly what was accepted last: on processes, and on containers of a real engine.
 //!
 //! `TOWLINE_KILLS` says how many random kills there are (10), and `TOWLINE_SEED` which seed the first site has; with the
 //! feature `failpoints`, each point is tried, too: to be killed there, to fail there, to stall there.
@@ -9,8 +9,15 @@
 
 mod bus;
 mod check;
+#[cfg(feature = "failpoints")]
+mod docker;
+#[cfg(feature = "failpoints")]
+#[expect(dead_code, reason = "the tests of runtimes do more to it")]
+#[path = "../runtimes/engine.rs"]
+mod engine;
 mod journal;
 mod model;
+mod place;
 #[cfg(feature = "failpoints")]
 mod points;
 mod program;
@@ -21,6 +28,7 @@ mod stream;
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use bus::Bus;
+use place::{Place, Processes};
 use random::Random;
 use site::Site;
 
@@ -31,14 +39,19 @@ fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
-#[expect(clippy::print_stderr, reason = "shown when it fails: how to have the same stream again")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_random_instants_nothing_accepted_is_lost() {
+    let processes: Arc<dyn Place> = Arc::new(Processes);
+    killed_at_random_instants(&processes).await;
+}
+
+#[expect(clippy::print_stderr, reason = "shown when it fails: how to have the same stream again")]
+async fn killed_at_random_instants(place: &Arc<dyn Place>) {
     let mut kills = number_from("TOWLINE_KILLS").unwrap_or(10);
     let bus = Arc::new(Bus::start().await);
     for seed in number_from("TOWLINE_SEED").unwrap_or(7).. {
         eprintln!("seed {seed}; the same stream again with TOWLINE_SEED={seed}");
-        let mut site = Site::new(&bus).await;
+        let mut site = Site::new(&bus, place).await;
         let mut random = Random::new(seed);
         for _ in 0..kills.min(OF_ONE_SITE) {
             let mut life = site.begin("").await;

@@ -14,6 +14,7 @@ use towline_protocol::{
 use crate::{
     bus::Bus,
     check,
+    place::{Place, Processes},
     random::Random,
     site::{Life, Site},
     stream::{self, Op},
@@ -51,13 +52,27 @@ async fn killed(site: &mut Site, mut life: Life, random: &mut Random) {
     life.kill().await;
 }
 
-#[expect(clippy::print_stderr, reason = "shown when it fails: which point it was")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_each_point_nothing_accepted_is_lost() {
+    killed_at_each_point(&processes(), &["kill", "kill@3"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failing_at_each_point_that_can_nothing_accepted_is_lost() {
+    failing_at_each_point(&processes()).await;
+}
+
+fn processes() -> Arc<dyn Place> {
+    Arc::new(Processes)
+}
+
+/// At each point, a site whose agents are killed there, one after the other, as `kills` says.
+#[expect(clippy::print_stderr, reason = "shown when it fails: which point it was")]
+pub(crate) async fn killed_at_each_point(place: &Arc<dyn Place>, kills: &[&str]) {
     let bus = Arc::new(Bus::start().await);
     for (seed, point) in (100..).zip(ALL) {
-        let (mut site, mut random) = (Site::new(&bus).await, Random::new(seed));
-        for what in ["kill", "kill@3"] {
+        let (mut site, mut random) = (Site::new(&bus, place).await, Random::new(seed));
+        for what in kills {
             eprintln!("{}={what}", point.name);
             let life = site.begin(&format!("{}={what}", point.name)).await;
             killed(&mut site, life, &mut random).await;
@@ -67,13 +82,13 @@ async fn killed_at_each_point_nothing_accepted_is_lost() {
     }
 }
 
+/// At each point where something can fail, a site whose agent fails there.
 #[expect(clippy::print_stderr, reason = "shown when it fails: which point it was")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failing_at_each_point_that_can_nothing_accepted_is_lost() {
+pub(crate) async fn failing_at_each_point(place: &Arc<dyn Place>) {
     let bus = Arc::new(Bus::start().await);
     for (seed, point) in (500..).zip(ALL.into_iter().filter(|point| point.can_fail)) {
         eprintln!("{}=error", point.name);
-        let (mut site, mut random) = (Site::new(&bus).await, Random::new(seed));
+        let (mut site, mut random) = (Site::new(&bus, place).await, Random::new(seed));
         site.injected = true;
         let mut life = site.begin(&format!("{}=error@3", point.name)).await;
         life.serves().await.unwrap();
@@ -95,7 +110,7 @@ async fn failing_at_each_point_that_can_nothing_accepted_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_that_stalls_is_told_and_holds_up_no_other() {
     let bus = Arc::new(Bus::start().await);
-    let mut site = Site::new(&bus).await;
+    let mut site = Site::new(&bus, &processes()).await;
     let mut life = site.begin("op.announced=stall@1").await;
     life.serves().await.unwrap();
     let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
@@ -129,7 +144,7 @@ async fn a_lane_that_stalls_is_told_and_holds_up_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_stalls_accepts_nothing_and_loses_nothing() {
     let bus = Arc::new(Bus::start().await);
-    let mut site = Site::new(&bus).await;
+    let mut site = Site::new(&bus, &processes()).await;
     // The first is on the way to serve.
     let mut life = site.begin("store.before-commit=stall@4").await;
     life.serves().await.unwrap();

@@ -1,6 +1,7 @@
 //! A directory, the agents that live in it one after the other, and all that they were asked.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -16,7 +17,7 @@ use towline_protocol::{
     job::{GetJobRequest, JobState},
 };
 
-use crate::{bus::Bus, journal, stream::Op, until};
+use crate::{bus::Bus, journal, place::Place, stream::Op, until};
 
 /// What is put once, and never touched again.
 pub(crate) const STILL: &str = "still";
@@ -30,22 +31,27 @@ pub(crate) struct Asked {
 
 pub(crate) struct Site {
     bus: Arc<Bus>,
+    pub(crate) place: Arc<dyn Place>,
     dir: tempfile::TempDir,
     pub(crate) instance: InstanceId,
     pub(crate) asked: Vec<Asked>,
+    /// The runs of the units of [`STILL`], before anything happened.
+    pub(crate) still: BTreeSet<String>,
     /// Errors were injected: jobs may have failed for that.
     pub(crate) injected: bool,
 }
 
 impl Site {
     /// With an agent that was killed after it had brought up [`STILL`].
-    pub(crate) async fn new(bus: &Arc<Bus>) -> Self {
+    pub(crate) async fn new(bus: &Arc<Bus>, place: &Arc<dyn Place>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("host")).unwrap();
         fs::write(dir.path().join("unit.sh"), journal::UNIT).unwrap();
+        fs::write(dir.path().join("hook.sh"), journal::HOOK).unwrap();
         let name = dir.path().file_name().unwrap().to_string_lossy().to_lowercase().replace('.', "t");
         let instance = name.parse().unwrap();
-        let site = Self { bus: Arc::clone(bus), dir, instance, asked: Vec::new(), injected: false };
+        let (bus, place, still) = (Arc::clone(bus), Arc::clone(place), BTreeSet::new());
+        let mut site = Self { bus, place, dir, instance, asked: Vec::new(), still, injected: false };
         let mut life = site.begin("").await;
         life.serves().await.unwrap();
         let content = site.app(STILL, "never-touched", 2);
@@ -67,6 +73,7 @@ impl Site {
         })
         .await;
         life.kill().await;
+        site.still = site.place.runs(&site.instance.to_string(), STILL);
         site
     }
 
@@ -79,14 +86,22 @@ impl Site {
         self.path().join("host")
     }
 
-    /// The document of an app whose units write their starts and stops down.
+    /// The document of an app whose units write their starts and stops down, and whose hooks write that they ran.
     pub(crate) fn app(&self, name: &str, tag: &str, units: u64) -> String {
         let (script, journal) = (self.path().join("unit.sh"), journal::path(self.path()));
         format!(
-            "---\napiVersion: towline/v1\nkind: App\nmetadata: {{name: {name}}}\nspec:\n  command: [sh, {}, {}, {name}, {tag}]\n  units: {units}\n  stop: {{gracePeriod: 5s}}\n",
+            "---\napiVersion: towline/v1\nkind: App\nmetadata: {{name: {name}}}\nspec:\n{}  command: [sh, {}, {}, {name}, {tag}]\n  units: {units}\n  stop: {{gracePeriod: 5s}}\n{}",
+            self.place.lines(self.path()),
             script.display(),
             journal.display(),
+            if journal::has_hooks(name) { self.hooks() } else { String::new() },
         )
+    }
+
+    fn hooks(&self) -> String {
+        let (script, file) = (self.path().join("hook.sh"), journal::hooks_path(self.path()));
+        let hook = |name: &str| format!("{name}: [sh, {}, {}, {name}]", script.display(), file.display());
+        format!("  hooks: {{{}}}\n", ["preStart", "postStart", "preStop", "postStop"].map(hook).join(", "))
     }
 
     /// Starts an agent, the real binary, and a hub that it finds.
@@ -103,6 +118,7 @@ impl Site {
             .arg("--mark-dir")
             .arg(self.path().join("marks"))
             .args(["--metrics-listen", "127.0.0.1:0"])
+            .args(self.place.options())
             .env("TOWLINE_FAILPOINTS", failpoints)
             .env_remove("TOWLINE_LOG")
             .stdin(Stdio::null())
@@ -129,7 +145,7 @@ impl Drop for Site {
             let shown = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
             eprintln!("---- the agents' log ----\n{}", shown.join("\n"));
         }
-        journal::kill_all(&self.instance.to_string());
+        self.place.clear(&self.instance.to_string());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use serde_json::Value;
-use towline_protocol::platform::ServiceStatus;
+use towline_protocol::{ResourceId, platform::ServiceStatus};
 
 use crate::{
     direct::{Direct, Owned},
@@ -31,7 +31,7 @@ impl Apps {
 
 pub(super) fn read_traits(runtime: RuntimeKind, document: &[u8]) -> Result<Traits, Vec<Complaint>> {
     let spec = read_app_of_bundle(runtime, document)?.spec;
-    Ok(Traits { shared: false, needs: Room::of_units(&spec) })
+    Ok(Traits { shared: false, needs: Room::of_units(&spec), turn: spec.longest_turn() })
 }
 
 fn owned(work: &Work) -> Owned {
@@ -58,7 +58,7 @@ impl Manager for Apps {
         if let Err(refused) = refused {
             return Err(refused.into_iter().map(|(path, text)| Complaint::new(path, text)).collect());
         }
-        Ok(Traits { shared: false, needs: Room::of_units(&spec) })
+        Ok(Traits { shared: false, needs: Room::of_units(&spec), turn: spec.longest_turn() })
     }
 
     fn takes_turns(&self) -> bool {
@@ -68,13 +68,17 @@ impl Manager for Apps {
     fn provision(&self, work: Work) -> Vec<Step> {
         let direct = self.direct.clone();
         // What it does halfway it undoes itself: it alone knows which units it started.
-        vec![Step::new("run").forward(move |given| async move {
-            Ok(direct.bring_about(&owned(&work), &given.cancelled).await?)
-        })]
+        vec![
+            Step::new("run").forward(move |given| async move {
+                Ok(direct.bring_about(&owned(&work), &given.asker).await?)
+            }),
+        ]
     }
 
     fn update(&self, work: Work, _before: Work) -> Vec<Step> {
-        self.provision(work)
+        // The generation on record is that of the definition before. Where that one cannot be read any more, nothing says
+        // that its units may stay.
+        self.provision(Work { data: Value::Null, ..work })
     }
 
     fn deprovision(&self, work: Work) -> Vec<Step> {
@@ -101,8 +105,15 @@ impl Manager for Apps {
         self.direct.find_again(&owned(work), paused);
     }
 
-    async fn observe(&self, work: Work) -> Seen {
-        let Some(service) = self.direct.service(&work.resource) else {
+    async fn observe(&self, works: Vec<Work>) -> Vec<Seen> {
+        works.iter().map(|work| self.look_at(&work.resource)).collect()
+    }
+}
+
+impl Apps {
+    /// How an app stands, from what its units told last: nothing is waited for.
+    fn look_at(&self, resource: &ResourceId) -> Seen {
+        let Some(service) = self.direct.service(resource) else {
             return Seen::unknown("nothing is known of it".to_owned());
         };
         // Mended by the same watch as what `apply` brought here.

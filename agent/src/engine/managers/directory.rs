@@ -19,7 +19,9 @@ use towline_protocol::{Code, ItemError};
 
 use super::{
     label::{Labels, failed, refused},
-    on_disk,
+    look_on_disk, on_disk,
+    remembered::Remembered,
+    unreadable,
 };
 use crate::{
     engine::{
@@ -37,6 +39,7 @@ pub(super) const KIND: &str = "Directory";
 #[derive(Debug)]
 pub(super) struct Directories {
     labels: Labels,
+    specs: Remembered<Spec>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,21 +68,20 @@ fn read(document: &[u8]) -> Result<Spec, Vec<Complaint>> {
 }
 
 pub(super) fn read_traits(document: &[u8]) -> Result<Traits, Vec<Complaint>> {
-    read(document)
-        .map(|spec| Traits { shared: spec.shared, needs: Room { disk: spec.size.get(), ..Room::default() } })
+    read(document).map(|spec| {
+        let needs = Room { disk: spec.size.get(), ..Room::default() };
+        Traits { shared: spec.shared, needs, ..Traits::default() }
+    })
 }
 
 /// A definition that was accepted, read again.
 fn spec_of(work: &Work) -> Result<Spec, ItemError> {
-    read(&work.definition).map_err(|complaints| {
-        let text = complaints.iter().map(|complaint| format!("{}: {}", complaint.path, complaint.text));
-        ItemError::new(Code::Invalid, text.collect::<Vec<_>>().join("; "))
-    })
+    read(&work.definition).map_err(unreadable)
 }
 
 impl Directories {
     pub(super) fn new(labels: Labels) -> Self {
-        Self { labels }
+        Self { labels, specs: Remembered::default() }
     }
 
     /// Marks it ours, and makes it.
@@ -120,6 +122,21 @@ fn make(spec: &Spec) -> Result<Value, ItemError> {
     fs::set_permissions(path, fs::Permissions::from_mode(spec.mode))
         .map_err(|error| failed("cannot change the mode of", path, &error))?;
     Ok(json!({"path": path}))
+}
+
+fn look_at(spec: &Spec) -> Seen {
+    let (path, repair) = (spec.path.display(), spec.drift == Drift::Repair);
+    match fs::symlink_metadata(&spec.path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            super::drifted(format!("{path} is gone"), repair)
+        }
+        Err(error) => Seen::unknown(format!("{path}: {error}")),
+        Ok(meta) if !meta.is_dir() => super::drifted(format!("{path} is no directory"), false),
+        Ok(meta) if meta.permissions().mode() & 0o7777 != spec.mode => {
+            super::drifted(format!("{path} has another mode"), repair)
+        }
+        Ok(_) => super::ready(),
+    }
 }
 
 fn take_down(labels: &Labels, work: &Work) -> Result<(), ItemError> {
@@ -180,26 +197,14 @@ impl Manager for Directories {
         ]
     }
 
-    async fn observe(&self, work: Work) -> Seen {
-        let looked = move || {
-            let spec = match spec_of(&work) {
-                Ok(spec) => spec,
-                Err(error) => return Ok(Seen::unknown(error.message)),
-            };
-            let (path, repair) = (spec.path.display(), spec.drift == Drift::Repair);
-            Ok(match fs::symlink_metadata(&spec.path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    super::drifted(format!("{path} is gone"), repair)
-                }
-                Err(error) => Seen::unknown(format!("{path}: {error}")),
-                Ok(meta) if !meta.is_dir() => super::drifted(format!("{path} is no directory"), false),
-                Ok(meta) if meta.permissions().mode() & 0o7777 != spec.mode => {
-                    super::drifted(format!("{path} has another mode"), repair)
-                }
-                Ok(_) => super::ready(),
-            })
-        };
-        blocking(looked).await.unwrap_or_else(|error| Seen::unknown(error.to_string()))
+    async fn observe(&self, works: Vec<Work>) -> Vec<Seen> {
+        let specs = self.specs.clone();
+        let read = |definition: &[u8]| read(definition).map_err(unreadable);
+        look_on_disk(works, move |work| match specs.of(&work.definition, read) {
+            Ok(spec) => look_at(&spec),
+            Err(error) => Seen::unknown(error.message),
+        })
+        .await
     }
 
     /// Removes nothing: what is in a directory is its user's, and a store that was put back from a backup does not know of

@@ -5,15 +5,17 @@
 //! ```
 //! It is written beside its place and renamed into it: whoever reads sees the old content or the new, never half of one.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, sync::Arc};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use towline_protocol::{Code, ItemError};
+use towline_protocol::ItemError;
 
 use super::{
     label::{Labels, refused},
-    on_disk,
+    look_on_disk, on_disk,
+    remembered::Remembered,
+    unreadable,
 };
 use crate::{
     engine::{
@@ -22,7 +24,7 @@ use crate::{
         pipeline::{Step, Stop},
     },
     manifest::{Complaint, Drift, FileSpec, drift_field, file_fields, path_field, read_kind},
-    runtime::process::{blocking, remove_file, write_file},
+    runtime::process::{remove_file, write_file},
 };
 
 pub(super) const KIND: &str = "File";
@@ -31,6 +33,7 @@ pub(super) const KIND: &str = "File";
 #[derive(Debug)]
 pub(super) struct Files {
     labels: Labels,
+    looks: Remembered<Look>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,14 +55,54 @@ fn read(document: &[u8]) -> Result<Spec, Vec<Complaint>> {
 pub(super) fn read_traits(document: &[u8]) -> Result<Traits, Vec<Complaint>> {
     let size = read(document)?.file.content.len();
     let disk = u64::try_from(size).unwrap_or(u64::MAX);
-    Ok(Traits { shared: false, needs: Room { disk, ..Room::default() } })
+    Ok(Traits { needs: Room { disk, ..Room::default() }, ..Traits::default() })
 }
 
 fn spec_of(work: &Work) -> Result<Spec, ItemError> {
-    read(&work.definition).map_err(|complaints| {
-        let text = complaints.iter().map(|complaint| format!("{}: {}", complaint.path, complaint.text));
-        ItemError::new(Code::Invalid, text.collect::<Vec<_>>().join("; "))
-    })
+    read(&work.definition).map_err(unreadable)
+}
+
+/// What a look compares a file with.
+#[derive(Debug)]
+struct Look {
+    path: PathBuf,
+    mode: u32,
+    content: Digest,
+    repair: bool,
+}
+
+/// Length and hash: a file may be large, and what it is to hold stays in the store.
+#[derive(Debug, PartialEq, Eq)]
+struct Digest(usize, blake3::Hash);
+
+impl Digest {
+    fn of(content: &[u8]) -> Self {
+        Self(content.len(), blake3::hash(content))
+    }
+}
+
+fn read_look(definition: &[u8]) -> Result<Look, ItemError> {
+    let Spec { file, drift } = read(definition).map_err(unreadable)?;
+    let content = Digest::of(&file.content);
+    Ok(Look { path: file.path, mode: file.mode, content, repair: drift == Drift::Repair })
+}
+
+impl Look {
+    fn at_the_file(&self) -> Seen {
+        let (path, repair) = (self.path.display(), self.repair);
+        let mode = fs::symlink_metadata(&self.path).map(|meta| meta.permissions().mode() & 0o7777);
+        match (mode, fs::read(&self.path)) {
+            (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                super::drifted(format!("{path} is gone"), repair)
+            }
+            (Err(error), _) | (_, Err(error)) => Seen::unknown(format!("{path}: {error}")),
+            (_, Ok(content)) if Digest::of(&content) != self.content => {
+                super::drifted(format!("{path} has other content"), repair)
+            }
+            (Ok(mode), _) if mode != self.mode => super::drifted(format!("{path} has another mode"), repair),
+            _ => super::ready(),
+        }
+    }
 }
 
 fn write(spec: &Spec) -> Result<Value, ItemError> {
@@ -74,7 +117,7 @@ fn take_down(labels: &Labels, work: &Work) -> Result<(), ItemError> {
 
 impl Files {
     pub(super) fn new(labels: Labels) -> Self {
-        Self { labels }
+        Self { labels, looks: Remembered::default() }
     }
 
     fn label(&self, work: &Work) -> Step {
@@ -144,29 +187,13 @@ impl Manager for Files {
         ]
     }
 
-    async fn observe(&self, work: Work) -> Seen {
-        let looked = move || {
-            let Spec { file, drift } = match spec_of(&work) {
-                Ok(spec) => spec,
-                Err(error) => return Ok(Seen::unknown(error.message)),
-            };
-            let (path, repair) = (file.path.display(), drift == Drift::Repair);
-            let mode = fs::symlink_metadata(&file.path).map(|meta| meta.permissions().mode() & 0o7777);
-            Ok(match (mode, fs::read(&file.path)) {
-                (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-                    super::drifted(format!("{path} is gone"), repair)
-                }
-                (Err(error), _) | (_, Err(error)) => Seen::unknown(format!("{path}: {error}")),
-                (_, Ok(content)) if content != file.content => {
-                    super::drifted(format!("{path} has other content"), repair)
-                }
-                (Ok(mode), _) if mode != file.mode => {
-                    super::drifted(format!("{path} has another mode"), repair)
-                }
-                _ => super::ready(),
-            })
-        };
-        blocking(looked).await.unwrap_or_else(|error| Seen::unknown(error.to_string()))
+    async fn observe(&self, works: Vec<Work>) -> Vec<Seen> {
+        let looks = self.looks.clone();
+        look_on_disk(works, move |work| match looks.of(&work.definition, read_look) {
+            Ok(look) => look.at_the_file(),
+            Err(error) => Seen::unknown(error.message),
+        })
+        .await
     }
 
     async fn clean_up(&self, known: Arc<Known>) -> Vec<String> {

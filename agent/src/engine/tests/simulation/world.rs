@@ -101,7 +101,7 @@ impl World {
                 26..50 => tokio::time::sleep(Duration::from_millis(3)).await,
                 50..56 => {
                     // Until someone loses patience with it.
-                    drop(tokio::time::timeout(Duration::from_millis(20), given.cancelled.cancelled()).await);
+                    drop(tokio::time::timeout(Duration::from_millis(20), given.asker.gone()).await);
                 }
                 56..100 => tokio::task::yield_now().await,
                 _ => {}
@@ -195,11 +195,14 @@ impl Manager for Maker {
         (self.kind == "Thing").then(|| self.provision(work))
     }
 
-    async fn observe(&self, work: Work) -> Seen {
-        let (key, made) = up(&work);
-        let drift = (self.world.made().get(&key) != Some(&made)).then(|| "it is otherwise".to_owned());
-        let mend = if drift.is_some() { manager::Mend::Engine } else { manager::Mend::Nobody };
-        Seen { status: ServiceStatus::Ready, reason: None, units: Vec::new(), mend, drift }
+    async fn observe(&self, works: Vec<Work>) -> Vec<Seen> {
+        let look = |work: &Work| {
+            let (key, made) = up(work);
+            let drift = (self.world.made().get(&key) != Some(&made)).then(|| "it is otherwise".to_owned());
+            let mend = if drift.is_some() { manager::Mend::Engine } else { manager::Mend::Nobody };
+            Seen { status: ServiceStatus::Ready, reason: None, units: Vec::new(), mend, drift }
+        };
+        works.iter().map(look).collect()
     }
 
     /// What a deletion by force left is removed by the next agent.
