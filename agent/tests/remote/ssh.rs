@@ -61,8 +61,8 @@ async fn f_s1_ports_are_looked_at_through_the_connection_and_nowhere_else() {
     let way = SshConfig { engine: RemoteEngine::Tcp(address), ..sshd.way(&engine.socket) };
     let runtime = open(dir.path(), vec![way]).await;
     let yaml = format!(
-        "apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: {IMAGE}\n  command: [nc, -lk, -p, \"8080\", \
-         -e, cat]\n  ports: [{{name: http, port: 8080}}]\n  stop: {{gracePeriod: 0s}}\n  health: {{tcp: {{port: http}}, interval: \
+        "apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: {IMAGE}\n  command: [httpd, -f, -p, \"8080\"]\n  ports: \
+         [{{name: http, port: 8080}}]\n  stop: {{gracePeriod: 0s}}\n  health: {{tcp: {{port: http}}, interval: \
          200ms, startPeriod: 1h}}\n"
     );
     let manifest =
@@ -72,7 +72,7 @@ async fn f_s1_ports_are_looked_at_through_the_connection_and_nowhere_else() {
     let port = unit.ports.first().unwrap().host_port;
     until("it to listen", async || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
     let said = async || runtime.list().into_iter().find_map(|unit| unit.state.reason).unwrap_or_default();
-    until("a look", async || !said().await.is_empty()).await;
+    until("a look", async || said().await.contains("tcp :8080 ")).await;
     let said = said().await;
     assert!(said.contains("tcp :8080 ") && said.contains("connection"), "{said}");
     let seen = runtime.list().remove(0).state;
