@@ -146,6 +146,11 @@ impl Direct {
 
     /// Applies definitions, and returns when what they define runs (or, where asked so, when they are accepted).
     ///
+    /// They are begun in the order of the call, up to sixteen at a time, and none waits for another: what was applied directly
+    /// has no order among itself (`dependsOn` is refused outside a bundle), for it may come in any number of calls. What comes of
+    /// them is the same each time, whatever their order: errors and exports are by id. Who wants an order has two: a bundle's
+    /// declared one, and that of the actions of a [`Direct::sync`].
+    ///
     /// Goes on if it is dropped. The same request id is done once: a repetition waits for the same outcome, or is told
     /// it.
     ///

@@ -20,6 +20,7 @@ use std::{fmt, path::Path, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use towline_bus::clock::{self, Moment};
 
 use crate::{
     manifest::{AppSpec, HostChoice, Resources},
@@ -140,7 +141,25 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`RuntimeError::Unknown`] when the runtime did not answer for all of them.
-    async fn observe(&self, app: &str, choice: Option<&HostChoice>) -> Result<Vec<UnitStatus>, RuntimeError>;
+    async fn observe(&self, app: &str, choice: Option<&HostChoice>) -> Result<Vec<UnitStatus>, RuntimeError> {
+        self.observe_since(app, choice, clock::now()).await
+    }
+
+    /// The same, where what was looked at since then is new enough: together with what was changed through this runtime
+    /// meanwhile, which counts in any case.
+    ///
+    /// # Errors
+    /// As [`Runtime::observe`].
+    async fn observe_since(
+        &self,
+        app: &str,
+        choice: Option<&HostChoice>,
+        since: Moment,
+    ) -> Result<Vec<UnitStatus>, RuntimeError>;
+
+    /// Looks at the units of all apps at once, which spares those a look by themselves that are observed since before this
+    /// began; they wait for it. May be dropped. What cannot be seen, observing tells.
+    async fn look_around(&self);
 
     /// Why what is listed of one app may not be so, while the runtime does not answer for it; none while it does.
     fn trouble(&self, app: &str, choice: Option<&HostChoice>) -> Option<String>;

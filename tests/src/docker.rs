@@ -53,6 +53,20 @@ impl DockerEngine {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// What it was asked so far, in the words of its own log: `GET /containers/json?…`. Only with the option `--debug`.
+    ///
+    /// # Panics
+    /// When it was started without.
+    #[must_use]
+    pub fn calls(&self) -> Vec<String> {
+        let log =
+            std::fs::read_to_string(self.socket.with_file_name("log")).expect("the script writes a log");
+        let call = |line: &str| Some(line.split_once("msg=\"Calling ")?.1.trim_end_matches('"').to_owned());
+        let calls: Vec<String> = log.lines().filter_map(call).collect();
+        assert!(!calls.is_empty(), "it tells its calls with --debug alone");
+        calls
+    }
+
     /// Full ids of all containers of an instance, sorted.
     pub fn containers(&self, instance: &str) -> Vec<String> {
         let filter = format!("label=dev.towline.instance={instance}");

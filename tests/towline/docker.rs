@@ -2,11 +2,15 @@
 
 use bytes::Bytes;
 use towline_bus::Platform as _;
+use towline_bus::clock;
 use towline_bus::platform::CallContext;
+use towline_protocol::bundle::PutBundleRequest;
+use towline_protocol::job::{GetJobRequest, JobState};
 use towline_protocol::platform::{Definition, LogsRequest, ServiceStatus, SyncAction, UnitStatus};
 use towline_protocol::{Code, Effect, ResourceId};
 use towline_tests::chain::HubChain;
 use towline_tests::docker::{DockerEngine, IMAGE};
+use towline_tests::wait::until;
 
 fn id(name: &str) -> ResourceId {
     format!("default/App/{name}").parse().unwrap()
@@ -93,4 +97,68 @@ async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker() {
     agent.end().await;
     assert_eq!(engine.containers("default/site"), Vec::<String>::new(), "no unit is left");
     hub.stop().await;
+}
+
+/// The engine is asked what there is, once, and nothing about any container: whether one applies the same again or puts it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_d5_a_pass_that_changes_nothing_asks_an_engine_once() {
+    const APPS: usize = 20;
+    let engine = DockerEngine::start("calls", &["without-network", "--debug"]);
+    let hub = HubChain::start().await;
+    let agent = hub.docker("site", &engine).await;
+    let (platform, cx) = (hub.platform("site"), CallContext::new);
+    let isolated = |name: &str| {
+        let spec =
+            format!("  image: {IMAGE}\n  command: [sleep, \"1000\"]\n  docker: {{networkMode: none}}\n");
+        define(name, app(name, &spec))
+    };
+    let definitions: Vec<Definition> = (0..APPS).map(|number| isolated(&format!("web-{number}"))).collect();
+    platform.apply(&cx(), &definitions).await.unwrap();
+    let bundle = PutBundleRequest::new("shop".parse().unwrap(), isolated("till").definition);
+    let job = platform.put_bundle(&cx(), &bundle).await.unwrap().job.unwrap();
+    until("the bundle to have come up", || async {
+        let job = platform.get_job(&cx(), &GetJobRequest { job, after: 0, limit: None }).await.unwrap().job;
+        assert_ne!(job.state, JobState::Failed, "{job:?}");
+        (job.state == JobState::Done).then_some(())
+    })
+    .await;
+    assert_eq!(engine.containers("default/site").len(), APPS + 1);
+    // What is heard of the containers' beginning may still be followed.
+    let asked_about_one = || engine.calls().iter().filter(|call| call.ends_with("/json")).count();
+    let looks = || engine.calls().iter().filter(|call| is_look(call)).count();
+    until("two regular looks without anything new", || async {
+        let (before, closer) = (looks(), asked_about_one());
+        until("two regular looks", || async { (looks() >= before + 2).then_some(()) }).await;
+        (asked_about_one() == closer).then_some(())
+    })
+    .await;
+
+    let (before, begun) = (engine.calls().len(), clock::now());
+    platform.apply(&cx(), &definitions).await.unwrap();
+    platform.put_bundle(&cx(), &bundle).await.unwrap();
+    let calls = engine.calls().split_off(before);
+    let passes = clock::now().since(begun).as_secs() / 10 + 2;
+    let (of_all, others): (Vec<&String>, Vec<&String>) = calls.iter().partition(|call| is_look(call));
+    assert!(others.iter().all(|call| call.contains("/volumes?")), "nothing about any container: {calls:?}");
+    assert!(
+        (1..=passes).contains(&(of_all.len() as u64)),
+        "one, and what falls in of the regular ones: {calls:?}"
+    );
+
+    // It looks, all the same: what somebody else has removed is there again.
+    let gone = engine.containers("default/site").pop().unwrap();
+    engine.docker(&["rm", "--force", &gone]);
+    platform.apply(&cx(), &definitions).await.unwrap();
+    until("all of them to be there", || async {
+        let there = engine.containers("default/site");
+        (there.len() == APPS + 1 && !there.contains(&gone)).then_some(())
+    })
+    .await;
+    agent.end().await;
+    hub.stop().await;
+}
+
+/// Whether a call asks for all containers of an instance.
+fn is_look(call: &str) -> bool {
+    call.starts_with("GET /containers/json") && !call.contains("dev.towline.app")
 }

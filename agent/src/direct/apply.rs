@@ -6,10 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::{
+    StreamExt as _,
+    future::{self, Either},
+    stream,
+};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use towline_bus::clock;
+use towline_bus::clock::{self, Moment};
 use towline_protocol::{
     CallError, Code, ItemError,
     platform::{Definition, SyncAction},
@@ -47,7 +51,7 @@ impl Direct {
         journal: Arc<Mutex<Journal>>,
         cancelled: CancellationToken,
     ) -> Result<(), CallError> {
-        let asked = definitions.len();
+        let (asked, since) = (definitions.len(), clock::now());
         let twice = twice(definitions.iter().map(|definition| definition.id.as_str()));
         let work = definitions.into_iter().map(|definition| {
             let (journal, cancelled) = (&journal, &cancelled);
@@ -57,13 +61,22 @@ impl Direct {
                 let done = if refused {
                     Err(invalid("found twice in one call, allowed is once").into())
                 } else {
-                    self.apply_one(id, &definition.definition, definition.is_async, journal, cancelled).await
+                    let Definition { definition, is_async, .. } = &definition;
+                    self.apply_one(id, definition, *is_async, since, journal, cancelled).await
                 };
                 (id.to_owned(), done)
             }
         });
-        let results: Vec<(String, Result<(), Failure>)> =
-            stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
+        let results = stream::iter(work).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
+        let results: Vec<(String, Result<(), Failure>)> = if asked > 1 {
+            // First, so that each finds this look under way on the hosts that concern it, and waits for no other host.
+            match future::select(self.inner.runtime.look_around(), std::pin::pin!(results)).await {
+                Either::Left(((), results)) => results.await,
+                Either::Right((results, _)) => results,
+            }
+        } else {
+            results.await
+        };
         let undone = results.iter().all(|(_, done)| done.as_ref().is_err_and(|failure| failure.undone));
         let failed = results.into_iter().filter_map(|(id, done)| Some((id, done.err()?.error)));
         let errors: BTreeMap<String, ItemError> = failed.collect();
@@ -105,7 +118,7 @@ impl Direct {
             *changed = self.delete_one(id, delete, journal, cancelled).await?;
         }
         if let Some(apply) = &action.apply {
-            self.apply_one(id, apply, false, journal, cancelled).await?;
+            self.apply_one(id, apply, false, clock::now(), journal, cancelled).await?;
         }
         Ok(())
     }
@@ -115,6 +128,7 @@ impl Direct {
         id: &str,
         definition: &Bytes,
         is_async: bool,
+        since: Moment,
         journal: &Mutex<Journal>,
         cancelled: &CancellationToken,
     ) -> Result<(), Failure> {
@@ -134,7 +148,8 @@ impl Direct {
             self.finish_later(id.to_owned(), entry, lock);
             return Ok(());
         }
-        if let Err(why) = self.converge(id, &entry, Revive::Failed, &cancelled.clone().into()).await {
+        let asker = cancelled.clone().into();
+        if let Err(why) = self.converge_since(id, &entry, Revive::Failed, &asker, since).await {
             return Err(self.undo(id, before.as_deref(), why).await);
         }
         let same = before.is_some_and(|before| {

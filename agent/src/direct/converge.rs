@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use towline_bus::clock;
+use towline_bus::clock::{self, Moment};
 use towline_protocol::{Code, ItemError};
 
 use super::{
@@ -53,6 +53,21 @@ impl Direct {
         revive: Revive,
         asker: &Asker,
     ) -> Result<(), ItemError> {
+        self.converge_since(id, entry, revive, asker, clock::now()).await
+    }
+
+    /// The same, where it is new enough to begin from what was looked at since then.
+    ///
+    /// # Errors
+    /// As [`Direct::converge`].
+    pub(super) async fn converge_since(
+        &self,
+        id: &str,
+        entry: &Entry,
+        revive: Revive,
+        asker: &Asker,
+        mut since: Moment,
+    ) -> Result<(), ItemError> {
         let spec = entry.unit_spec().ok_or_else(|| failed("its stored definition is not readable"))?;
         let wanted = match revive {
             // What worked before need not show that it does.
@@ -64,8 +79,9 @@ impl Direct {
         // Of the whole way, not of one round: where the old ones go first, the round that starts the new sees none.
         let mut update = false;
         for _ in 0..ROUNDS {
-            let looked = self.inner.runtime.observe(id, choice).await;
+            let looked = self.inner.runtime.observe_since(id, choice, since).await;
             let units = looked.map_err(|error| refused(&error))?;
+            since = clock::now();
             proving.see(&units, &wanted.generation);
             let observed = observed(units, revive);
             update |= observed.iter().any(|unit| unit.generation != wanted.generation);

@@ -49,7 +49,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use tokio::sync::{mpsc, watch};
-use towline_bus::task::Tasks;
+use towline_bus::{
+    clock::{self, Moment},
+    task::Tasks,
+};
 
 pub use self::endpoint::{Endpoint, HostConfig, ParseRemoteEngineError, RemoteEngine, SshConfig, TlsFiles};
 pub(crate) use self::leftovers::{Labelled, labelled, remove_labelled};
@@ -251,9 +254,21 @@ impl Runtime for DockerRuntime {
         self.list().into_iter().filter(|unit| unit.app == app).collect()
     }
 
-    async fn observe(&self, app: &str, choice: Option<&HostChoice>) -> Result<Vec<UnitStatus>, RuntimeError> {
-        try_join_all(self.concerned(app, choice).into_iter().map(|host| host.look(Some(app)))).await?;
+    async fn observe_since(
+        &self,
+        app: &str,
+        choice: Option<&HostChoice>,
+        since: Moment,
+    ) -> Result<Vec<UnitStatus>, RuntimeError> {
+        let concerned = self.concerned(app, choice).into_iter();
+        try_join_all(concerned.map(|host| host.look(Some(app), since))).await?;
         Ok(self.units_of(app))
+    }
+
+    async fn look_around(&self) {
+        let now = clock::now();
+        // Whoever asks about an app there hears what was in the way.
+        join_all(self.inner.hosts.iter().map(|host| host.look(None, now))).await;
     }
 
     fn trouble(&self, app: &str, choice: Option<&HostChoice>) -> Option<String> {

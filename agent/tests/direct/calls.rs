@@ -51,6 +51,49 @@ async fn apply_starts_and_shows_a_service() {
     bench.end().await;
 }
 
+/// Two that wait for each other come up, in whichever order they are sent, and what comes of it is the same. Of a bundle, and of
+/// the actions of a sync, the order counts.
+#[tokio::test]
+async fn f_d15_what_is_applied_directly_waits_for_nothing_of_its_own_call() {
+    let mut exports = Vec::new();
+    for reversed in [false, true] {
+        let bench = Bench::new().await;
+        let meets = |own: &str, other: &str| {
+            let path = |name: &str| bench.dir.path().join(name).display().to_string();
+            let spec = format!(
+                "  command: [sh, -c, \"touch $OWN; exec sleep 1000\"]\n  env: {{OWN: {}}}\n  \
+                 health: {{exec: {{command: [test, -e, {}]}}, interval: 100ms, retries: 100}}\n",
+                path(own),
+                path(other)
+            );
+            definition(own, &spec)
+        };
+        let mut definitions = vec![
+            meets("one", "two"),
+            meets("two", "one"),
+            definition("odd", &broken()),
+            definition("bad", &broken()),
+        ];
+        if reversed {
+            definitions.reverse();
+        }
+        let error = bench.platform.apply(&CallContext::new(), &definitions).await.unwrap_err();
+        let failed: Vec<&str> = error.errors.keys().map(String::as_str).collect();
+        assert_eq!(failed, ["default/App/bad", "default/App/odd"], "{error:?}");
+        for name in ["one", "two"] {
+            assert_eq!(bench.service(name).await.status, ServiceStatus::Ready);
+        }
+        let exported = bench.platform.export(&CallContext::new()).await.unwrap();
+        let text = String::from_utf8(exported.to_vec()).unwrap();
+        exports.push(text.replace(&bench.dir.path().display().to_string(), ""));
+        let refused = bench.apply("late", &sleeper("  dependsOn: [App/one]\n")).await.unwrap_err();
+        let why = &refused.errors["default/App/late"].message;
+        assert!(why.contains("spec.dependsOn") && why.contains("unsupported outside a bundle"), "{why}");
+        bench.end().await;
+    }
+    assert_eq!(exports[0], exports[1]);
+}
+
 #[tokio::test]
 async fn x_b8_errors_come_by_id_and_the_rest_is_done() {
     let bench = Bench::new().await;

@@ -12,6 +12,11 @@ pub(super) fn sleeper(name: &str, edition: usize) -> String {
     app(name, &format!("  command: [sleep, \"1000\"]\n  env: {{EDITION: \"{edition}\"}}\n"))
 }
 
+/// An app of several units that run on.
+pub(super) fn sleepers(name: &str, units: usize) -> String {
+    app(name, &format!("  units: {units}\n  command: [sleep, \"1000\"]\n"))
+}
+
 /// A file of a few bytes.
 pub(super) fn file(name: &str, folder: &Path) -> String {
     let path = folder.join(name);

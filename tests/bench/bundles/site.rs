@@ -17,7 +17,7 @@ use crate::calls::{AWAITED, bus};
 use crate::children::Owned;
 
 /// How long a job may take: the largest has some thousand workloads.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A real agent, and this process as its hub.
 pub(super) struct Site {

@@ -11,7 +11,7 @@ use std::{
 use bollard::{Docker, errors::Error};
 use futures::{StreamExt as _, stream};
 use tokio::sync::watch;
-use towline_bus::task::Tasks;
+use towline_bus::{clock::Moment, task::Tasks};
 
 use super::{
     checks::{self, Check},
@@ -56,8 +56,9 @@ pub(super) struct Inner {
     pub(super) changes: Changes,
     /// Told at each change of what is known, of any host.
     pub(super) changed: watch::Sender<()>,
-    /// Looks do not overlap: an older answer must not follow a newer one.
-    pub(super) looking: tokio::sync::Mutex<()>,
+    /// Looks do not overlap: an older answer must not follow a newer one. Holds when the last look at all units began, if the
+    /// engine has answered ever since.
+    pub(super) looking: tokio::sync::Mutex<Option<Moment>>,
     /// Held while a helper is there.
     pub(super) helping: tokio::sync::Mutex<()>,
     /// Containers that this agent is just about to start, with the hooks around that.

@@ -6,12 +6,14 @@ use std::{
 };
 
 use bollard::{
-    models::ContainerSummary,
+    models::{ContainerSummary, EventMessage},
     query_parameters::{EventsOptions, InspectContainerOptions},
 };
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use jiff::Timestamp;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use towline_bus::clock::{self, Moment};
 
 use super::{
     endpoint::Endpoint,
@@ -30,6 +32,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Closer looks at the same time.
 const AT_ONCE: usize = 8;
 
+/// Events after which a container may stand otherwise. There are many more: what looks into one, or runs a command there, as the
+/// engine's own checks do, makes three of them each time. A new name is how far a container with hooks has come.
+const STIRS: [&str; 8] = ["start", "die", "destroy", "pause", "unpause", "rename", "health_status", "update"];
+
 /// Looks at each event, and every now and then, until the agent ends.
 pub(super) async fn watch(host: DockerHost, stopping: CancellationToken) {
     while !stopping.is_cancelled() {
@@ -46,29 +52,38 @@ async fn listen(host: &DockerHost) -> Result<(), Refusal> {
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
         ("label".to_owned(), vec![host.label_filter()]),
+        ("event".to_owned(), STIRS.map(str::to_owned).to_vec()),
     ]);
     let mut events =
         client.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() }));
     loop {
         // What happened before we listened, and what goes without an event.
-        if host.look(None).await.is_err() {
+        if host.look(None, clock::now()).await.is_err() {
             return Ok(());
         }
         host.show_mark().await;
-        loop {
-            match tokio::time::timeout(EVERY, events.next()).await {
-                Err(_) => break,
-                Ok(None) => return Err(Refusal::Silent("it ended its events".to_owned())),
-                Ok(Some(event)) => {
-                    let actor = event.map_err(Refusal::from)?.actor.unwrap_or_default();
-                    let id = actor.id.unwrap_or_default();
-                    if host.inspect(&id).await.is_err() {
-                        break;
-                    }
-                }
+        // However many events there are meanwhile.
+        let due = Instant::now() + EVERY;
+        while let Ok(event) = timeout_at(due, events.next()).await {
+            let mut stirred = BTreeSet::from([concerned(event)?]);
+            // Of those that have come by now, several may be about one container, and one look tells of all.
+            while let Some(event) = events.next().now_or_never() {
+                stirred.insert(concerned(event)?);
+            }
+            let looks = stirred.into_iter().map(|id| async move { host.inspect(&id).await });
+            let seen: Vec<Result<_, RuntimeError>> =
+                stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+            if seen.iter().any(Result::is_err) {
+                break;
             }
         }
     }
+}
+
+/// The container that an event is about.
+fn concerned(event: Option<Result<EventMessage, bollard::errors::Error>>) -> Result<String, Refusal> {
+    let event = event.ok_or_else(|| Refusal::Silent("it ended its events".to_owned()))?;
+    Ok(event.map_err(Refusal::from)?.actor.unwrap_or_default().id.unwrap_or_default())
 }
 
 impl DockerHost {
@@ -77,12 +92,17 @@ impl DockerHost {
         format!("{}={}", labels::INSTANCE, self.inner.instance)
     }
 
-    /// Looks at all units, or at those of one app: one call, and one for each that changed.
+    /// Looks at all units, or at those of one app: one call, and one for each that changed. None where all were looked at since
+    /// `since`: what we change ourselves is known without.
     ///
     /// # Errors
     /// [`RuntimeError::Unknown`] when the engine does not answer for all.
-    pub(super) async fn look(&self, app: Option<&str>) -> Result<(), RuntimeError> {
-        let _looking = self.inner.looking.lock().await;
+    pub(super) async fn look(&self, app: Option<&str>, since: Moment) -> Result<(), RuntimeError> {
+        let mut all_seen = self.inner.looking.lock().await;
+        if all_seen.is_some_and(|begun| begun >= since) && self.known().trouble.is_none() {
+            return Ok(());
+        }
+        let begun = clock::now();
         let looked = self.look_now(app).await.map_err(|error| self.blame(error));
         match &looked {
             Ok(()) => self.learn(|known| {
@@ -91,11 +111,15 @@ impl DockerHost {
                     None => {
                         known.looked = true;
                         known.doubts.clear();
+                        *all_seen = Some(begun);
                     }
                     Some(app) => drop(known.doubts.remove(app)),
                 }
             }),
-            Err(error) => self.note_trouble(error),
+            Err(error) => {
+                *all_seen = None;
+                self.note_trouble(error);
+            }
         }
         looked
     }
@@ -115,7 +139,8 @@ impl DockerHost {
             let is_new = |(id, mark): &(&String, &String)| same.get(id.as_str()) != Some(&mark.as_str());
             marks.iter().filter(is_new).map(|(id, mark)| (id.clone(), mark.clone())).collect()
         };
-        let looks = changed.into_iter().map(|(id, mark)| async move { self.look_closer(&id, mark).await });
+        let looks =
+            changed.into_iter().map(|(id, mark)| async move { self.look_closer(&id, Some(mark)).await });
         let results: Vec<Result<Option<UnitStatus>, RuntimeError>> =
             stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
         self.learn(|known| {
@@ -137,16 +162,21 @@ impl DockerHost {
     /// # Errors
     /// [`RuntimeError::Unknown`] when the engine does not answer.
     pub(super) async fn inspect(&self, container: &str) -> Result<Option<UnitStatus>, RuntimeError> {
-        // Without a mark, the next list has it looked at once more: it may have changed in between.
-        self.look_closer(container, String::new()).await
+        self.look_closer(container, None).await
     }
 
-    async fn look_closer(&self, container: &str, mark: String) -> Result<Option<UnitStatus>, RuntimeError> {
+    /// With the mark that a list has told, if one has: then it is not looked at for that once more.
+    async fn look_closer(
+        &self,
+        container: &str,
+        mark: Option<String>,
+    ) -> Result<Option<UnitStatus>, RuntimeError> {
         let question = async |client: bollard::Docker| {
             client.inspect_container(container, None::<InspectContainerOptions>).await
         };
         let mut seen = match self.inner.engine.ask(QUICK, question).await {
             Ok(found) => {
+                let mark = mark.unwrap_or_else(|| view::mark_to_be(&found));
                 view::unit(&found, mark, &self.inner.instance, Timestamp::now()).map(|seen| self.placed(seen))
             }
             Err(Refusal::NotFound(_)) => None,

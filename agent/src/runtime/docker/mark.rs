@@ -29,6 +29,9 @@ use crate::mark::Mark;
 /// How long a look may be relied on.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// Between two looks whether the mark still shows, while there is nothing to do: somebody may have tidied up.
+const SHOWN: Duration = Duration::from_secs(30);
+
 /// What an older agent began within [`FRESH`] of its last look is over by then: nothing that changes an engine may take longer
 /// than [`QUICK`] to be begun.
 const OVER: Duration = Duration::from_secs(5 + QUICK.as_secs() + 1);
@@ -48,6 +51,8 @@ pub(super) struct EngineMark {
 struct Seen {
     /// Under which epoch it acts, and when that was asked.
     acts: Option<(Option<Epoch>, Moment)>,
+    /// Which epoch was seen to be shown last, and when.
+    shown: Option<(Option<Epoch>, Moment)>,
     /// The highest epoch that was ever seen there.
     highest: Option<Epoch>,
     /// From when on nothing can be under way of what was before this epoch.
@@ -86,6 +91,10 @@ impl EngineMark {
 
     /// Shows the epoch of this agent as soon as it has the right, so that an older one stops even while there is nothing to do.
     pub(super) async fn keep(&self, engine: &Engine) -> Result<(), Refusal> {
+        let shown = self.seen.lock().await.shown;
+        if shown.is_some_and(|(epoch, at)| epoch == self.agents.epoch() && clock::now().since(at) < SHOWN) {
+            return Ok(());
+        }
         for _ in 0..LOOKS {
             if !matches!(self.step(engine).await?, Next::LookAgain) {
                 break;
@@ -103,12 +112,12 @@ impl EngineMark {
         if seen.acts.is_some_and(|(epoch, asked)| epoch == own && now.since(asked) < FRESH) {
             return Ok(Next::Acts);
         }
-        seen.acts = None;
+        (seen.acts, seen.shown) = (None, None);
         let found = self.found(engine).await?;
         seen.highest = found.iter().map(|entry| entry.epoch).max().max(seen.highest);
         match judge(&found, own, store, seen.highest) {
             Verdict::Acts => {
-                seen.acts = Some((own, now));
+                (seen.acts, seen.shown) = (Some((own, now)), Some((own, now)));
                 Ok(Next::Acts)
             }
             Verdict::Fenced(epoch) => {

@@ -32,16 +32,55 @@ pub(super) fn mark(summary: &ContainerSummary) -> String {
     let text = summary.status.as_deref().unwrap_or_default();
     let in_brackets = text.split('(').skip(1).filter_map(|rest| rest.split(')').next());
     // Started again meanwhile, it is up for a shorter time, and may have other ports.
-    let ports: Vec<String> = summary
-        .ports
-        .iter()
-        .flatten()
-        .map(|port| format!("{}:{}", port.private_port, port.public_port.unwrap_or_default()))
-        .collect();
+    let ports = summary.ports.iter().flatten();
+    let ports = ports.map(|port| (i64::from(port.private_port), port.public_port.map_or(0, i64::from)));
     let state = summary.state.as_ref().map(ToString::to_string).unwrap_or_default();
     // A container with hooks is called otherwise as it comes on (`hooks/course.rs`).
     let names = summary.names.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" ");
-    format!("{names} {state} {:?} {}", in_brackets.collect::<Vec<_>>(), ports.join(" "))
+    mark_of(&names, &state, &in_brackets.collect::<Vec<_>>(), ports.collect())
+}
+
+/// What the list will say of a container that is looked at closely, as [`mark`] has it. Where an engine puts it otherwise, the next
+/// list has the container looked at once more.
+pub(super) fn mark_to_be(found: &ContainerInspectResponse) -> String {
+    let state = found.state.as_ref();
+    let word = state.and_then(|state| state.status);
+    let health = state.and_then(|state| state.health.as_ref()?.status);
+    let code = || state.and_then(|state| state.exit_code).unwrap_or_default().to_string();
+    let in_brackets = match (word, health) {
+        (Some(Word::PAUSED), _) => Some("Paused".to_owned()),
+        (Some(Word::EXITED | Word::RESTARTING), _) => Some(code()),
+        (Some(Word::RUNNING), Some(HealthStatusEnum::STARTING)) => Some("health: starting".to_owned()),
+        (Some(Word::RUNNING), Some(health @ (HealthStatusEnum::HEALTHY | HealthStatusEnum::UNHEALTHY))) => {
+            Some(health.to_string())
+        }
+        _ => None,
+    };
+    let bound = found.network_settings.as_ref().and_then(|network| network.ports.as_ref());
+    let mut ports = Vec::new();
+    for (key, bindings) in bound.into_iter().flatten() {
+        let Some(private) = key.split('/').next().and_then(|port| port.parse().ok()) else { continue };
+        let public = bindings.iter().flatten().map(|binding| {
+            let port = binding.host_port.as_ref().and_then(|port| port.parse().ok());
+            (private, port.unwrap_or(0))
+        });
+        let before = ports.len();
+        ports.extend(public);
+        if ports.len() == before {
+            ports.push((private, 0));
+        }
+    }
+    let word = word.map(|word| word.to_string()).unwrap_or_default();
+    let name = found.name.as_deref().unwrap_or_default();
+    mark_of(name, &word, &in_brackets.iter().map(String::as_str).collect::<Vec<_>>(), ports)
+}
+
+/// Ports are pairs of the container's and the host's, 0 for none.
+fn mark_of(names: &str, state: &str, in_brackets: &[&str], mut ports: Vec<(i64, i64)>) -> String {
+    // The engine has them in any order.
+    ports.sort_unstable();
+    let ports: Vec<String> = ports.iter().map(|(inside, outside)| format!("{inside}:{outside}")).collect();
+    format!("{names} {state} {in_brackets:?} {}", ports.join(" "))
 }
 
 /// A container that is ours, as a unit; none of what is not.
@@ -201,5 +240,41 @@ fn exited(ended: &Ended, policy: RestartPolicyNameEnum) -> (Status, Option<Strin
         RestartPolicyNameEnum::ON_FAILURE if !sound => (Status::Error, Some(format!("gave up: {ended}"))),
         _ if sound => (Status::Stopped, Some(ended.to_string())),
         _ => (Status::Error, Some(ended.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_closer_look_foresees_what_the_list_says() {
+        let port = |private: u16, public: Value| json!({"PrivatePort": private, "PublicPort": public, "Type": "tcp"});
+        let bound = json!({"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}], "53/udp": null});
+        let ports = json!([port(80, json!(8080)), port(53, Value::Null), port(80, json!(8080))]);
+        for (listed, state) in [
+            (("running", "Up 3 minutes"), json!({"Status": "running"})),
+            (
+                ("running", "Up 3 minutes (healthy)"),
+                json!({"Status": "running", "Health": {"Status": "healthy"}}),
+            ),
+            (
+                ("running", "Up 2 seconds (health: starting)"),
+                json!({"Status": "running", "Health": {"Status": "starting"}}),
+            ),
+            (("running", "Up 2 seconds"), json!({"Status": "running", "Health": {"Status": "none"}})),
+            (("paused", "Up 2 seconds (Paused)"), json!({"Status": "paused"})),
+            (("exited", "Exited (137) 5 weeks ago"), json!({"Status": "exited", "ExitCode": 137})),
+            (("restarting", "Restarting (1) 5 seconds ago"), json!({"Status": "restarting", "ExitCode": 1})),
+            (("created", "Created"), json!({"Status": "created", "ExitCode": 0})),
+        ] {
+            let summary = json!({"Names": ["/web-1"], "Ports": ports, "State": listed.0, "Status": listed.1});
+            let summary: ContainerSummary = serde_json::from_value(summary).unwrap();
+            let found = json!({"Name": "/web-1", "State": state, "NetworkSettings": {"Ports": bound}});
+            let found: ContainerInspectResponse = serde_json::from_value(found).unwrap();
+            assert_eq!(mark_to_be(&found), mark(&summary), "{listed:?}");
+        }
     }
 }

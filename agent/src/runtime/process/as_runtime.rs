@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use towline_bus::clock::Moment;
 
 use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher};
 use crate::{
@@ -65,14 +66,17 @@ impl Runtime for ProcessRuntime {
         Self::units_of(self, app)
     }
 
-    async fn observe(
+    async fn observe_since(
         &self,
         app: &str,
         _choice: Option<&HostChoice>,
+        _since: Moment,
     ) -> Result<Vec<UnitStatus>, RuntimeError> {
         // Shims tell each change at once, so what is known is what is.
         Ok(Self::units_of(self, app))
     }
+
+    async fn look_around(&self) {}
 
     fn trouble(&self, _app: &str, _choice: Option<&HostChoice>) -> Option<String> {
         None

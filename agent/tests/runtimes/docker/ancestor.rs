@@ -71,7 +71,7 @@ async fn f_d3_f_d4_what_fails_leaves_nothing_and_the_next_pass_succeeds() {
 }
 
 /// Each time as written, and not as a map happens to have them. (Apps that are applied directly are independent of each other,
-/// and begin together.)
+/// and wait for none: `f_d15_what_is_applied_directly_waits_for_nothing_of_its_own_call`.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_d15_a_bundle_is_made_in_its_declared_order_every_time() {
     let declared = ["delta", "alpha", "echo", "bravo", "charlie"];
