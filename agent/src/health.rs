@@ -3,6 +3,7 @@
 
 mod judge;
 mod net;
+mod socks;
 
 use std::time::Duration;
 

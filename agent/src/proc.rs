@@ -65,17 +65,21 @@ pub(crate) fn all() -> Vec<Process> {
 pub(crate) fn marked(instance: &str, unit: &str) -> Vec<Process> {
     let instance = format!("{INSTANCE_MARK}={instance}");
     let unit = format!("{UNIT_MARK}={unit}");
-    all().into_iter().filter(|process| !process.zombie && carries(process.pid, &[&instance, &unit])).collect()
+    bearing(|entries| entries.contains(&instance.as_bytes()) && entries.contains(&unit.as_bytes()))
 }
 
 /// Living processes that carry `mark` (`NAME=value`) in the environment they were started with.
 pub(crate) fn carriers(mark: &str) -> Vec<Process> {
-    all().into_iter().filter(|process| !process.zombie && carries(process.pid, &[mark])).collect()
+    bearing(|entries| entries.contains(&mark.as_bytes()))
 }
 
-fn carries(pid: Pid, marks: &[&str]) -> bool {
-    let Ok(environment) = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) else { return false };
-    marks.iter().all(|mark| environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))
+/// Living processes of whose environment, `NAME=value` each, as they were started with it, `is_meant` says so.
+pub(crate) fn bearing(is_meant: impl Fn(&[&[u8]]) -> bool) -> Vec<Process> {
+    let is_ours = |process: &Process| {
+        let environment = fs::read(format!("/proc/{}/environ", process.pid.as_raw_nonzero()));
+        environment.is_ok_and(|text| is_meant(&text.split(|byte| *byte == 0).collect::<Vec<_>>()))
+    };
+    all().into_iter().filter(|process| !process.zombie && is_ours(process)).collect()
 }
 
 /// Living children of this process.

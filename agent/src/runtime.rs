@@ -185,7 +185,8 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine>;
 
     /// Runs a command in a unit that runs: as its user, in its working directory, with its environment. The command ends with
-    /// the unit, with the runtime, and when [`Exec`] is dropped; on processes it takes along what it started.
+    /// the unit, with the runtime, and when [`Exec`] is dropped; see there for an agent that is killed. What a command that has
+    /// ended by itself leaves in the background ends with it on processes, and with its container on docker.
     ///
     /// # Errors
     /// [`RuntimeError::NotFound`], [`RuntimeError::NotRunning`], or that the runtime did not answer. A program that cannot be

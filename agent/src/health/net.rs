@@ -1,12 +1,14 @@
 //! Looks from outside: does a port take connections, and what does it answer.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
+
+use super::socks;
 
 /// How much of an answer is read for its status line.
 const STATUS_LINE_MAX: usize = 256;
@@ -14,30 +16,43 @@ const STATUS_LINE_MAX: usize = 256;
 /// How soon a proxy closes a connection that leads nowhere.
 const LEADS_NOWHERE: Duration = Duration::from_millis(250);
 
+/// How soon that is heard from another host.
+const LEADS_NOWHERE_FAR: Duration = Duration::from_secs(1);
+
 /// Who takes the connections of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Peer {
     /// The unit itself.
     Unit,
     /// Somebody who takes every connection, and closes those that lead nowhere at once.
     Proxy,
+    /// The same on another host, whose ports a SOCKS proxy leads to that listens at this socket.
+    Far(PathBuf),
+}
+
+impl Peer {
+    /// How long a connection must last to have come to the unit; none where each has.
+    fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::Unit => None,
+            Self::Proxy => Some(LEADS_NOWHERE),
+            Self::Far(_) => Some(LEADS_NOWHERE_FAR),
+        }
+    }
 }
 
 /// Whether `address` takes a connection within `limit`.
 ///
 /// # Errors
 /// Why not, as what is said of a port.
-pub(crate) async fn knock(address: SocketAddr, peer: Peer, limit: Duration) -> Result<(), String> {
+pub(crate) async fn knock(address: SocketAddr, peer: &Peer, limit: Duration) -> Result<(), String> {
     let knocked = async {
-        let mut stream = connect(address).await?;
-        let mut byte = [0];
+        let mut stream = connect(address, peer).await?;
+        let Some(patience) = peer.patience() else { return Ok(()) };
         // Whatever it says, and also nothing for a while, comes from the unit.
-        match peer {
-            Peer::Proxy => match timeout(LEADS_NOWHERE.min(limit / 2), stream.read(&mut byte)).await {
-                Ok(Ok(0) | Err(_)) => Err("closed the connection at once".to_owned()),
-                _ => Ok(()),
-            },
-            Peer::Unit => Ok(()),
+        match timeout(patience.min(limit / 2), stream.read(&mut [0])).await {
+            Ok(Ok(0) | Err(_)) => Err("closed the connection at once".to_owned()),
+            _ => Ok(()),
         }
     };
     within(limit, knocked).await
@@ -54,9 +69,14 @@ pub(crate) struct Get<'a> {
 ///
 /// # Errors
 /// What it does instead, as what is said of it.
-pub(crate) async fn get(address: SocketAddr, get: Get<'_>, limit: Duration) -> Result<(), String> {
+pub(crate) async fn get(
+    address: SocketAddr,
+    peer: &Peer,
+    get: Get<'_>,
+    limit: Duration,
+) -> Result<(), String> {
     let asked = async {
-        let mut stream = connect(address).await?;
+        let mut stream = connect(address, peer).await?;
         let request = format!(
             "GET {} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: towline\r\nAccept: */*\r\nConnection: close\r\n\r\n",
             get.path
@@ -79,8 +99,17 @@ pub(crate) async fn get(address: SocketAddr, get: Get<'_>, limit: Duration) -> R
     within(limit, asked).await
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
-    TcpStream::connect(address).await.map_err(|error| match error.kind() {
+/// A connection, whatever is between.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(address: SocketAddr, peer: &Peer) -> Result<Box<dyn Stream>, String> {
+    let stream: io::Result<Box<dyn Stream>> = match peer {
+        Peer::Unit | Peer::Proxy => TcpStream::connect(address).await.map(|stream| Box::new(stream) as _),
+        Peer::Far(socket) => socks::connect(socket, address).await.map(|stream| Box::new(stream) as _),
+    };
+    stream.map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused the connection".to_owned(),
         _ => format!("cannot be reached: {error}"),
     })
@@ -131,7 +160,7 @@ mod tests {
         let long = "HTTP/1.1 200 OK\r\nX: y\r\n\r\nbody";
         let (address, _server) =
             server([long, "HTTP/1.0 500 no\r\n\r\n", "SSH-2.0-x\r\n", "", "HTTP/1.1 204"]).await;
-        let ask = |status| get(address, Get { path: "/a?b=c", status }, LIMIT);
+        let ask = |status| get(address, &Peer::Unit, Get { path: "/a?b=c", status }, LIMIT);
         assert_eq!(ask(200).await, Ok(()));
         assert_eq!(ask(200).await, Err("answered 500, expected 200".to_owned()));
         assert_eq!(ask(200).await, Err("answered no HTTP".to_owned()));
@@ -144,18 +173,21 @@ mod tests {
     async fn who_does_not_listen_or_does_not_answer_is_told_apart() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(knock(address, Peer::Unit, LIMIT).await, Ok(()));
-        assert_eq!(knock(address, Peer::Proxy, LIMIT).await, Ok(()), "who waits for us does listen");
+        assert_eq!(knock(address, &Peer::Unit, LIMIT).await, Ok(()));
+        assert_eq!(knock(address, &Peer::Proxy, LIMIT).await, Ok(()), "who waits for us does listen");
         let limit = Duration::from_millis(50);
-        let late = get(address, Get { path: "/", status: 200 }, limit).await;
+        let late = get(address, &Peer::Unit, Get { path: "/", status: 200 }, limit).await;
         assert_eq!(late, Err("did not answer within 50ms".to_owned()));
         drop(listener);
         let refused = Err("refused the connection".to_owned());
-        assert_eq!(knock(address, Peer::Unit, LIMIT).await, refused);
-        assert_eq!(get(address, Get { path: "/", status: 200 }, LIMIT).await, refused);
+        assert_eq!(knock(address, &Peer::Unit, LIMIT).await, refused);
+        assert_eq!(get(address, &Peer::Unit, Get { path: "/", status: 200 }, LIMIT).await, refused);
         let (nowhere, _server) = server(["", ""]).await;
-        assert_eq!(knock(nowhere, Peer::Proxy, LIMIT).await, Err("closed the connection at once".to_owned()));
-        assert_eq!(knock(nowhere, Peer::Unit, LIMIT).await, Ok(()));
+        assert_eq!(
+            knock(nowhere, &Peer::Proxy, LIMIT).await,
+            Err("closed the connection at once".to_owned())
+        );
+        assert_eq!(knock(nowhere, &Peer::Unit, LIMIT).await, Ok(()));
     }
 
     #[test]

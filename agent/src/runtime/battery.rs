@@ -111,7 +111,7 @@ macro_rules! cases {
     ($($name:ident),+ $(,)?) => { &[$(Case { name: stringify!($name), run: |stand| Box::pin($name(stand)) }),+] };
 }
 
-/// Cases in which the agent looks at the ports that units publish on its own machine: a runtime elsewhere cannot pass them.
+/// Cases in which the agent looks at the ports of units: a runtime elsewhere passes them where a way leads there.
 pub const REACHING: &[Case] = cases! {
     a_port_that_answers_is_what_makes_a_unit_started,
     a_wrong_answer_is_told_and_a_right_one_mends,

@@ -44,6 +44,10 @@ pub enum ExecEvent {
 }
 
 /// A command under way. Dropping it ends the command, at once and with what it started.
+///
+/// So does the end of the agent, also by SIGKILL: within a second or two, by whoever stands beside the command, a keeper or a guard.
+/// Where none can stand, in a container without a shell, the next agent of the instance ends it as soon as it acts, if it is on the
+/// engine's host; on another host it ends with its container.
 #[derive(Debug)]
 pub struct Exec {
     events: mpsc::Receiver<Result<ExecEvent, RuntimeError>>,

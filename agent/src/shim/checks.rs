@@ -45,10 +45,10 @@ impl Checks {
     async fn look(&self, limit: Duration) -> Result<(), String> {
         match &self.health.probe {
             ShimProbe::Tcp { address, port } => {
-                knock(*address, Peer::Unit, limit).await.map_err(|why| format!("tcp :{port} {why}"))
+                knock(*address, &Peer::Unit, limit).await.map_err(|why| format!("tcp :{port} {why}"))
             }
             ShimProbe::Http { address, port, path, status } => {
-                let asked = get(*address, Get { path, status: *status }, limit).await;
+                let asked = get(*address, &Peer::Unit, Get { path, status: *status }, limit).await;
                 asked.map_err(|why| format!("GET :{port}{path} {why}"))
             }
             ShimProbe::Exec { .. } => self.spawner.check(limit).await,

@@ -11,15 +11,16 @@ mod sshd;
 mod tether;
 mod tls;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tempfile::TempDir;
+use tokio::time::Instant;
 use towline_agent::{
     mark::Mark,
     runtime::{
         Runtime,
-        battery::{BATTERY, Place},
+        battery::{Case, Place},
         docker::{DockerConfig, DockerRuntime, Endpoint, HostConfig},
     },
 };
@@ -68,13 +69,21 @@ impl Place for Far {
     }
 }
 
-/// Runs the battery; with `TOWLINE_CASE` those cases whose names contain it.
-async fn battery(way: &str, endpoint: &Endpoint) {
+/// Runs a battery; with `TOWLINE_CASE` those cases whose names contain it.
+async fn battery(way: &str, endpoint: &Endpoint, cases: &[&[Case]]) {
     let name = std::env::var("TOWLINE_CASE").unwrap_or_default();
-    for case in BATTERY.iter().filter(|case| case.name.contains(&name)) {
+    for case in cases.concat().iter().filter(|case| case.name.contains(&name)) {
         let instance = format!("{way}/{}", case.name);
         let dir = || tempfile::tempdir().unwrap();
         let place = Far { instance, endpoint: endpoint.clone(), dir: dir(), shared: dir() };
         case.run(&place).await;
+    }
+}
+
+async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < Duration::from_secs(100), "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -2,31 +2,32 @@
 
 use std::{
     fs, io,
-    net::{Shutdown, TcpListener},
+    net::{Shutdown, TcpListener, TcpStream},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::Path,
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
-use tokio::time::Instant;
-use towline_agent::runtime::{
-    Runtime as _,
-    docker::{DockerRuntime, Endpoint, RemoteEngine, SshConfig},
+use towline_agent::{
+    runtime::{
+        Runtime as _, UnitSpec,
+        battery::{BATTERY, REACHING},
+        docker::{DockerRuntime, Endpoint, RemoteEngine, SshConfig},
+    },
+    shim::Status,
 };
 
-use crate::{battery, config, engine::Engine, sshd::Sshd};
+use crate::{
+    battery, config,
+    engine::{Engine, IMAGE},
+    sshd::Sshd,
+    until,
+};
 
 async fn open(dir: &Path, ways: Vec<SshConfig>) -> DockerRuntime {
     DockerRuntime::open(config("ssh/site", dir, ways.into_iter().map(Endpoint::Ssh).collect())).await
-}
-
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(100), "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 async fn answers(runtime: &DockerRuntime) -> bool {
@@ -46,7 +47,38 @@ async fn refusal(way: SshConfig) -> String {
 #[ignore = "make test-real"]
 async fn f_s1_the_battery_holds_over_ssh() {
     let (engine, sshd) = (Engine::start("ssh", &[]), Sshd::started());
-    battery("ssh", &Endpoint::Ssh(sshd.way(&engine.socket))).await;
+    battery("ssh", &Endpoint::Ssh(sshd.way(&engine.socket)), &[BATTERY, REACHING]).await;
+}
+
+/// The engine's host is this machine, so a look that went past the connection would find the port, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-real"]
+async fn f_s1_ports_are_looked_at_through_the_connection_and_nowhere_else() {
+    let (engine, dir) = (Engine::start("ports", &[]), tempfile::tempdir().unwrap());
+    // A server that lets us through to the engine, and to no other port.
+    let address = format!("127.0.0.1:{}", on_tcp(&engine.socket));
+    let sshd = Sshd::configured(&format!("PermitOpen {address}\n"));
+    let way = SshConfig { engine: RemoteEngine::Tcp(address), ..sshd.way(&engine.socket) };
+    let runtime = open(dir.path(), vec![way]).await;
+    let yaml = format!(
+        "apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: {IMAGE}\n  command: [httpd, -f, -p, \"8080\"]\n  ports: \
+         [{{name: http, port: 8080}}]\n  stop: {{gracePeriod: 0s}}\n  health: {{tcp: {{port: http}}, interval: \
+         200ms, startPeriod: 1h}}\n"
+    );
+    let manifest =
+        towline_agent::manifest::parse(runtime.kind(), "ports", yaml.as_bytes()).unwrap().remove(0);
+    let spec = UnitSpec { manifest: Arc::new(manifest), generation: "g".to_owned() };
+    let unit = runtime.start(&spec).await.unwrap();
+    let port = unit.ports.first().unwrap().host_port;
+    until("it to listen", async || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+    let said = async || runtime.list().into_iter().find_map(|unit| unit.state.reason).unwrap_or_default();
+    until("a look", async || said().await.contains("tcp :8080 ")).await;
+    let said = said().await;
+    assert!(said.contains("tcp :8080 ") && said.contains("connection"), "{said}");
+    let seen = runtime.list().remove(0).state;
+    assert_eq!(seen.status, Status::Starting, "{seen:?}");
+    runtime.delete_all().await.unwrap();
+    runtime.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,6 +103,7 @@ async fn f_s1_one_connection_a_host_is_reused_comes_back_and_is_closed_at_the_en
     for socket in &sockets {
         let socket = Path::new(socket);
         assert_eq!((mode(socket), mode(socket.parent().unwrap())), (0o600, 0o700));
+        assert_eq!(mode(&socket.with_file_name("ports.sock")), 0o600);
     }
     let pid = connections[0].split(' ').next().unwrap();
     assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());

@@ -27,6 +27,10 @@ fn keygen(file: &Path) {
 impl Sshd {
     /// One that is not started yet; root may come with the key `client`.
     pub(crate) fn prepare() -> Self {
+        Self::prepared("")
+    }
+
+    fn prepared(more: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("towline-sshd").tempdir().unwrap();
         // It lets other users see what they are to see.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -46,14 +50,19 @@ impl Sshd {
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {shown}/host\nPidFile none\nUsePAM no\nStrictModes no\nLogLevel VERBOSE\n\
              AuthorizedKeysFile {shown}/authorized\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             MaxStartups 100\n"
+             MaxStartups 100\n{more}"
         );
         fs::write(sshd.path("config"), config).unwrap();
         sshd
     }
 
     pub(crate) fn started() -> Self {
-        let mut sshd = Self::prepare();
+        Self::configured("")
+    }
+
+    /// One with more lines of configuration.
+    pub(crate) fn configured(more: &str) -> Self {
+        let mut sshd = Self::prepared(more);
         sshd.start();
         sshd
     }

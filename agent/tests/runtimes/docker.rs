@@ -33,6 +33,7 @@ use towline_protocol::{
     platform::{Definition, Service, ServiceStatus, UnitStatus},
 };
 
+pub(crate) use self::ancestor::bare_image;
 use crate::engine::{Engine, IMAGE};
 
 struct Containers {

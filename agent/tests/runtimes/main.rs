@@ -4,6 +4,7 @@
 mod docker;
 mod engine;
 mod hosts;
+mod killed;
 mod marks;
 mod process;
 mod registry;

@@ -15,17 +15,21 @@ struct Processes {
     shared: TempDir,
 }
 
+/// Units below `dir`.
+pub(crate) fn config(dir: &Path) -> ProcessConfig {
+    ProcessConfig {
+        data_dir: dir.to_owned(),
+        instance: dir.display().to_string(),
+        shim: vec![env!("CARGO_BIN_EXE_towline-agent").into(), "shim".into()],
+        path: DEFAULT_PATH.to_owned(),
+        extra_path: None,
+        mark: crate::mark(dir),
+    }
+}
+
 impl Place for Processes {
     fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
-        let dir = self.dir.path();
-        let config = ProcessConfig {
-            data_dir: dir.to_owned(),
-            instance: dir.display().to_string(),
-            shim: vec![env!("CARGO_BIN_EXE_towline-agent").into(), "shim".into()],
-            path: DEFAULT_PATH.to_owned(),
-            extra_path: None,
-            mark: crate::mark(dir),
-        };
+        let config = config(self.dir.path());
         Box::pin(async {
             let runtime = ProcessRuntime::open(config).await.expect("a directory of our own can be used");
             Arc::new(runtime) as Arc<dyn Runtime>

@@ -1,6 +1,6 @@
 //! Looking from outside whether containers work: one task for all of a host. The engine itself can only run commands in them.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -28,7 +28,7 @@ const IDLE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(super) struct Check {
     health: HealthSpec,
-    /// Where it listens, as seen from here; none where there is no way.
+    /// Where it listens, as seen from where its engine is, and who is there; none where there is no way.
     target: Option<(SocketAddr, Peer)>,
     /// The port that it declares, for people.
     port: u16,
@@ -61,14 +61,20 @@ impl Check {
         Self { health, target, port, run, verdict: Verdict::Starting(None) }
     }
 
+    /// It runs on another machine, to whose ports a SOCKS proxy at `socket` leads.
+    pub(super) fn is_behind(&mut self, socket: &Path) {
+        self.target = self.target.take().map(|(address, _)| (address, Peer::Far(socket.to_owned())));
+    }
+
     /// It runs on another machine, whose own addresses lead nowhere from here.
     pub(super) fn is_elsewhere(&mut self) {
-        self.target =
-            self.target.filter(|(address, peer)| *peer == Peer::Proxy && !address.ip().is_loopback());
+        let reached =
+            |(address, peer): &(SocketAddr, Peer)| *peer == Peer::Proxy && !address.ip().is_loopback();
+        self.target = self.target.take().filter(reached);
     }
 
     async fn look(self) -> Result<(), String> {
-        let Some((address, peer)) = self.target else {
+        let Some((address, peer)) = &self.target else {
             return Err(format!(
                 "port {} is published on no address that is reached from the agent",
                 self.port
@@ -77,10 +83,10 @@ impl Check {
         let (port, limit) = (self.port, self.health.timeout.get());
         match &self.health.probe {
             ProbeSpec::Tcp { .. } => {
-                knock(address, peer, limit).await.map_err(|why| format!("tcp :{port} {why}"))
+                knock(*address, peer, limit).await.map_err(|why| format!("tcp :{port} {why}"))
             }
             ProbeSpec::Http { path, status, .. } => {
-                let asked = get(address, Get { path, status: *status }, limit).await;
+                let asked = get(*address, peer, Get { path, status: *status }, limit).await;
                 asked.map_err(|why| format!("GET :{port}{path} {why}"))
             }
             ProbeSpec::Exec { .. } => Ok(()),
@@ -146,7 +152,8 @@ pub(super) async fn run(host: DockerHost, stopping: CancellationToken) {
         for (run, check) in checks {
             let watched = watched.entry(run.clone()).or_insert_with(|| begin(&check, now));
             let due = watched.begun + watched.judge.due();
-            if watched.under_way || looks.len() >= AT_ONCE {
+            // Of a host that is not reached nothing is found out; that it is again, is a change.
+            if watched.under_way || looks.len() >= AT_ONCE || !host.inner.engine.is_reached() {
                 continue;
             }
             if due > now {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -147,12 +147,29 @@ impl Engine {
         let client = match negotiated {
             Ok(Ok(client)) => client,
             Ok(Err(error)) => {
-                return Err(self.heard(Refusal::Silent(format!("{place}: {}", whole(&error)))));
+                let why = self.with_remedy(whole(&error));
+                return Err(self.heard(Refusal::Silent(format!("{place}: {why}"))));
             }
             Err(_) => return Err(Refusal::Silent(format!("{place}: it does not tell its version"))),
         };
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
         Ok(client)
+    }
+
+    /// The socket of a SOCKS proxy that leads to the ports of its host, where there is one.
+    pub(super) fn ports(&self) -> Option<PathBuf> {
+        match &self.way {
+            Way::Ssh(tunnel) => Some(tunnel.ports()),
+            Way::Direct(_) => None,
+        }
+    }
+
+    /// Whether there is a way to its host, as far as that is known without asking.
+    pub(super) fn is_reached(&self) -> bool {
+        match &self.way {
+            Way::Ssh(tunnel) => tunnel.is_up(),
+            Way::Direct(_) => true,
+        }
     }
 
     /// Where it is, and a client that will connect to it.
@@ -175,6 +192,18 @@ impl Engine {
         };
         let client = client.map_err(|error| Refusal::Silent(format!("{place}: {}", whole(&error))))?;
         Ok((place, client))
+    }
+
+    /// With what may be behind it where the client library cannot know: whoever does not accept our certificate says so after
+    /// the handshake, and closes the connection; often that is all that is heard of it.
+    fn with_remedy(&self, why: String) -> String {
+        match &self.way {
+            Way::Direct(Endpoint::Tcp { tls: Some(files), .. }) if why.contains("operation was canceled") => {
+                let cert = files.cert.display();
+                format!("{why}: it closed the connection at once, and may not accept the certificate {cert}")
+            }
+            _ => why,
+        }
     }
 
     /// With what was heard on the way, which often says why.

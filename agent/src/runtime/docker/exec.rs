@@ -1,8 +1,11 @@
 //! Commands that run in a container.
 //!
 //! The engine has no call that ends one, and one whose caller went away goes on. So each bears a mark in its environment, by
-//! which it is found and killed with all that it started: within the container if that has a shell, else from this host if the
-//! engine is on it.
+//! which it is found and killed with all that it started: by a guard in the container, if that has a shell (`exec/guard.rs`), else
+//! from this host if the engine is on it. What a guard did not end, the next agent does (`exec/left.rs`).
+
+mod guard;
+pub(super) mod left;
 
 use std::{pin::Pin, time::Duration};
 
@@ -22,12 +25,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::guard::Guard;
 use super::{
     engine::{QUICK, Refusal},
     host::{DockerHost, Seen},
 };
 use crate::{
-    proc,
+    proc::{self, Process},
     runtime::{
         RuntimeError,
         exec::{ENDING, Exec, ExecEvent, ExecSpec, PIECE, QUEUE},
@@ -35,8 +39,11 @@ use crate::{
     shim::LogStream,
 };
 
-/// Environment variable that every process of a command bears.
+/// Environment variable that every process of a command bears: which command it is.
 const MARK: &str = "TOWLINE_EXEC";
+
+/// Another: which runtime began it, and which time.
+const OWN: &str = "TOWLINE_EXEC_RUN";
 
 /// Between two looks whether a command has ended whose output has: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -44,21 +51,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The exit code of what went with its container: SIGKILL.
 const KILLED: i32 = 128 + 9;
-
-/// Kills all that bears the mark `$1`, until none is left that could have started another.
-const KILL: &str = r#"
-for round in 1 2 3 4 5 6 7 8 9 10; do
-    found=
-    for file in /proc/[0-9]*/environ; do
-        if grep -q "$1" "$file" 2>/dev/null; then
-            pid=${file#/proc/}
-            kill -9 "${pid%/environ}" 2>/dev/null && found=1
-        fi
-    done
-    [ -n "$found" ] || exit 0
-done
-exit 1
-"#;
 
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
@@ -86,13 +78,15 @@ impl DockerHost {
     ) -> Result<Exec, RuntimeError> {
         let unit = &seen.status.unit;
         let _turn = self.turn().await?;
-        let mark = format!("{MARK}={mark}");
+        // The second is this one's alone: a hook bears the first once more when it is done again.
+        let own = format!("{OWN}={}.{}", self.inner.run, uuid::Uuid::new_v4().simple());
+        let marks = vec![format!("{MARK}={mark}"), own.clone()];
         let config = ExecConfig {
             attach_stdin: Some(spec.stdin.is_some()),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             cmd: Some(spec.argv),
-            env: Some(vec![mark.clone()]),
+            env: Some(marks),
             ..ExecConfig::default()
         };
         let refused = |refusal| match refusal {
@@ -101,23 +95,29 @@ impl DockerHost {
             Refusal::Said { status: 409, .. } => RuntimeError::NotRunning { unit: unit.clone() },
             refusal => refusal.of("cannot run a command"),
         };
-        let (id, output, input) = self.start_exec(&seen.container, config).await.map_err(refused)?;
+        // At the same time: a guard costs no time, then.
+        let (guard, started) =
+            tokio::join!(Guard::begin(self, &seen.container, &own), self.start_exec(&seen.container, config));
+        let (id, output, input) = started.map_err(refused)?;
+        let guard =
+            guard.inspect_err(|why| tracing::debug!(container = seen.container, ?why, "no guard")).ok();
         let (events, receiver) = mpsc::channel(QUEUE);
-        let command = Command { host: self.clone(), id, container: seen.container.clone(), mark, events };
+        let command = Command { host: self.clone(), id, container: seen.container.clone(), own, events };
         let stopping = self.inner.tasks.stopping().clone();
-        self.inner.tasks.spawn_isolated("exec", command.attend(output, input, spec.stdin, stopping));
+        self.inner.tasks.spawn_isolated("exec", command.attend((output, input), spec.stdin, guard, stopping));
         Ok(Exec::new(receiver))
     }
 
+    /// Through [`DockerHost::change`]: what a command does in its unit is a change as any other, and may take a while to be begun.
     async fn start_exec(
         &self,
         container: &str,
         config: ExecConfig,
     ) -> Result<(String, Output, Input), Refusal> {
         let create = async |client: Docker| client.create_exec(container, config).await;
-        let id = self.inner.engine.ask(QUICK, create).await?.id;
+        let id = self.change(QUICK, create).await?.id;
         let start = async |client: Docker| client.start_exec(&id, None::<StartExecOptions>).await;
-        match self.inner.engine.ask(QUICK, start).await? {
+        match self.change(QUICK, start).await? {
             StartExecResults::Attached { output, input } => Ok((id, output, input)),
             StartExecResults::Detached => Err(Refusal::Silent("it does not show what it runs".to_owned())),
         }
@@ -140,16 +140,17 @@ struct Command {
     host: DockerHost,
     id: String,
     container: String,
-    mark: String,
+    /// The mark that nothing else bears.
+    own: String,
     events: Events,
 }
 
 impl Command {
     async fn attend(
         self,
-        output: Output,
-        input: Input,
+        (output, input): (Output, Input),
         stdin: Option<mpsc::Receiver<Bytes>>,
+        guard: Option<Guard>,
         stopping: CancellationToken,
     ) {
         let work = async {
@@ -159,16 +160,18 @@ impl Command {
             }
             self.end().await
         };
+        let end = tokio::select! {
+            end = work => end,
+            () = self.events.closed() => return self.kill(guard).await,
+            () = stopping.cancelled() => return self.kill(guard).await,
+        };
+        if let (Ok(_), Some(guard)) = (&end, guard) {
+            guard.dismiss().await;
+        }
         tokio::select! {
-            end = work => {
-                tokio::select! {
-                    // Nobody need be there to hear it.
-                    _ = self.events.send(end) => {}
-                    () = stopping.cancelled() => {}
-                }
-            }
-            () = self.events.closed() => self.kill().await,
-            () = stopping.cancelled() => self.kill().await,
+            // Nobody need be there to hear it.
+            _ = self.events.send(end) => {}
+            () = stopping.cancelled() => {}
         }
     }
 
@@ -186,10 +189,18 @@ impl Command {
         }
     }
 
-    /// Ends it with all that it started.
-    async fn kill(&self) {
+    /// Ends it with all that it started. No right is needed for that: who is not heard any more ends what he began, too.
+    async fn kill(&self, guard: Option<Guard>) {
         let ended = timeout(ENDING, async {
-            self.host.kill(&self.container, &self.mark).await;
+            let struck = match guard {
+                Some(guard) => guard.strike(&self.host).await,
+                None => Err(Refusal::Silent("it has no guard".to_owned())),
+            };
+            if struck.is_err() {
+                // The mark is random: on another host than the engine's nobody bears it.
+                let own = self.own.clone();
+                kill_from_here(move || proc::carriers(&own)).await;
+            }
             self.end().await
         });
         if !matches!(ended.await, Ok(Ok(_))) {
@@ -205,45 +216,23 @@ impl DockerHost {
     /// Kills what bears the mark of a command, if anything does.
     pub(super) async fn kill_marked(&self, container: &str, mark: &str) {
         let mark = format!("{MARK}={mark}");
-        if timeout(ENDING, self.kill(container, &mark)).await.is_err() {
-            tracing::warn!(container, "what is left of an earlier command cannot be ended");
-        }
-    }
-
-    async fn kill(&self, container: &str, mark: &str) {
-        if self.kill_within(container, mark).await.is_err() {
-            kill_from_here(mark.to_owned()).await;
-        }
-    }
-
-    /// By a shell in the container, as root there: the command may have become somebody else.
-    async fn kill_within(&self, container: &str, mark: &str) -> Result<(), Refusal> {
-        let words = ["sh", "-c", KILL, "sh", mark];
-        let config = ExecConfig {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            cmd: Some(words.map(str::to_owned).to_vec()),
-            user: Some("0".to_owned()),
-            ..ExecConfig::default()
-        };
-        let (id, mut output, _input) = self.start_exec(container, config).await?;
-        while output.next().await.is_some() {}
-        loop {
-            match self.exit_code(&id).await? {
-                Some(0) => return Ok(()),
-                Some(code) => return Err(Refusal::Said { status: 0, message: format!("exit code {code}") }),
-                None => sleep(PAUSE).await,
+        let killed = async {
+            if guard::kill(self, container, &mark, "").await.is_err() {
+                kill_from_here(move || proc::carriers(&mark)).await;
             }
+        };
+        if timeout(ENDING, killed).await.is_err() {
+            tracing::warn!(container, "what is left of an earlier command cannot be ended");
         }
     }
 }
 
-/// By what this host sees. The mark is random: on another host than the engine's nobody bears it.
-async fn kill_from_here(mark: String) {
+/// Kills whom a look at this host finds, until it finds nobody who could have started another.
+async fn kill_from_here(look: impl Fn() -> Vec<Process> + Send + 'static) {
     let looked = tokio::task::spawn_blocking(move || {
         // What it starts between two looks is seen by the second.
         for _ in 0..10 {
-            let found = proc::carriers(&mark);
+            let found = look();
             if found.is_empty() {
                 break;
             }

@@ -18,6 +18,7 @@ use super::{
     choice::Candidate,
     endpoint::HostConfig,
     engine::{ENGINE, Engine, Refusal},
+    exec,
     hooks::{Course, HookLog},
     labels::Home,
     look,
@@ -41,9 +42,11 @@ pub(super) struct DockerHost {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) instance: String,
+    /// Of this runtime and no other: in the marks of its commands.
+    pub(super) run: String,
     pub(super) config: HostConfig,
     /// Who may act on behalf of the instance at all; see [`DockerHost::turn`].
-    agents: Mark,
+    pub(super) agents: Mark,
     /// Credentials for registries.
     pub(super) registry_auth: Option<PathBuf>,
     /// Who may change this engine.
@@ -92,6 +95,8 @@ pub(super) struct Seen {
     pub(super) user: String,
     /// How the agent itself finds out whether it works.
     pub(super) check: Option<Check>,
+    /// Whether commands ran in it beside its own.
+    pub(super) has_commands: bool,
     /// Its hooks, and how far it has come with them.
     pub(super) course: Course,
 }
@@ -136,6 +141,7 @@ impl DockerHost {
             agents: mark,
             registry_auth,
             instance,
+            run: uuid::Uuid::new_v4().simple().to_string(),
             known: Mutex::default(),
             changes,
             changed,
@@ -147,6 +153,7 @@ impl DockerHost {
         };
         let host = Self { inner: Arc::new(inner) };
         tasks.spawn("docker-watch", look::watch(host.clone(), tasks.stopping().clone()));
+        tasks.spawn("docker-commands", exec::left::run(host.clone(), tasks.stopping().clone()));
         tasks.spawn("docker-checks", checks::run(host.clone(), tasks.stopping().clone()));
         host
     }

@@ -211,10 +211,12 @@ impl DockerHost {
     fn placed(&self, mut seen: Seen) -> Seen {
         seen.show_start(self.is_starting(&seen.container));
         seen.status.host = self.inner.config.name.as_ref().map(ToString::to_string);
-        if let Some(check) = &mut seen.check
-            && !matches!(self.inner.config.endpoint, Endpoint::Socket(_))
-        {
-            check.is_elsewhere();
+        if let Some(check) = &mut seen.check {
+            match (&self.inner.config.endpoint, self.inner.engine.ports()) {
+                (Endpoint::Socket(_), _) => {}
+                (_, Some(socket)) => check.is_behind(&socket),
+                (_, None) => check.is_elsewhere(),
+            }
         }
         seen
     }

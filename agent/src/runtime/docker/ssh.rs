@@ -2,7 +2,8 @@
 //! 0019).
 //!
 //! ```text
-//! client ─► DIR/engine.sock ─► ssh ─► sshd of the host ─► its engine
+//! client ──────────────► DIR/engine.sock ─► ssh ─► sshd of the host ─► its engine
+//! health checks ─ SOCKS ─► DIR/ports.sock ─┘                        └► ports of its containers
 //! ```
 //!
 //! A task begins it, notes what it says, and begins it again when it has ended, ever more slowly, until the runtime closes.
@@ -17,7 +18,7 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,7 +29,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use towline_bus::{clock, task::Tasks};
+use towline_bus::{
+    clock::{self, Moment},
+    task::Tasks,
+};
 
 use super::endpoint::SshConfig;
 
@@ -38,6 +42,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 const LOOK: Duration = Duration::from_millis(50);
 /// Lines of what it says that are kept.
 const LINES: usize = 20;
+/// How long what it says of one way through it may be why that failed.
+const FRESH: Duration = Duration::from_secs(2);
 /// The longest path that a socket may have.
 const SOCKET_CHARS_MAX: usize = 100;
 
@@ -55,8 +61,8 @@ struct Inner {
     program: PathBuf,
     dir: PathBuf,
     state: watch::Sender<State>,
-    /// What `ssh` said last.
-    lines: Mutex<VecDeque<String>>,
+    /// What `ssh` said last, and when.
+    lines: Mutex<VecDeque<(Moment, String)>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,9 +104,24 @@ impl Tunnel {
         }
     }
 
+    /// The socket of a SOCKS proxy that leads to what the host reaches. Nobody listens there while the connection is down.
+    pub(super) fn ports(&self) -> PathBuf {
+        self.inner.ports()
+    }
+
+    /// Whether the connection is up.
+    pub(super) fn is_up(&self) -> bool {
+        self.inner.is_up()
+    }
+
     /// What `ssh` said last, for an error that does not say why.
     pub(super) fn last_words(&self) -> Option<String> {
-        self.inner.said().last().cloned()
+        let lines = self.inner.lines();
+        let now = clock::now();
+        // A health check that led nowhere a while ago is not why the engine is silent.
+        let counts =
+            |(said, line): &&(Moment, String)| !words::is_of_one_way(line) || now.since(*said) < FRESH;
+        lines.iter().rev().find(counts).map(|(_, line)| line.clone())
     }
 
     /// The far end, as people write it.
@@ -140,17 +161,22 @@ impl Inner {
         self.dir.join("engine.sock")
     }
 
+    fn ports(&self) -> PathBuf {
+        self.dir.join("ports.sock")
+    }
+
     fn is_up(&self) -> bool {
         *self.state.borrow() == State::Up
     }
 
-    fn said(&self) -> Vec<String> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    fn lines(&self) -> MutexGuard<'_, VecDeque<(Moment, String)>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `what` with its reason, from what was said.
     fn why(&self, what: &str) -> String {
-        words::explain(&self.said(), &self.config).unwrap_or_else(|| what.to_owned())
+        let said: Vec<String> = self.lines().iter().map(|(_, line)| line.clone()).collect();
+        words::explain(&said, &self.config).unwrap_or_else(|| what.to_owned())
     }
 
     /// Starts `ssh`.
@@ -164,14 +190,16 @@ impl Inner {
         }
         let unusable = |error: io::Error| format!("cannot use {}: {error}", self.dir.display());
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(unusable)?;
-        match fs::remove_file(&socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),
-            _ => {}
+        for socket in [&socket, &self.ports()] {
+            match fs::remove_file(socket) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),
+                _ => {}
+            }
         }
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.lines().clear();
         let mut command = Command::new(&self.program);
         command.args(["tether", &std::process::id().to_string(), "ssh"]);
-        command.args(command::arguments(&self.config, &socket)).env_clear();
+        command.args(command::arguments(&self.config, &socket, &self.ports())).env_clear();
         command.envs(command::environment(&self.config, &self.program));
         // Found as the agent finds it.
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
@@ -206,7 +234,7 @@ impl Inner {
                     Ok(Some(line)) => self.note(line),
                     Ok(None) | Err(_) => return,
                 },
-                // It makes the socket once the host has let it in.
+                // It makes the sockets once the host has let it in, this one last.
                 _ = looks.tick(), if !is_open => if self.socket().exists() {
                     is_open = true;
                     self.state.send_replace(State::Up);
@@ -217,8 +245,12 @@ impl Inner {
 
     fn note(&self, line: String) {
         tracing::debug!(host = self.config.address, line, "ssh");
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.push_back(line);
+        let mut lines = self.lines();
+        if words::is_of_one_way(&line) {
+            // There may be one a second: they must not crowd out the rest.
+            lines.retain(|(_, before)| !words::is_of_one_way(before));
+        }
+        lines.push_back((clock::now(), line));
         if lines.len() > LINES {
             lines.pop_front();
         }

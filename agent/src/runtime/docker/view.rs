@@ -123,6 +123,7 @@ pub(super) fn unit(
         dir: Path::new("/").join(config.working_dir.as_deref().unwrap_or_default()),
         user: config.user.clone().unwrap_or_default(),
         check,
+        has_commands: found.exec_ids.as_ref().is_some_and(|ids| !ids.is_empty()),
         course,
     })
 }

@@ -118,22 +118,24 @@ async fn f_d11_f_d12_what_is_not_wanted_any_more_goes_all_of_it() {
     bench.end().await;
 }
 
+/// An image of that name with `/sleep` and nothing else, hence without a shell.
+pub(crate) fn bare_image(engine: &Engine, name: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy("/bin/busybox", dir.path().join("sleep")).unwrap();
+    let archive = dir.path().join("image.tar");
+    let mut tar = std::process::Command::new("tar");
+    tar.arg("-C").arg(dir.path()).arg("-cf").arg(&archive).arg("sleep");
+    assert!(tar.status().unwrap().success());
+    engine.docker(&["import", &archive.display().to_string(), name]);
+    name.to_owned()
+}
+
 /// An image without a shell: a command is found by its mark from this host.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_ends_also_where_there_is_no_shell() {
     let _among_others = GATE.read().await;
     let (engine, dir) = (Engine::shared(), tempfile::tempdir().unwrap());
-    std::fs::copy("/bin/busybox", dir.path().join("sleep")).unwrap();
-    let root = dir.path().join("image.tar");
-    let tar = std::process::Command::new("tar")
-        .arg("-C")
-        .arg(dir.path())
-        .args(["-cf"])
-        .arg(&root)
-        .arg("sleep")
-        .status();
-    assert!(tar.unwrap().success());
-    engine.docker(&["import", &root.display().to_string(), "towline-bare:1"]);
+    let image = bare_image(&engine, "towline-bare:1");
     let (instance, socket) = ("test/bare".to_owned(), engine.socket.clone());
     let marks = crate::mark(dir.path());
     let runtime = DockerRuntime::open(DockerConfig::unnamed(instance, socket, marks)).await;
@@ -165,5 +167,5 @@ async fn a_command_ends_also_where_there_is_no_shell() {
     until(1).await;
     runtime.delete_all().await.unwrap();
     runtime.close().await;
-    engine.docker(&["rmi", "towline-bare:1"]);
+    engine.docker(&["rmi", &image]);
 }

@@ -16,8 +16,8 @@ use crate::{
 /// Seconds between two signs of life that are asked of the host; the third that is missed ends the connection.
 const ALIVE_SECONDS: u32 = 5;
 
-/// The words after `ssh`: it listens on `socket`, and forwards it to the engine.
-pub(super) fn arguments(config: &SshConfig, socket: &Path) -> Vec<OsString> {
+/// The words after `ssh`: it listens at `ports`, to speak SOCKS there, and then at `socket`, to forward it to the engine.
+pub(super) fn arguments(config: &SshConfig, socket: &Path, ports: &Path) -> Vec<OsString> {
     let SshConfig { address, port, user, known_hosts, key, agent, password_file, engine, timeout } = config;
     let engine = match engine {
         RemoteEngine::Socket(path) => path.display().to_string(),
@@ -53,6 +53,7 @@ pub(super) fn arguments(config: &SshConfig, socket: &Path) -> Vec<OsString> {
         words.extend(["-o".into(), option.into()]);
     }
     words.extend(["-p".into(), port.to_string().into(), "-l".into(), user.into()]);
+    words.extend(["-D".into(), ports.into()]);
     words.extend(["-L".into(), format!("{}:{engine}", socket.display()).into()]);
     words.extend(["--".into(), address.into()]);
     words
@@ -91,7 +92,7 @@ mod tests {
     }
 
     fn line(config: &SshConfig) -> String {
-        let words = arguments(config, Path::new("/tmp/s"));
+        let words = arguments(config, Path::new("/tmp/s"), Path::new("/tmp/p"));
         words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
@@ -108,7 +109,7 @@ mod tests {
             "IdentityFile=/etc/towline/key",
             "IdentityAgent=none",
             "PreferredAuthentications=publickey",
-            "-p 2022 -l ops -L /tmp/s:127.0.0.1:2375 -- edge-2",
+            "-p 2022 -l ops -D /tmp/p -L /tmp/s:127.0.0.1:2375 -- edge-2",
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }

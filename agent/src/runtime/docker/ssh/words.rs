@@ -14,6 +14,11 @@ pub(super) fn will_not_heal(said: &str) -> bool {
     .any(|words| said.contains(words))
 }
 
+/// Whether it is about one way through the connection, and not about the connection.
+pub(super) fn is_of_one_way(line: &str) -> bool {
+    line.starts_with("channel ") && line.contains(": open failed: ")
+}
+
 /// What it means, and what to do; its last words where nobody knows better. None where it said nothing.
 pub(super) fn explain(lines: &[String], config: &SshConfig) -> Option<String> {
     let last = lines.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty())?;
@@ -78,5 +83,7 @@ mod tests {
         assert_eq!(refused, "ssh: connect to host edge port 2022: Connection refused");
         assert!(!will_not_heal(&refused), "it may come up");
         assert_eq!(explained(""), None);
+        assert!(is_of_one_way("channel 3: open failed: connect failed: Connection refused"));
+        assert!(!is_of_one_way(&refused));
     }
 }

@@ -1,0 +1,194 @@
+//! An agent that is killed while a command of it runs in a unit: the command ends with it, and the unit does not.
+//!
+//! The agent is a process: this very program, started for the one test that [`Agent::begin`] names.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+use towline_agent::{
+    manifest,
+    runtime::{
+        ExecSpec, Runtime, UnitSpec, UnitStatus,
+        docker::{DockerConfig, DockerRuntime},
+        process::ProcessRuntime,
+    },
+    shim::Status,
+};
+
+use crate::{
+    docker::{GATE, bare_image},
+    engine::{Engine, IMAGE},
+    process,
+};
+
+/// What a process that stands for an agent is told.
+const TOLD: &str = "TOWLINE_TEST_TOLD";
+
+/// The site of an agent, and what it is to do there.
+#[derive(Serialize, Deserialize)]
+struct Site {
+    dir: PathBuf,
+    instance: String,
+    /// Of an engine; without one units are processes.
+    socket: Option<PathBuf>,
+    unit: String,
+    command: Vec<String>,
+}
+
+impl Site {
+    fn new(dir: &TempDir, instance: &str, engine: Option<&Engine>) -> Self {
+        let socket = engine.map(|engine| engine.socket.clone());
+        let (dir, instance) = (dir.path().to_owned(), instance.to_owned());
+        Self { dir, instance, socket, unit: String::new(), command: Vec::new() }
+    }
+
+    async fn open(&self) -> Arc<dyn Runtime> {
+        match &self.socket {
+            Some(socket) => {
+                let mark = crate::mark(&self.dir);
+                Arc::new(DockerRuntime::open(DockerConfig::unnamed(&self.instance, socket, mark)).await)
+            }
+            None => Arc::new(ProcessRuntime::open(process::config(&self.dir)).await.unwrap()),
+        }
+    }
+
+    /// Starts a unit; the runtime is closed then.
+    async fn start(&mut self, image: &str, command: &str) -> UnitStatus {
+        let runtime = self.open().await;
+        let image = if self.socket.is_some() { format!("  image: {image}\n") } else { String::new() };
+        let yaml = format!(
+            "apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n{image}  command: [{command}, \"1000\"]\n  \
+             stop: {{gracePeriod: 0s}}\n"
+        );
+        let manifest = manifest::parse(runtime.kind(), "killed", yaml.as_bytes()).unwrap().remove(0);
+        let spec = UnitSpec { manifest: Arc::new(manifest), generation: "g".to_owned() };
+        let unit = runtime.start(&spec).await.unwrap();
+        self.unit.clone_from(&unit.unit);
+        runtime.close().await;
+        unit
+    }
+
+    /// Has an agent of its own begin `command`, and kills the agent once `count` processes sleep.
+    async fn begin_and_kill(&mut self, command: &[&str], (count, seconds): (usize, &str)) {
+        self.command = command.iter().map(|word| (*word).to_owned()).collect();
+        let begun = self.begun();
+        let mut agent = Agent::begin(self);
+        until("the command to be begun", || begun.exists() && sleepers(seconds) == count).await;
+        agent.0.kill().unwrap();
+        agent.0.wait().unwrap();
+    }
+
+    fn begun(&self) -> PathBuf {
+        self.dir.join("begun")
+    }
+
+    /// Sees that the unit runs on as it was, and ends it.
+    async fn end(&self, unit: &UnitStatus) {
+        let runtime = self.open().await;
+        let found = runtime.list().into_iter().find(|found| found.unit == unit.unit).unwrap();
+        assert_eq!((found.state.status, found.state.pid), (Status::Started, unit.state.pid), "{found:?}");
+        runtime.delete_all().await.unwrap();
+        runtime.close().await;
+    }
+}
+
+/// A process that stands for an agent; killed with this.
+struct Agent(Child);
+
+impl Agent {
+    fn begin(site: &Site) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "--ignored", "killed::what_an_agent_does_that_will_be_killed"]);
+        command.env(TOLD, serde_json::to_string(site).unwrap()).stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the others start it"]
+async fn what_an_agent_does_that_will_be_killed() {
+    // Somebody runs all that is ignored.
+    let Ok(told) = std::env::var(TOLD) else { return };
+    let site: Site = serde_json::from_str(&told).unwrap();
+    let runtime = site.open().await;
+    let _exec = runtime.exec(&site.unit, ExecSpec::new(site.command.iter())).await.unwrap();
+    fs::write(site.begun(), "").unwrap();
+    std::future::pending().await
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Processes of this host, and so of the containers of its engine, that sleep for so long.
+fn sleepers(seconds: &str) -> usize {
+    let words = format!("sleep\0{seconds}\0");
+    let sleeps = |process: &Path| {
+        fs::read(process.join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).ends_with(&words))
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter(|entry| sleeps(&entry.path())).count()
+}
+
+/// Nobody else sleeps so long.
+fn seconds(base: u32) -> String {
+    (base + std::process::id()).to_string()
+}
+
+/// Of a command that ignores its signals, and so does what it started.
+async fn ends_with_its_agent(mut site: Site, base: u32) {
+    let (unit, seconds) = (site.start(IMAGE, "sleep").await, seconds(base));
+    let script =
+        format!("trap '' TERM HUP INT PIPE; sleep {seconds} & sh -c 'sleep {seconds}; true' & wait; wait");
+    site.begin_and_kill(&["sh", "-c", &script], (2, &seconds)).await;
+    // Nobody comes after the agent.
+    until("the command to end", || sleepers(&seconds) == 0).await;
+    site.end(&unit).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_ends_with_its_agent_on_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    ends_with_its_agent(Site::new(&dir, "test/killed", None), 20_000_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_ends_with_its_agent_on_docker() {
+    let (_among_others, dir) = (GATE.read().await, tempfile::tempdir().unwrap());
+    ends_with_its_agent(Site::new(&dir, "test/killed", Some(&Engine::shared())), 30_000_000).await;
+}
+
+/// No guard stands there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_ends_with_the_next_agent_where_there_is_no_shell() {
+    let (_among_others, dir) = (GATE.read().await, tempfile::tempdir().unwrap());
+    let (engine, seconds) = (Engine::shared(), seconds(40_000_000));
+    let image = bare_image(&engine, "towline-bare:2");
+    let mut site = Site::new(&dir, "test/killed-bare", Some(&engine));
+    let unit = site.start(&image, "/sleep").await;
+    site.begin_and_kill(&["/sleep", &seconds], (1, &seconds)).await;
+    assert_eq!(sleepers(&seconds), 1, "there is nobody who could end it");
+    let next = site.open().await;
+    until("the command to end", || sleepers(&seconds) == 0).await;
+    next.close().await;
+    site.end(&unit).await;
+    engine.docker(&["rmi", &image]);
+}
