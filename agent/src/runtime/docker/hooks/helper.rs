@@ -199,7 +199,7 @@ mod tests {
     fn a_helper_has_what_its_unit_has_but_for_its_ports_and_its_restarts() {
         let text = serde_json::json!({
             "Config": {"Image": "busybox:1", "Env": ["A=b"], "User": "web", "WorkingDir": "/srv", "Cmd": ["sleep", "9"],
-                "ExposedPorts": ["80/tcp"]},
+                "ExposedPorts": {"80/tcp": {}}},
             "HostConfig": {"NetworkMode": "host", "Memory": 4096, "PidsLimit": 5, "Privileged": false,
                 "PortBindings": {"80/tcp": [{"HostPort": "80"}]}, "RestartPolicy": {"Name": "always"}},
         });
