@@ -19,7 +19,7 @@ use super::{
     lanes::Item,
     manager::{Mend, Seen},
     observe,
-    pass::Ending,
+    pass::{Ending, Todo},
     state::{Beat, Bundle, Drifted},
 };
 use crate::{
@@ -63,9 +63,24 @@ impl Engine {
     /// The lane that has not come on for longest, if it is too long.
     pub(super) fn stalled(&self, now: Moment) -> Option<String> {
         let state = self.state();
-        let late = state.at_work.iter().filter(|(_, beat)| now.since(beat.since) > STALLED + beat.turn);
+        let late = state.at_work.iter().filter(|(_, beat)| {
+            let idle = now.since(beat.since);
+            // What is declared is read only for a lane that is suspected: the others are many.
+            idle > STALLED && beat.todo.as_ref().is_none_or(|todo| idle > STALLED + self.turn(todo))
+        });
         let (bundle, Beat { what, since, .. }) = late.min_by_key(|(_, beat)| beat.since)?;
         Some(format!("bundle {bundle} has not come on for {} s: {what}", now.since(*since).as_secs()))
+    }
+
+    /// How long one part of an operation may take by what is declared.
+    fn turn(&self, todo: &Todo) -> Duration {
+        let before = todo.before.as_ref().map(|(definition, ..)| definition);
+        let manager = self.inner.registry.find(todo.id.kind());
+        let declared = manager.ok().into_iter().flat_map(|manager| {
+            let definitions = before.into_iter().chain([&todo.definition]);
+            definitions.filter_map(|definition| manager.read(definition).ok())
+        });
+        declared.map(|traits| traits.turn).max().unwrap_or_default()
     }
 
     /// Stores what must be stored before work goes on, however long the disk takes to have room.

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -15,7 +14,7 @@ use towline_protocol::{
     job::{Job, JobState},
 };
 
-use super::{capacity::Room, lanes::Lanes, plan::There};
+use super::{capacity::Room, lanes::Lanes, pass::Todo, plan::There};
 use crate::store::rows::{BundleRow, WorkloadRow};
 
 /// A workload of an accepted version that was not begun yet.
@@ -35,14 +34,14 @@ pub(super) struct Beat {
     pub(super) what: String,
     /// When it came on last.
     pub(super) since: Moment,
-    /// How long a part of it may take by what is declared.
-    pub(super) turn: Duration,
+    /// The operation, if it is one: what that is about may declare to take long.
+    pub(super) todo: Option<Todo>,
 }
 
 impl Beat {
     /// Of nothing in particular, and nothing that may take long.
     pub(super) fn now() -> Self {
-        Self { what: String::new(), since: clock::now(), turn: Duration::ZERO }
+        Self { what: String::new(), since: clock::now(), todo: None }
     }
 }
 

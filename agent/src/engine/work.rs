@@ -1,7 +1,5 @@
 //! One operation on one workload: stored, done, and stored again with its result.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use towline_bus::clock;
 use towline_protocol::{
@@ -40,7 +38,7 @@ impl Pass {
         }
         let row = self.announce(todo, row).await?;
         let what = format!("{} {}", todo.verb.word(), todo.id);
-        let beat = Beat { what, turn: self.turn(todo), ..Beat::now() };
+        let beat = Beat { what, todo: Some(todo.clone()), ..Beat::now() };
         self.engine.beat(&self.bundle, beat.clone());
         failpoint!("op.announced");
         let ran = self.run_steps(todo, &row, &beat).await;
@@ -107,17 +105,6 @@ impl Pass {
         self.change(|bundle| drop(bundle.workloads.insert(row.id.clone(), row.clone())));
         self.publish();
         Ok(row)
-    }
-
-    /// How long one part of the operation may take by what is declared.
-    fn turn(&self, todo: &Todo) -> Duration {
-        let before = todo.before.as_ref().map(|(definition, ..)| definition);
-        let manager = self.engine.inner.registry.find(todo.id.kind());
-        let declared = manager.ok().into_iter().flat_map(|manager| {
-            let definitions = before.into_iter().chain([&todo.definition]);
-            definitions.filter_map(|definition| manager.read(definition).ok())
-        });
-        declared.map(|traits| traits.turn).max().unwrap_or_default()
     }
 
     async fn run_steps(&self, todo: &Todo, row: &WorkloadRow, beat: &Beat) -> Option<Ran> {

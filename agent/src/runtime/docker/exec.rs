@@ -123,6 +123,18 @@ impl DockerHost {
         }
     }
 
+    /// Waits for the end of a command; its exit code.
+    async fn exec_ended(&self, exec: &str) -> Result<i32, Refusal> {
+        let mut pause = PAUSE;
+        loop {
+            if let Some(code) = self.exit_code(exec).await? {
+                return Ok(code);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
     /// The exit code of a command that has ended; none of one that runs.
     async fn exit_code(&self, exec: &str) -> Result<Option<i32>, Refusal> {
         let question = async |client: Docker| client.inspect_exec(exec).await;
@@ -177,16 +189,8 @@ impl Command {
 
     /// Waits for the end.
     async fn end(&self) -> Result<ExecEvent, RuntimeError> {
-        let mut pause = PAUSE;
-        loop {
-            match self.host.exit_code(&self.id).await {
-                Ok(Some(code)) => return Ok(ExecEvent::Ended(code)),
-                Ok(None) => {}
-                Err(refusal) => return Err(refusal.of("cannot tell how the command ended")),
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
+        let ended = self.host.exec_ended(&self.id).await;
+        ended.map(ExecEvent::Ended).map_err(|refusal| refusal.of("cannot tell how the command ended"))
     }
 
     /// Ends it with all that it started. No right is needed for that: who is not heard any more ends what he began, too.

@@ -10,9 +10,9 @@
 
 use bollard::models::ExecConfig;
 use futures::StreamExt as _;
-use tokio::{io::AsyncWriteExt as _, time::sleep};
+use tokio::io::AsyncWriteExt as _;
 
-use super::{Input, Output, PAUSE};
+use super::{Input, Output};
 use crate::runtime::docker::{engine::Refusal, host::DockerHost};
 
 /// What a guard hears when its command has ended.
@@ -106,11 +106,8 @@ fn shell(script: &str, arguments: &[&str]) -> ExecConfig {
 
 async fn killed(host: &DockerHost, exec: &str, mut output: Output) -> Result<(), Refusal> {
     while output.next().await.is_some() {}
-    loop {
-        match host.exit_code(exec).await? {
-            Some(0) => return Ok(()),
-            Some(code) => return Err(Refusal::Said { status: 0, message: format!("exit code {code}") }),
-            None => sleep(PAUSE).await,
-        }
+    match host.exec_ended(exec).await? {
+        0 => Ok(()),
+        code => Err(Refusal::Said { status: 0, message: format!("exit code {code}") }),
     }
 }
