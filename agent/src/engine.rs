@@ -216,7 +216,7 @@ impl Engine {
         engine.find_again(rebooted, skipped).await?;
         let names: Vec<Name> = engine.state().bundles.keys().cloned().collect();
         for name in &names {
-            engine.wait_for_retry(name);
+            engine.wait_for_retry(name, &BTreeSet::new());
             engine.settle_later(name);
             engine.told(name);
         }

@@ -104,15 +104,16 @@ impl Engine {
         stopping.run_until_cancelled(tokio::time::sleep(AGAIN)).await.ok_or(Ending)
     }
 
-    /// Sets when what failed of `bundle` is tried again.
-    pub(super) fn wait_for_retry(&self, bundle: &Name) {
+    /// Sets when what failed of `bundle` is tried again. What was `skipped` is no reason: either what stands in its way is
+    /// tried again itself, or that was given up by a monitor, and nothing changes before someone asks.
+    pub(super) fn wait_for_retry(&self, bundle: &Name, skipped: &BTreeSet<WorkloadId>) {
         let now = clock::now();
         let mut state = self.state();
         let Some(bundle) = state.bundles.get_mut(bundle) else { return };
         let soonest = bundle
             .workloads
             .values()
-            .filter(|row| is_to_retry(&bundle.row.phase, row))
+            .filter(|row| is_to_retry(&bundle.row.phase, row) && !skipped.contains(&row.id))
             .map(|row| row.attempts)
             .min();
         bundle.due = soonest.map(|attempts| now + backoff::wait(attempts.max(1)));

@@ -87,6 +87,8 @@ pub(super) struct Pass {
     pub(super) errors: BTreeMap<String, ItemError>,
     /// Workloads whose operation failed or was skipped.
     pub(super) failed: BTreeSet<WorkloadId>,
+    /// Those of them that were not begun at all, for something stands in their way.
+    pub(super) skipped: BTreeSet<WorkloadId>,
     /// What must stay, for what could not be removed needs it.
     pub(super) needed: BTreeSet<WorkloadId>,
     begun: Vec<Todo>,
@@ -161,6 +163,7 @@ impl Engine {
             cancelled,
             errors: BTreeMap::new(),
             failed: BTreeSet::new(),
+            skipped: BTreeSet::new(),
             needed: BTreeSet::new(),
             begun: Vec::new(),
             resumed,
@@ -329,9 +332,12 @@ impl Pass {
         let begun = row.begun.as_ref().map(|begun| begun.job);
         // One that was cut short and begins again must not take its own beginning for what was before.
         if let Some(job) = self.job_id().filter(|job| Some(*job) != begun) {
-            let gone = row.phase == BundlePhase::Deleted;
-            let before = if gone { 0 } else { row.target };
-            row.begun = Some(Begun { job, target: before, phase: row.phase.clone() });
+            // Where it was accepted when all had gone, it is active from then on; no less where that went meanwhile.
+            let (target, phase) = match row.phase {
+                BundlePhase::Deleted => (0, BundlePhase::Active),
+                ref phase => (row.target, phase.clone()),
+            };
+            row.begun = Some(Begun { job, target, phase });
         }
         row.target = target;
         let kind = self.job.as_ref().map(|job| &job.kind);
@@ -356,6 +362,7 @@ impl Pass {
     /// Undoes what this pass did, in reverse, to the end.
     async fn take_back(&mut self) -> Result<(), Ending> {
         self.failed.clear();
+        self.skipped.clear();
         self.needed.clear();
         let inverses: Vec<Todo> = self.begun.drain(..).rev().filter_map(|todo| todo.inverse()).collect();
         self.cancelled = CancellationToken::new();
@@ -423,7 +430,7 @@ impl Pass {
             bundle.looked.retain(|id, _| bundle.workloads.contains_key(id));
         });
         self.engine.release(&bundle);
-        self.engine.wait_for_retry(&bundle);
+        self.engine.wait_for_retry(&bundle, &self.skipped);
         if was_cancelled && self.resumed {
             self.engine.settle_later(&bundle);
         }

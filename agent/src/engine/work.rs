@@ -34,6 +34,7 @@ impl Pass {
                 message: Some(why),
                 failed: true,
             };
+            self.skipped.insert(todo.id.clone());
             return self.record(todo, row, skipped, None).await.map(|()| true);
         }
         let row = self.announce(todo, row).await?;

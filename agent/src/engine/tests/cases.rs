@@ -254,6 +254,28 @@ async fn z_e14_a_monitor_gives_up_in_the_lane_of_the_bundle_and_once() {
 }
 
 #[tokio::test]
+async fn z_e10_what_depends_on_what_was_given_up_is_not_tried_again_until_someone_asks() {
+    let rig = Rig::new().await;
+    rig.script.failing.lock().unwrap().push("b");
+    rig.done("shop", &[thing("a", ""), thing("b", "dependsOn: [Thing/a]")].concat()).await;
+    let job = rig.engine.decommission(&shop(), &"Thing/a".parse().unwrap(), "it eats").await.unwrap();
+    rig.job_ended(job.unwrap()).await;
+    rig.script.failing.lock().unwrap().clear();
+    rig.took();
+    // As when its wait is over.
+    rig.engine.state().lanes.submit(&shop(), Item::Retry);
+    rig.engine.kick();
+    rig.until(|state| state.lanes.is_idle(&shop())).await;
+    assert_eq!(rig.took(), [] as [&str; 0]);
+    let b = rig.workloads("shop").await.remove(1);
+    assert_eq!((b.result.message.as_deref(), b.retry), (Some("dependency failed: Thing/a"), None));
+    assert_eq!(rig.engine.state().bundles[&shop()].due, None);
+    let retry = rig.engine.operation(&caller(), JobKind::Retry, shop(), None, Vec::new()).await.unwrap();
+    assert_eq!(rig.job_ended(retry.job).await.state, JobState::Done);
+    assert_eq!(rig.took(), ["add a", "add b"]);
+}
+
+#[tokio::test]
 async fn z_e6_what_was_deleted_stays_gone_after_a_reboot() {
     let rig = Rig::new().await;
     rig.done("shop", &thing("a", "")).await;

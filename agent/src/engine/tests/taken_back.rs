@@ -96,6 +96,29 @@ async fn a_version_taken_back_lets_a_deletion_go_on() {
     assert_eq!(rig.states("shop").await.len(), 0);
 }
 
+/// As it does where it was accepted after the deletion: what was accepted for it since is not refused afterwards.
+#[tokio::test]
+async fn a_version_taken_back_that_was_accepted_during_a_deletion_leaves_an_empty_bundle() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("a", "")).await;
+    rig.script.turns.forget_permits(PLENTY);
+    let delete = rig.engine.delete(&caller(), deletion()).await.unwrap().job.unwrap();
+    rig.until(|state| state.bundles[&shop()].row.phase == BundlePhase::Deleting).await;
+    let put = rig.put("shop", &thing("b", "")).await.unwrap();
+    rig.script.turns.add_permits(1);
+    assert_eq!(rig.job_ended(delete).await.state, JobState::Done);
+    rig.runs(&put).await;
+    rig.engine.cancel(&caller(), put.job.unwrap(), None).await.unwrap();
+    let pause = rig.engine.operation(&caller(), JobKind::Pause, shop(), None, Vec::new()).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(rig.ended(&put).await.state, JobState::Cancelled);
+    assert_eq!(rig.job_ended(pause.job).await.state, JobState::Done);
+    assert_eq!((rig.row().phase, rig.row().target), (BundlePhase::Paused, 0));
+    let resume = rig.engine.operation(&caller(), JobKind::Resume, shop(), None, Vec::new()).await.unwrap();
+    assert_eq!(rig.job_ended(resume.job).await.state, JobState::Done);
+    assert_eq!((rig.row().phase, rig.states("shop").await.len()), (BundlePhase::Active, 0));
+}
+
 #[tokio::test]
 async fn a_version_that_a_deletion_took_the_place_of_can_be_put_again() {
     let rig = Rig::new().await;

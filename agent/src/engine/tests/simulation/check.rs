@@ -26,6 +26,7 @@ pub(super) async fn whole(sim: &mut Sim) {
     }
     settle(&engine).await;
     let jobs = jobs(&engine).await;
+    sim.tell(|| format!("{jobs:#?} {:#?}", engine.state().bundles));
     answers_are_kept(&sim.asked, &jobs);
     host_is(sim, &engine, &model::stands(&jobs)).await;
     for (bundle, stand) in model::stands(&jobs) {
@@ -130,6 +131,15 @@ async fn host_is(sim: &Sim, engine: &Engine, stands: &BTreeMap<Name, Stand>) {
         for row in bundle.workloads.values().filter(|row| row.given_up) {
             // Not before someone asks for it.
             open.insert(row.resource.to_string());
+        }
+        for row in bundle.in_order() {
+            // Nor what depends on it, unless that was up before.
+            let needs_open = |id| open.contains(bundle.workloads[id].resource.as_str());
+            if row.result.message.as_deref().is_some_and(|text| text.starts_with("dependency failed"))
+                && row.depends_on.iter().any(needs_open)
+            {
+                open.insert(row.resource.to_string());
+            }
         }
         if stand.paused {
             // What was put since begins when it is resumed.
