@@ -118,6 +118,10 @@ pub(crate) enum Command {
     /// Delete and apply in order, as a file of actions says
     #[command(after_help = crate::command::SYNC_HELP)]
     Sync(SyncArgs),
+    /// Show what an instance has room for: what it has, what is promised, and what a bundle may still ask for
+    Capacity(At),
+    /// Show which addresses of an instance are in use, and by what
+    Addresses(At),
     /// Write all that was applied to an instance to standard output, byte for byte
     Export(At),
     /// Apply what was exported; what is there already is not touched

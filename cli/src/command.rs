@@ -80,6 +80,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Ping(at) => calls::ping(&session()?, at).await,
         Command::Version(at) => calls::version(&session()?, at).await,
         Command::Services(args) => calls::services(&session()?, args).await,
+        Command::Capacity(at) => calls::capacity(&session()?, at).await,
+        Command::Addresses(at) => calls::addresses(&session()?, at).await,
         Command::Export(at) => calls::export(&session()?, at).await,
         Command::Import(args) => changes::import(&session()?, args).await,
         Command::Apply(args) => changes::apply(&session()?, args).await,

@@ -4,6 +4,7 @@ mod bundles;
 mod doctor;
 mod jobs;
 mod progress;
+mod room;
 mod tables;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -14,6 +15,7 @@ pub(crate) use self::bundles::{bundle_table, bundles_table, changes_table, plan_
 pub(crate) use self::doctor::doctor_text;
 pub(crate) use self::jobs::{job_text, jobs_table, record_line, title, took};
 pub(crate) use self::progress::Progress;
+pub(crate) use self::room::{addresses_table, capacity_table};
 pub(crate) use self::tables::{
     Style, event_line, instance_table, instances_table, log_line, ports_text, services_table, time_of_day,
     word,

@@ -1,7 +1,7 @@
 //! Calls that only read.
 
 use towline_bus::clock;
-use towline_hub::api::types::{Lookup, Pong, ServiceList, Version};
+use towline_hub::api::types::{AddressList, CapacityInfo, Lookup, Pong, ServiceList, Version};
 use towline_protocol::Method;
 
 use super::Session;
@@ -9,7 +9,7 @@ use crate::args::{At, ServicesArgs};
 use crate::client::Request;
 use crate::failure::Failure;
 use crate::ids::AppId;
-use crate::show::services_table;
+use crate::show::{addresses_table, capacity_table, services_table};
 
 pub(super) async fn ping(session: &Session, at: At) -> Result<(), Failure> {
     let instance = session.target.instance(at)?;
@@ -46,6 +46,24 @@ pub(super) async fn services(session: &Session, args: ServicesArgs) -> Result<()
     session
         .screen
         .answer(&reply, |reply| Ok(services_table(&reply.read::<ServiceList>()?, clock::unix_ms(), style)))
+}
+
+pub(super) async fn capacity(session: &Session, at: At) -> Result<(), Failure> {
+    let instance = session.target.instance(at)?;
+    let request =
+        Request::get(Request::path_of(&instance, "/capacity")).within(Method::Capacity.default_time());
+    let reply = session.client.fetch(&request).await?;
+    let style = session.screen.style();
+    session.screen.answer(&reply, |reply| Ok(capacity_table(&reply.read::<CapacityInfo>()?, style)))
+}
+
+pub(super) async fn addresses(session: &Session, at: At) -> Result<(), Failure> {
+    let instance = session.target.instance(at)?;
+    let request =
+        Request::get(Request::path_of(&instance, "/addresses")).within(Method::Addresses.default_time());
+    let reply = session.client.fetch(&request).await?;
+    let style = session.screen.style();
+    session.screen.answer(&reply, |reply| Ok(addresses_table(&reply.read::<AddressList>()?, style)))
 }
 
 pub(super) async fn export(session: &Session, at: At) -> Result<(), Failure> {

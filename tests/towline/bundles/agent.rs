@@ -278,6 +278,11 @@ async fn z_c1_what_does_not_fit_is_refused_with_both_numbers() {
     let [address] = addresses.as_slice() else { panic!("one port is given: {addresses:?}") };
     assert_eq!(address.bundle.as_ref().map(|bundle| bundle.as_str()), Some("shop"));
     assert_eq!((address.resource.as_str(), address.protocol.as_str()), ("default/App/web", "tcp"));
+    let shown = site.run(&["capacity", "site", "--output", "json"]).await.expect(0).objects();
+    assert_eq!(shown[0]["disk_bytes"]["reserved"], after.disk_bytes.reserved);
+    let table = site.run(&["addresses", "site"]).await.expect(0).stdout;
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row[1], row[3], row[5]), (address.port.to_string().as_str(), "default/App/web", "shop"));
 
     let huge = format!("{HEAD}---\n{}---\n{web}", shelf("900Ti"));
     let refused = site.run_with(&put, &huge).await;
