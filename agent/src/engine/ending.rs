@@ -87,7 +87,8 @@ impl Pass {
             return self.go_back(known, row);
         }
         match &self.goal {
-            Goal::Remove { force } => {
+            // Not where it had gone before, and what was accepted since is to come.
+            Goal::Remove { force } if row.phase == BundlePhase::Deleting => {
                 let left = known.workloads.keys().cloned().collect::<Vec<_>>();
                 if left.is_empty() || *force {
                     row.phase = BundlePhase::Deleted;
@@ -127,9 +128,11 @@ impl Pass {
                 row.target = before.target;
                 // What was on its way out when this version came, goes on going.
                 row.phase = before.phase;
-                // What this version alone wanted and never had; the one before may want what it lacks, too.
+                // What this version alone wanted and never had; the one before may want what it lacks, too. What may be
+                // there in part keeps its row until it was taken down.
                 let own = |row: &&WorkloadRow| {
-                    row.holds.is_none() && job.version == Some(row.version) && row.version != before.target
+                    let never = row.holds.is_none() && !self.resumed && !self.failed.contains(&row.id);
+                    never && job.version == Some(row.version) && row.version != before.target
                 };
                 return known.workloads.values().filter(own).map(|row| row.id.clone()).collect();
             }

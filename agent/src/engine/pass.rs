@@ -366,11 +366,22 @@ impl Pass {
         self.needed.clear();
         let inverses: Vec<Todo> = self.begun.drain(..).rev().filter_map(|todo| todo.inverse()).collect();
         self.cancelled = CancellationToken::new();
+        let was_paused = self.began_paused();
         for todo in inverses {
             self.act(&todo).await?;
+            // What comes back to a paused bundle was stopped before it was removed.
+            if was_paused && todo.verb == Verb::Add && !self.failed.contains(&todo.id) {
+                self.act(&Todo { verb: Verb::Pause, ..todo }).await?;
+            }
         }
         self.taken_back = true;
         Ok(())
+    }
+
+    /// Whether the bundle was paused when the job of this pass began.
+    fn began_paused(&self) -> bool {
+        let begun = self.read(|bundle| bundle.row.begun.clone()).flatten();
+        begun.is_some_and(|begun| Some(begun.job) == self.job_id() && begun.phase == BundlePhase::Paused)
     }
 
     /// Stores how it ended.
@@ -431,7 +442,7 @@ impl Pass {
         });
         self.engine.release(&bundle);
         self.engine.wait_for_retry(&bundle, &self.skipped);
-        if was_cancelled && self.resumed {
+        if was_cancelled {
             self.engine.settle_later(&bundle);
         }
         self.engine.told(&bundle);
