@@ -134,7 +134,8 @@ async fn host_is(sim: &Sim, engine: &Engine, stands: &BTreeMap<Name, Stand>) {
         }
         for row in bundle.in_order() {
             // Nor what depends on it, unless that was up before.
-            let needs_open = |id| open.contains(bundle.workloads[id].resource.as_str());
+            let needs_open =
+                |id| bundle.workloads.get(id).is_some_and(|needed| open.contains(needed.resource.as_str()));
             if row.result.message.as_deref().is_some_and(|text| text.starts_with("dependency failed"))
                 && row.depends_on.iter().any(needs_open)
             {
