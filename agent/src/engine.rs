@@ -37,6 +37,7 @@ mod put;
 pub(crate) mod retention;
 mod show;
 mod state;
+mod taking_back;
 #[cfg(test)]
 mod tests;
 mod todos;

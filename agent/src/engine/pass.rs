@@ -32,7 +32,7 @@ use crate::store::{
     StoreError, jobs, note_boot,
     once::once,
     records,
-    rows::{self, Begun, BundleRow},
+    rows::{self, Begun, BundleRow, WorkloadRow},
 };
 
 /// What a pass is to bring about.
@@ -63,19 +63,6 @@ pub(super) struct Todo {
     pub(super) before: Option<(Bytes, ContentDigest, u64)>,
 }
 
-impl Todo {
-    /// What takes it back.
-    fn inverse(&self) -> Option<Self> {
-        let verb = self.verb.inverse()?;
-        let this = (self.definition.clone(), self.digest, self.version);
-        let (definition, digest, version) = match verb {
-            Verb::Update | Verb::Add => self.before.clone()?,
-            _ => this.clone(),
-        };
-        Some(Self { verb, id: self.id.clone(), definition, digest, version, before: Some(this) })
-    }
-}
-
 /// A pass under way.
 pub(super) struct Pass {
     pub(super) engine: Engine,
@@ -91,11 +78,13 @@ pub(super) struct Pass {
     pub(super) skipped: BTreeSet<WorkloadId>,
     /// What must stay, for what could not be removed needs it.
     pub(super) needed: BTreeSet<WorkloadId>,
-    begun: Vec<Todo>,
+    pub(super) begun: Vec<Todo>,
     /// An earlier agent began it, and did some of it.
     pub(super) resumed: bool,
     /// It was cancelled in time, and what it did was undone.
-    taken_back: bool,
+    pub(super) taken_back: bool,
+    /// Rows as they were to be before it: order, dependencies and room of a version go back with it.
+    pub(super) restored: Vec<WorkloadRow>,
 }
 
 /// The agent ends; what is left is done by the next one.
@@ -168,6 +157,7 @@ impl Engine {
             begun: Vec::new(),
             resumed,
             taken_back: false,
+            restored: Vec::new(),
         })
     }
 }
@@ -296,7 +286,7 @@ impl Pass {
 
     /// The work towards the goal. Waits for a store that does not answer, as what is to be stored does: a job that failed
     /// for that would not be tried again.
-    async fn worked_out(&self, target: u64) -> Result<Result<Todos, CallError>, Ending> {
+    pub(super) async fn worked_out(&self, target: u64) -> Result<Result<Todos, CallError>, Ending> {
         loop {
             match self.try_work_out(target).await {
                 Ok(todos) => return Ok(Ok(todos)),
@@ -359,31 +349,6 @@ impl Pass {
         }
     }
 
-    /// Undoes what this pass did, in reverse, to the end.
-    async fn take_back(&mut self) -> Result<(), Ending> {
-        self.failed.clear();
-        self.skipped.clear();
-        self.needed.clear();
-        let inverses: Vec<Todo> = self.begun.drain(..).rev().filter_map(|todo| todo.inverse()).collect();
-        self.cancelled = CancellationToken::new();
-        let was_paused = self.began_paused();
-        for todo in inverses {
-            self.act(&todo).await?;
-            // What comes back to a paused bundle was stopped before it was removed.
-            if was_paused && todo.verb == Verb::Add && !self.failed.contains(&todo.id) {
-                self.act(&Todo { verb: Verb::Pause, ..todo }).await?;
-            }
-        }
-        self.taken_back = true;
-        Ok(())
-    }
-
-    /// Whether the bundle was paused when the job of this pass began.
-    fn began_paused(&self) -> bool {
-        let begun = self.read(|bundle| bundle.row.begun.clone()).flatten();
-        begun.is_some_and(|begun| Some(begun.job) == self.job_id() && begun.phase == BundlePhase::Paused)
-    }
-
     /// Stores how it ended.
     async fn finish(&mut self) -> Result<(), Ending> {
         let bundle = self.bundle.clone();
@@ -410,10 +375,13 @@ impl Pass {
         let forgotten = long_gone.clone();
         let to_come = self.engine.is_to_come(&bundle).then_some(row.accepted);
         let (name, stored, kept, gone) = (bundle.clone(), row.clone(), ended.clone(), left.clone());
+        let restored = std::mem::take(&mut self.restored);
+        let rows = restored.clone();
         self.persist(move |transaction| {
             for id in &gone {
                 rows::remove_workload(transaction, &name, id)?;
             }
+            rows.iter().try_for_each(|row| rows::put_workload(transaction, &name, row, None))?;
             rows::put_bundle(transaction, &stored)?;
             if goes {
                 rows::drop_contents(transaction, &name, to_come)?;
@@ -437,6 +405,7 @@ impl Pass {
             }
             bundle.row = row;
             bundle.workloads.retain(|id, _| !left.contains(id));
+            restored.into_iter().for_each(|row| drop(bundle.workloads.insert(row.id.clone(), row)));
             bundle.drift.retain(|id, _| bundle.workloads.contains_key(id));
             bundle.looked.retain(|id, _| bundle.workloads.contains_key(id));
         });

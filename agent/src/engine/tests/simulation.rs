@@ -13,8 +13,6 @@ mod model;
 mod random;
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use towline_protocol::JobId;
 
 use self::{random::Random, world::World};
@@ -23,6 +21,11 @@ use crate::{runtime::process::Changes, store::faults::Request};
 
 /// Seeds tried unless told.
 const SEEDS: u64 = 100;
+
+/// Seeds that have found something, after which nothing that they found is left. They are tried first, and more than once:
+/// what they find depends on how it interleaves, too.
+const FOUND: [u64; 7] = [36, 195, 216, 308, 558, 1_199, 1_853];
+const FOUND_TRIES: usize = 4;
 
 /// Seeds at once: most of the time each waits.
 const AT_ONCE: usize = 8;
@@ -282,19 +285,22 @@ fn whatever_fails_nothing_accepted_is_lost() {
     if let Some(seed) = number_from("TOWLINE_SEED") {
         return run(seed, true);
     }
-    let (next, end) = (AtomicU64::new(0), number_from("TOWLINE_SEEDS").unwrap_or(SEEDS));
+    let end = number_from("TOWLINE_SEEDS").unwrap_or(SEEDS);
+    let found = FOUND.into_iter().flat_map(|seed| std::iter::repeat_n(seed, FOUND_TRIES));
+    let seeds = Mutex::new(found.chain(0..end));
     let failed: Mutex<Vec<u64>> = Mutex::default();
     let work = || {
         loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= end {
-                return;
-            }
+            let Some(seed) = seeds.lock().unwrap().next() else { return };
             let ran = std::panic::catch_unwind(|| run(seed, false));
             ran.is_err().then(|| failed.lock().unwrap().push(seed));
         }
     };
     std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
     let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "seeds {failed:?} of {end}; try one again with TOWLINE_SEED={}", failed[0]);
+    assert!(
+        failed.is_empty(),
+        "seeds {failed:?} of {end} and those known; try one again with TOWLINE_SEED={}",
+        failed[0]
+    );
 }

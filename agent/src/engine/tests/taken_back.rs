@@ -17,6 +17,12 @@ impl Rig {
         panic!("it does not come to that");
     }
 
+    /// Waits until an operation on `workload` is under way.
+    async fn works_on(&self, workload: &str) {
+        let is_it = |beat: &state::Beat| beat.todo.is_some() && beat.what.contains(workload);
+        self.until(|state| state.at_work.get(&shop()).is_some_and(is_it)).await;
+    }
+
     pub(super) async fn runs(&self, put: &PutBundleResponse) {
         let id = put.job.unwrap();
         self.until(|state| state.jobs.get(&id).is_some_and(|open| open.job.state == JobState::Running)).await;
@@ -39,6 +45,24 @@ async fn a_version_taken_back_leaves_the_one_before_it() {
     assert_eq!((rig.row().target, rig.row().void), (1, true));
     let there: Vec<String> = rig.states("shop").await.into_keys().collect();
     assert_eq!(there, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_version_taken_back_takes_its_order_and_its_room_with_it() {
+    let rig = Rig::new().await;
+    rig.done("shop", &[thing("a", "size: 1"), thing("b", "")].concat()).await;
+    let rows = |rig: &Rig| rig.engine.state().bundles[&shop()].workloads.clone();
+    let before = rows(&rig);
+    rig.script.turns.forget_permits(PLENTY);
+    let second = [thing("c", ""), thing("b", ""), thing("a", "size: 9, dependsOn: [Thing/c]")].concat();
+    let second = rig.put("shop", &second).await.unwrap();
+    rig.runs(&second).await;
+    rig.engine.cancel(&caller(), second.job.unwrap(), None).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(rig.ended(&second).await.state, JobState::Cancelled);
+    assert_eq!(rows(&rig), before);
+    let rig = rig.reopened("boot").await;
+    assert_eq!(rows(&rig), before);
 }
 
 #[tokio::test]
@@ -66,11 +90,13 @@ async fn a_deletion_taken_back_leaves_the_bundle_paused_as_it_was() {
     ended(pause.job).await;
     rig.script.turns.forget_permits(PLENTY);
     let delete = rig.engine.delete(&caller(), deletion()).await.unwrap().job.unwrap();
-    rig.until(|state| state.bundles[&shop()].row.phase == BundlePhase::Deleting).await;
+    rig.works_on("Thing/a").await;
     rig.engine.cancel(&caller(), delete, None).await.unwrap();
     rig.script.turns.add_permits(PLENTY);
     assert_eq!(ended(delete).await.state, JobState::Cancelled);
     assert_eq!(rig.row().phase, BundlePhase::Paused);
+    assert_eq!(rig.states("shop").await.into_values().collect::<Vec<_>>(), [ResultState::Paused]);
+    assert_eq!(rig.took(), ["add a", "pause a", "remove a", "add a", "pause a"]);
 }
 
 #[tokio::test]
@@ -291,6 +317,31 @@ async fn z_u7_what_an_earlier_agent_began_is_taken_back_whole() {
     assert_eq!(rig.ended(&put).await.state, JobState::Cancelled);
     rig.until(|state| state.bundles[&shop()].row.applied == Some(1)).await;
     assert_eq!((rig.row().target, rig.held()), (1, before));
+}
+
+/// The agent ended before it could store that it was carried out.
+#[tokio::test]
+async fn z_u7_what_an_earlier_agent_did_and_did_not_record_is_taken_down() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("a", "")).await;
+    rig.script.turns.forget_permits(PLENTY);
+    let put = rig.put("shop", &[thing("a", ""), thing("b", "")].concat()).await.unwrap();
+    rig.works_on("Thing/b").await;
+    rig.disk.set_full(true);
+    rig.script.turns.add_permits(1);
+    rig.until(|_| rig.script.done.lock().unwrap().last().is_some_and(|done| done == "add b")).await;
+    rig.engine.inner.tasks.stopping().cancel();
+    rig.until(|state| !state.at_work.contains_key(&shop())).await;
+    rig.disk.set_full(false);
+    let rig = rig.reopened("boot").await;
+    rig.works_on("Thing/b").await;
+    rig.engine.cancel(&caller(), put.job.unwrap(), None).await.unwrap();
+    rig.took();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(rig.ended(&put).await.state, JobState::Cancelled);
+    rig.until(|state| state.bundles[&shop()].row.applied == Some(1)).await;
+    assert_eq!(rig.states("shop").await.into_keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(rig.took().last().map(String::as_str), Some("remove b"));
 }
 
 #[tokio::test]
