@@ -13,7 +13,7 @@ pub struct Failpoint {
 }
 
 /// Every point, in the order of a put's way through the agent.
-pub const ALL: [Failpoint; 14] = [
+pub const ALL: [Failpoint; 16] = [
     point("accept.checked", true),
     point("store.before-commit", true),
     point("store.after-commit", true),
@@ -26,6 +26,8 @@ pub const ALL: [Failpoint; 14] = [
     point("label.written", true),
     point("op.done", false),
     point("op.recorded", false),
+    point("cancel.stored", false),
+    point("take-back.begun", false),
     point("pass.before-end", false),
     point("pass.ended", false),
 ];

@@ -19,7 +19,9 @@ use super::{
 use crate::{
     calls::{Answered, Caller},
     store::{
-        Outcome, OutcomeKey, outcomes, records,
+        Outcome, OutcomeKey,
+        jobs::Notes,
+        outcomes, records,
         rows::{self, BundleRow},
     },
 };
@@ -111,6 +113,7 @@ impl Engine {
         let accepting = Accepting {
             job,
             row,
+            notes: Notes { forced: request.force, cancel: None },
             content: Some((request.content, resources)),
             outcome: Some((key, json(&response)?)),
         };
@@ -221,7 +224,7 @@ fn accepted_row(
         digest,
         put: job,
         void: false,
-        forced: request.force,
+        forced: before.as_ref().is_some_and(|row| row.forced),
         target: there.map_or(0, |row| row.target),
         applied: before.as_ref().and_then(|row| row.applied),
         job,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod cases;
+mod panics;
 mod passed_over;
 mod simulation;
 mod taken_back;
@@ -42,6 +43,10 @@ struct Script {
     done: Arc<Mutex<Vec<String>>>,
     /// Names whose operation fails.
     failing: Arc<Mutex<Vec<&'static str>>>,
+    /// Names whose operation panics before it has steps.
+    panicking: Arc<Mutex<Vec<&'static str>>>,
+    /// Managers panic where nobody expects it.
+    falls: Arc<AtomicBool>,
     /// Each operation takes one; there are plenty unless a test takes them away.
     turns: Arc<Semaphore>,
     /// What is seen of everything; all is well if none.
@@ -60,6 +65,8 @@ impl Script {
         Self {
             done: Arc::default(),
             failing: Arc::default(),
+            panicking: Arc::default(),
+            falls: Arc::default(),
             turns: Arc::new(Semaphore::new(PLENTY)),
             seen: Arc::default(),
             looks: Arc::default(),
@@ -77,6 +84,9 @@ struct Fake {
 
 impl Fake {
     fn step(&self, verb: &'static str, work: Work) -> Vec<Step> {
+        // Outside of the lock, which would be poisoned.
+        let panics = self.script.panicking.lock().unwrap().iter().any(|name| *name == work.id.name());
+        assert!(!panics, "a test says so");
         let script = self.script.clone();
         vec![Step::new(verb).forward(move |_| async move {
             script.turns.acquire().await.unwrap().forget();
@@ -107,6 +117,11 @@ impl Manager for Fake {
 
     fn can_update(&self) -> bool {
         self.kind == "Thing"
+    }
+
+    fn takes_turns(&self) -> bool {
+        assert!(!self.script.falls.load(Ordering::SeqCst), "a test says so");
+        false
     }
 
     fn provision(&self, work: Work) -> Vec<Step> {
