@@ -247,9 +247,8 @@ impl Engine {
         };
         for (name, version) in pending {
             let Ok(Some(bytes)) = self.content_of(&name, version).await else { continue };
-            let Ok(content) = content::read(self.inner.registry.clone(), name.clone(), bytes).await else {
-                continue;
-            };
+            let read = content::read_accepted(self.inner.registry.clone(), name.clone(), bytes);
+            let Ok(content) = read.await else { continue };
             let wanted: Vec<(ResourceId, bool)> = content
                 .members
                 .iter()

@@ -36,7 +36,8 @@ impl Todo {
             Verb::Update | Verb::Add => self.before.clone()?,
             _ => this.clone(),
         };
-        Some(Self { verb, id: self.id.clone(), definition, digest, version, before: Some(this) })
+        let (id, before) = (self.id.clone(), Some(this));
+        Some(Self { verb, id, definition, digest, version, before, refused: None })
     }
 }
 

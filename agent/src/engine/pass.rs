@@ -63,6 +63,8 @@ pub(super) struct Todo {
     pub(super) version: u64,
     /// What held before: definition, digest, version.
     pub(super) before: Option<(Bytes, ContentDigest, u64)>,
+    /// Why this agent does not do it, though it was accepted.
+    pub(super) refused: Option<ItemError>,
 }
 
 /// A pass under way.

@@ -39,6 +39,11 @@ impl Pass {
             self.skipped.insert(todo.id.clone());
             return self.record(todo, row, skipped, None).await.map(|()| true);
         }
+        if let Some(error) = todo.refused.clone() {
+            let ran = refused(Stop { verdict: Verdict::Unchanged, error });
+            let result = recorded(todo.verb, &row.result.state, Some(&ran));
+            return self.record(todo, row, result, Some(ran)).await.map(|()| true);
+        }
         let row = self.announce(todo, row).await?;
         let what = format!("{} {}", todo.verb.word(), todo.id);
         let beat = Beat { what, todo: Some(todo.clone()), ..Beat::now() };

@@ -358,10 +358,10 @@ async fn z_u7_a_taking_back_that_is_cut_short_is_gone_on_with() {
     let rig = Rig::new().await;
     let (put, before) = rig.second_begins().await;
     rig.script.turns.add_permits(2);
-    rig.until(|state| state.at_work.get(&shop()).is_some_and(|beat| beat.what == "add Thing/c")).await;
+    rig.works_on("add Thing/c").await;
     rig.takes_back(&put).await;
     rig.script.turns.add_permits(1);
-    rig.until(|state| state.at_work.get(&shop()).is_some_and(|beat| beat.what == "remove Thing/c")).await;
+    rig.works_on("remove Thing/c").await;
     let rig = rig.killed(|state| state.bundles[&shop()].workloads.len() == 2).await;
     assert_eq!(rig.ended(&put).await.state, JobState::Cancelled);
     rig.until(|state| state.bundles[&shop()].row.applied == Some(1)).await;
@@ -396,7 +396,7 @@ async fn z_e9_force_is_of_the_job_that_it_was_asked_with() {
     rig.script.failing.lock().unwrap().push("b");
     rig.script.turns.forget_permits(PLENTY);
     let delete = rig.engine.delete(&caller(), deletion()).await.unwrap().job.unwrap();
-    rig.until(|state| state.at_work.get(&shop()).is_some_and(|beat| beat.what == "remove Thing/b")).await;
+    rig.works_on("remove Thing/b").await;
     let by_force = PutBundleRequest { force: true, ..PutBundleRequest::new(shop(), thing("a", "")) };
     let put = rig.engine.put(&caller(), by_force).await.unwrap();
     let fails = |state: &State| {
