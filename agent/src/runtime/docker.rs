@@ -55,7 +55,7 @@ use towline_bus::{
 };
 
 pub use self::endpoint::{Endpoint, HostConfig, ParseRemoteEngineError, RemoteEngine, SshConfig, TlsFiles};
-pub(crate) use self::leftovers::{Labelled, labelled, remove_labelled};
+pub(crate) use self::leftovers::{Engines, Labelled};
 pub use self::registry::{RegistryAuth, RegistryAuthError};
 use self::{
     choice::Candidate,
