@@ -89,7 +89,7 @@ async fn f_d10_a_stopped_unit_has_its_files_written_and_is_started_in_the_same_p
         let line = tokio::time::timeout(Duration::from_secs(60), lines.recv())
             .await
             .expect("it writes what it read");
-        texts.push(line.unwrap().line.text);
+        texts.push(line.unwrap().unwrap().line.text);
     }
     drop(lines);
     bench.end().await;

@@ -18,6 +18,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixStream,
@@ -247,7 +248,14 @@ impl ProcessRuntime {
         }
     }
 
+    /// Starts a shim, and connects to it. Waits for the disk.
     fn spawn_shim(&self, unit: &Arc<Unit>) -> io::Result<UnixStream> {
+        // Held until whoever else starts it finds this one's socket: two shims would run the command twice.
+        let alone = File::open(&unit.dir)?;
+        flock(&alone, FlockOperation::LockExclusive)?;
+        if let Ok(stream) = connect(&unit.dir) {
+            return Ok(stream);
+        }
         // The socket is ours to bind, so that connecting needs no waiting and a refusal proves a dead shim.
         let listener = shim::bind(&unit.dir)?;
         // Before anyone could refuse: a shim that ends at once is then a connection that ends, like any other's.

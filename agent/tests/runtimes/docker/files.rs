@@ -1,6 +1,7 @@
 //! Files of containers: changed under those that run on, held to what is declared, gone with what has them.
 
 use super::*;
+use crate::events::Event;
 
 fn with_files(restarts: bool, files: &str) -> String {
     sleeper(&format!("  restartOnConfigChange: {restarts}\n  files: [{files}]\n"))
@@ -96,7 +97,7 @@ async fn f_y1_what_is_exported_and_applied_again_changes_nothing() {
     bench.apply(&sleeper(files)).await.unwrap();
     let before = bench.containers();
     let exported = bench.platform.export(&CallContext::new()).await.unwrap();
-    let since = bench.engine.docker(&["info", "--format", "{{.SystemTime}}"]);
+    let past = bench.told.all(&bench.engine).await.len();
     let documents = towline_agent::manifest::identify("export", &exported).unwrap();
     let definitions: Vec<Definition> = documents
         .into_iter()
@@ -105,13 +106,10 @@ async fn f_y1_what_is_exported_and_applied_again_changes_nothing() {
     assert_eq!(definitions.len(), 1);
     bench.platform.apply(&CallContext::new(), &definitions).await.unwrap();
     assert_eq!(bench.containers(), before);
-    let until = bench.engine.docker(&["info", "--format", "{{.SystemTime}}"]);
-    let label = format!("label=dev.towline.instance={}", bench.instance);
-    let events =
-        ["events", "--since", &since, "--until", &until, "--filter", &label, "--format", "{{.Action}}"];
-    let events = bench.engine.docker(&events);
+    let events = bench.told.all(&bench.engine).await.split_off(past);
     // Reading a file is an event, too: it changes nothing.
-    assert!(events.lines().all(|event| event == "archive-path") && !events.is_empty(), "{events}");
+    let is_read = |event: &Event| event.action == "archive-path";
+    assert!(events.iter().all(is_read) && !events.is_empty(), "{events:?}");
     assert_eq!(bench.platform.export(&CallContext::new()).await.unwrap(), exported);
     bench.end().await;
 }
