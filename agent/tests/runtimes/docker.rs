@@ -147,20 +147,27 @@ impl Bench {
 
     /// The same, with credentials for registries.
     pub(crate) async fn with_login(name: &str, registry_auth: Option<PathBuf>) -> Self {
-        let among_others = GATE.read().await;
-        Self { among_others: Some(among_others), ..Self::on_engine(name, registry_auth).await }
+        Self::among_others(name, |config| config.registry_auth = registry_auth).await
     }
 
-    async fn on_engine(name: &str, registry_auth: Option<PathBuf>) -> Self {
-        let (engine, dir) = (Engine::shared(), tempfile::tempdir().unwrap());
+    /// On the engine that all use, with an agent that is configured so.
+    async fn among_others(name: &str, configure: impl FnOnce(&mut AgentConfig)) -> Self {
+        let among_others = GATE.read().await;
+        let bench = Self::on(Engine::shared(), name, configure).await;
+        Self { among_others: Some(among_others), ..bench }
+    }
+
+    /// On an engine that is nobody else's, or that nobody else uses now.
+    async fn on(engine: Arc<Engine>, name: &str, configure: impl FnOnce(&mut AgentConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let instance = format!("test/{name}");
         let told = Events::of(&engine, &instance).await;
-        let config = AgentConfig {
+        let mut config = AgentConfig {
             runtime: RuntimeKind::Docker,
             docker_socket: engine.socket.clone(),
-            registry_auth,
             ..AgentConfig::new(instance.parse().unwrap(), dir.path())
         };
+        configure(&mut config);
         let agent = Agent::open(config, prometheus::Registry::new()).await.unwrap();
         let platform = agent.platform();
         Self { engine, agent, platform, instance, told, dir, among_others: None }
@@ -297,7 +304,7 @@ async fn f_r1_limits_mounts_user_and_health_reach_the_engine() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_c1_f_c2_f_d1_a_silent_engine_is_unknown_and_a_missing_container_is_gone() {
     let _alone = GATE.write().await;
-    let bench = Bench::on_engine("silent", None).await;
+    let bench = Bench::on(Engine::shared(), "silent", |_| ()).await;
     bench.apply(&sleeper("")).await.unwrap();
     let before = bench.containers();
     let silent = bench.engine.freeze();
@@ -312,6 +319,31 @@ async fn f_c1_f_c2_f_d1_a_silent_engine_is_unknown_and_a_missing_container_is_go
     silent.thaw();
     bench.until("readiness", is_ready).await;
     assert_eq!(bench.containers(), before, "nothing was made, and nothing removed");
+    bench.end().await;
+}
+
+/// An engine that is killed and comes back has the same containers: none is made a second time, and what it stopped is started.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_died_and_came_back_has_its_containers_once() {
+    let engine = Arc::new(Engine::without_network("died"));
+    let bench = Bench::on(Arc::clone(&engine), "died", |_| ()).await;
+    let spec = sleeper("  units: 2\n  docker: {networkMode: none}\n");
+    bench.apply(&spec).await.unwrap();
+    bench.until("readiness", is_ready).await;
+    let before = bench.containers();
+    assert_eq!(before.len(), 2);
+    for _ in 0..2 {
+        engine.kill();
+        let is_unknown =
+            |service: &Service| service.units.iter().all(|unit| unit.status == UnitStatus::Unknown);
+        bench.until("the units to be unknown", is_unknown).await;
+        assert_eq!(bench.apply(&spec).await.unwrap_err().code, Code::Cluster);
+        engine.start_again();
+        bench.until("readiness", is_ready).await;
+        assert_eq!(bench.containers(), before);
+    }
+    bench.apply(&spec).await.unwrap();
+    assert_eq!(bench.containers(), before, "nothing is made");
     bench.end().await;
 }
 

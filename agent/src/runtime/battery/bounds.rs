@@ -58,17 +58,16 @@ pub(super) async fn what_two_agents_do_at_once_is_done_once(stand: &mut Stand<'_
         let (one, two) = (one.expect("it starts"), two.expect("it has started"));
         assert_eq!((one.state.status, one.state.pid), (Status::Started, two.state.pid), "it is one run");
     }
-    // Each makes one of its own, and sees the other's.
+    // Each makes one of its own; whoever comes then sees both.
     let spec = stand.spec("web", "exec sleep 1000", "");
     let (one, two) = tokio::join!(stand.runtime.start(&spec), other.start(&spec));
     let made = [one.expect("it starts").unit, two.expect("it starts, too").unit];
     assert_ne!(made[0], made[1]);
     units.extend(made);
-    for runtime in [&stand.runtime, &other] {
-        let seen = runtime.observe("default/App/web", None).await.expect("the runtime answers");
-        let seen: BTreeSet<_> = seen.iter().map(|seen| &seen.unit).collect();
-        assert_eq!(seen, units.iter().collect());
-    }
+    let fresh = stand.place.open().await;
+    let seen = fresh.observe("default/App/web", None).await.expect("the runtime answers");
+    assert_eq!(seen.iter().map(|seen| &seen.unit).collect::<BTreeSet<_>>(), units.iter().collect());
+    fresh.close().await;
     for unit in &units {
         let (one, two) = tokio::join!(stand.runtime.delete(unit), other.delete(unit));
         // Whoever comes later finds it done.

@@ -20,9 +20,14 @@ async fn is_unknown(stand: &Stand<'_>) {
     until("the units to be unknown", || stand.runtime.list().iter().all(is_unknown)).await;
 }
 
+/// Waits until the agent has noticed that it answers.
+async fn answers(stand: &Stand<'_>) {
+    until("the runtime to answer", || stand.runtime.trouble("default/App/web", None).is_none()).await;
+}
+
 /// Waits until the runtime is back, and does what planning does then: what a runtime that came back has stopped is started.
 async fn is_back(stand: &Stand<'_>, unit: &str) {
-    until("the runtime to answer", || stand.runtime.trouble("default/App/web", None).is_none()).await;
+    answers(stand).await;
     let begun = Instant::now();
     loop {
         match stand.runtime.start_again(unit).await {
@@ -120,6 +125,7 @@ pub(super) async fn following_goes_on_when_the_runtime_answers_again(stand: &mut
     assert_eq!(next(&mut lines).await.line.text, "line 2");
     teller.tell(3);
     assert_eq!(next(&mut lines).await.line.text, "line 3");
+    answers(stand).await;
     assert_eq!(stand.texts(3).await, ["line 1", "line 2", "line 3"]);
 }
 
@@ -156,6 +162,7 @@ pub(super) async fn a_log_that_cannot_be_read_is_no_short_one(stand: &mut Stand<
         assert!(matches!(end, Some(Err(_))), "{end:?}");
         assert!(lines.recv().await.is_none(), "nothing follows it");
         daemon.thaw();
+        answers(stand).await;
         stand.log(1).await;
     }
     daemon.kill();
@@ -163,6 +170,6 @@ pub(super) async fn a_log_that_cannot_be_read_is_no_short_one(stand: &mut Stand<
     let end = lines.recv().await;
     assert!(matches!(end, Some(Err(_))), "{end:?}");
     daemon.start();
-    until("the runtime to answer", || stand.runtime.trouble("default/App/web", None).is_none()).await;
+    answers(stand).await;
     assert!(!all(stand.runtime.logs(Stand::query())).await.is_empty());
 }
