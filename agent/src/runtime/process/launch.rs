@@ -35,6 +35,7 @@ use super::{
     users::{self, Account},
 };
 use crate::{
+    failpoints::failpoint,
     manifest::{AppSpec, ProbeSpec},
     mark::Turn,
     proc,
@@ -88,7 +89,9 @@ impl ProcessRuntime {
             self.units().insert(Arc::clone(&unit));
             self.make_dir(&unit, &shim_spec)
                 .map_err(|source| RuntimeError::io(format!("cannot make {}", unit.dir.display()), source))?;
-            files::write(&placed, &unit.dir, run_as)
+            files::write(&placed, &unit.dir, run_as)?;
+            failpoint!("unit.files-written");
+            Ok(())
         });
         if let Err(error) = made {
             self.undo(&unit, &others);
@@ -125,7 +128,10 @@ impl ProcessRuntime {
             }
             unit.record.write(&dir)?;
             spec.write(&dir)?;
-            fs::rename(&dir, &unit.dir)
+            failpoint!("unit.created");
+            fs::rename(&dir, &unit.dir)?;
+            failpoint!("unit.renamed");
+            Ok(())
         });
         if made.is_err() {
             // Not there if it could not even be made.
@@ -244,7 +250,10 @@ impl ProcessRuntime {
                 Err(RuntimeError::NotStarted { reason: state.reason.unwrap_or_default() })
             }
             // A command that is done already did run.
-            _ => Ok(()),
+            _ => {
+                failpoint!("unit.started");
+                Ok(())
+            }
         }
     }
 
