@@ -13,7 +13,7 @@ pub struct Failpoint {
 }
 
 /// Every point, in the order of a put's way through the agent.
-pub const ALL: [Failpoint; 14] = [
+pub const ALL: [Failpoint; 21] = [
     point("accept.checked", true),
     point("store.before-commit", true),
     point("store.after-commit", true),
@@ -22,10 +22,18 @@ pub const ALL: [Failpoint; 14] = [
     point("pass.begun", false),
     point("op.announced", false),
     point("pipeline.step", true),
+    // Of each runtime: a container or a directory is there, has its name, its files; its command runs; it has ended.
+    point("unit.created", false),
+    point("unit.renamed", false),
+    point("unit.files-written", false),
+    point("unit.started", false),
+    point("unit.stopped", false),
     point("pipeline.undo", true),
     point("label.written", true),
     point("op.done", false),
     point("op.recorded", false),
+    point("cancel.stored", false),
+    point("take-back.begun", false),
     point("pass.before-end", false),
     point("pass.ended", false),
 ];

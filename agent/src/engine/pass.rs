@@ -18,7 +18,9 @@ use towline_protocol::{
 };
 
 use super::{
-    Engine, decommission,
+    Engine,
+    back::TakenBack,
+    decommission,
     ending::verdict,
     jobs::{end, next_record, selected},
     lanes::Item,
@@ -61,6 +63,8 @@ pub(super) struct Todo {
     pub(super) version: u64,
     /// What held before: definition, digest, version.
     pub(super) before: Option<(Bytes, ContentDigest, u64)>,
+    /// Why this agent does not do it, though it was accepted.
+    pub(super) refused: Option<ItemError>,
 }
 
 /// A pass under way.
@@ -82,7 +86,7 @@ pub(super) struct Pass {
     /// An earlier agent began it, and did some of it.
     pub(super) resumed: bool,
     /// It was cancelled in time, and what it did was undone.
-    pub(super) taken_back: bool,
+    pub(super) taken_back: Option<TakenBack>,
     /// Rows as they were to be before it: order, dependencies and room of a version go back with it.
     pub(super) restored: Vec<WorkloadRow>,
 }
@@ -112,13 +116,13 @@ impl Engine {
         }
     }
 
-    fn pass(&self, bundle: Name, item: Item) -> Option<Pass> {
+    pub(super) fn pass(&self, bundle: Name, item: Item) -> Option<Pass> {
         let state = self.state();
         let phase = state.bundles.get(&bundle)?.row.phase.clone();
-        let forced = state.bundles.get(&bundle)?.row.forced;
+        let deletes_by_force = state.bundles.get(&bundle)?.row.forced;
         let by_phase = |again, only| match phase {
             // One that has gone by now has nothing that could be brought back: its contents went with it.
-            BundlePhase::Deleting | BundlePhase::Deleted => Goal::Remove { force: forced },
+            BundlePhase::Deleting | BundlePhase::Deleted => Goal::Remove { force: deletes_by_force },
             BundlePhase::Paused => Goal::Pause,
             _ => Goal::Bring { again, only },
         };
@@ -126,6 +130,7 @@ impl Engine {
         let (goal, job) = match item {
             Item::Job { id, .. } => {
                 let open = state.jobs.get(&id)?;
+                let forced = open.notes.forced;
                 cancelled = open.cancelled.clone();
                 let goal = match open.job.kind {
                     JobKind::Put => Goal::Bring { again: forced, only: Vec::new() },
@@ -139,7 +144,9 @@ impl Engine {
             }
             Item::Reboot => (by_phase(true, Vec::new()), None),
             Item::Retry => (by_phase(false, Vec::new()), None),
-            Item::Repair { workload } => (Goal::Repair(workload), None),
+            Item::Repair { workload } if phase == BundlePhase::Active => (Goal::Repair(workload), None),
+            // What has been stopped or is to go meanwhile has not drifted.
+            Item::Repair { .. } => return None,
         };
         drop(state);
         let engine = self.clone();
@@ -156,7 +163,7 @@ impl Engine {
             needed: BTreeSet::new(),
             begun: Vec::new(),
             resumed,
-            taken_back: false,
+            taken_back: None,
             restored: Vec::new(),
         })
     }
@@ -209,7 +216,8 @@ impl Pass {
             if asked && self.job.is_none() {
                 return Ok(());
             }
-            self.begin().await?
+            // Whatever was done of it by then: nothing more is to be.
+            if self.cancelled.is_cancelled() { Ok(Vec::new()) } else { self.begin().await? }
         };
         let todos = match begun {
             Ok(todos) => todos,
@@ -327,7 +335,7 @@ impl Pass {
                 BundlePhase::Deleted => (0, BundlePhase::Active),
                 ref phase => (row.target, phase.clone()),
             };
-            row.begun = Some(Begun { job, target, phase });
+            row.begun = Some(Begun { job, target, phase, forced: row.forced });
         }
         row.target = target;
         let kind = self.job.as_ref().map(|job| &job.kind);
@@ -344,9 +352,20 @@ impl Pass {
             row.phase = phase;
             row.since_unix_ms = clock::unix_ms();
         }
-        if kind == Some(&JobKind::Delete) {
+        if let (Some(JobKind::Delete), Goal::Remove { force }) = (kind, &self.goal) {
+            row.forced = *force;
             row.reason = self.job.as_ref().and_then(|job| job.reason.clone());
         }
+    }
+
+    /// Ends it as failed, whatever was done of it.
+    pub(super) async fn give_up(&mut self, why: &str) -> Result<(), Ending> {
+        if let Goal::Remove { force } = &mut self.goal {
+            // What nobody tried to remove is not forgotten.
+            *force = false;
+        }
+        self.errors.insert(self.bundle.to_string(), ItemError::new(Code::Cluster, why));
+        self.finish().await
     }
 
     /// Stores how it ended.
@@ -357,12 +376,12 @@ impl Pass {
         let _gate = self.engine.inner.gates.pass(&bundle).await;
         let Some(known) = self.read(Bundle::clone) else { return Ok(()) };
         // Not whether it was cancelled: that may have come too late for anything to be undone.
-        let was_cancelled = self.taken_back;
+        let was_cancelled = self.taken_back.is_some();
         let mut row = known.row.clone();
         let left = self.settle(&known, &mut row, was_cancelled);
         let ended = self.job.take().map(|mut job| {
             job.errors.clone_from(&self.errors);
-            let (state, message) = verdict(&job, &self.errors, was_cancelled, &row);
+            let (state, message) = verdict(&job, &self.errors, self.taken_back.as_ref(), &row);
             end(job, state, message)
         });
         let goes = row.phase == BundlePhase::Deleted && known.row.phase != BundlePhase::Deleted;
@@ -400,7 +419,8 @@ impl Pass {
         failpoint!("pass.ended");
         self.engine.state().bundles.retain(|name, _| !forgotten.contains(name));
         self.change(|bundle| {
-            if goes && to_come.is_none() {
+            let withdrawn = was_cancelled && row.void;
+            if (goes && to_come.is_none()) || withdrawn {
                 bundle.coming.clear();
             }
             bundle.row = row;

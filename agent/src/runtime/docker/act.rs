@@ -16,6 +16,7 @@ use super::{
     request,
 };
 use crate::{
+    failpoints::failpoint,
     manifest::ContainerSpec,
     runtime::{RuntimeError, UnitSpec, UnitStatus},
 };
@@ -53,6 +54,7 @@ impl DockerHost {
         })?;
         let started = async {
             self.write_files(spec, &id).await?;
+            failpoint!("unit.files-written");
             if spec.manifest.spec.hooks.is_empty() {
                 self.start_container(&id).await?;
             } else {
@@ -93,7 +95,10 @@ impl DockerHost {
             let options = CreateContainerOptions { name, ..CreateContainerOptions::default() };
             let question = async |client: Docker| client.create_container(Some(options), body).await;
             match self.change(QUICK, question).await {
-                Ok(created) => return Ok(created.id),
+                Ok(created) => {
+                    failpoint!("unit.created");
+                    return Ok(created.id);
+                }
                 Err(Refusal::Said { status: 409, message }) => last = Some(message),
                 Err(refusal) => return Err(refusal.of("cannot create a container")),
             }
@@ -107,7 +112,10 @@ impl DockerHost {
         let question =
             async |client: Docker| client.start_container(container, None::<StartContainerOptions>).await;
         match self.change(QUICK, question).await {
-            Ok(()) | Err(Refusal::Said { status: 304, .. }) => Ok(()),
+            Ok(()) | Err(Refusal::Said { status: 304, .. }) => {
+                failpoint!("unit.started");
+                Ok(())
+            }
             Err(Refusal::Said { message: reason, .. } | Refusal::NotFound(reason)) => {
                 Err(RuntimeError::NotStarted { reason })
             }
@@ -134,7 +142,10 @@ impl DockerHost {
         let question =
             async |client: Docker| client.stop_container(container, None::<StopContainerOptions>).await;
         match self.change(grace + SLACK, question).await {
-            Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => Ok(()),
+            Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => {
+                failpoint!("unit.stopped");
+                Ok(())
+            }
             Err(refusal) => Err(refusal.of("cannot stop a container")),
         }
     }
