@@ -187,13 +187,22 @@ impl Agent {
     /// way are finished. Units run on.
     ///
     /// # Errors
-    /// When there is no serving any more: the platform gave up, or the transport was closed.
+    /// When there is no serving any more: the platform gave up, the transport was closed, or nothing is carried out any more.
     pub async fn serve(
         &self,
         transport: Arc<dyn Transport>,
         stopping: CancellationToken,
     ) -> Result<(), ServeError> {
-        self.link.serve(transport, Arc::clone(&self.platform), stopping).await
+        let leaving = stopping.child_token();
+        let serving = self.link.serve(transport, Arc::clone(&self.platform), leaving.clone());
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            ended = serving.as_mut() => return ended,
+            // Half an agent is worse than none: whoever watches over it starts it anew.
+            () = self.engine.stopped().cancelled_owned() => leaving.cancel(),
+        }
+        serving.await?;
+        Err(ServeError::Stopped)
     }
 
     /// Shows metrics and health on `address` until the agent is closed; says where, which matters for port 0.
@@ -320,5 +329,26 @@ async fn time_connections(
     while let Some(Ok(())) = stopping.run_until_cancelled(epochs.changed()).await {
         let serving = epochs.borrow_and_update().is_some();
         connected.send_replace(serving.then(clock::now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use towline_bus::transport::memory::MemoryBroker;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_whose_engine_stopped_serves_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = AgentConfig::new("acme/site".parse().unwrap(), dir.path());
+        let agent = Agent::open(config, Registry::new()).await.unwrap();
+        let transport = MemoryBroker::new().connect();
+        let mut serving = Box::pin(agent.serve(transport, CancellationToken::new()));
+        tokio::time::timeout(Duration::from_millis(20), serving.as_mut()).await.unwrap_err();
+        agent.engine.falls();
+        let ended = tokio::time::timeout(Duration::from_secs(30), serving).await.unwrap();
+        assert!(matches!(ended, Err(ServeError::Stopped)), "{ended:?}");
+        agent.close().await;
     }
 }

@@ -13,8 +13,10 @@
 //! them, and then takes them over.
 
 mod accept;
+mod back;
 mod backoff;
 mod callbacks;
+mod cancel;
 mod capacity;
 mod content;
 mod decommission;
@@ -53,11 +55,12 @@ use std::{
 
 use prometheus::HistogramVec;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 use towline_bus::{clock::Moment, task::Tasks};
 use towline_protocol::{
     CallError, Name, ResourceId,
     bundle::BundlePhase,
-    job::{JobKind, JobState},
+    job::{Job, JobKind, JobState},
 };
 
 pub use self::callbacks::{BundleChange, BundleEvent};
@@ -73,7 +76,11 @@ use crate::{
     mark::Mark,
     owners::Owners,
     runtime::process::Watcher,
-    store::{OutcomeKey, PATIENCE as PATIENCE_OF_CALLER, Store, StoreError, jobs as stored_jobs, rows},
+    store::{
+        OutcomeKey, PATIENCE as PATIENCE_OF_CALLER, Store, StoreError,
+        jobs::{self as stored_jobs, Notes},
+        rows,
+    },
 };
 
 /// How long work under way may take to end with the agent; what does not is begun again by the next one.
@@ -240,9 +247,8 @@ impl Engine {
         };
         for (name, version) in pending {
             let Ok(Some(bytes)) = self.content_of(&name, version).await else { continue };
-            let Ok(content) = content::read(self.inner.registry.clone(), name.clone(), bytes).await else {
-                continue;
-            };
+            let read = content::read_accepted(self.inner.registry.clone(), name.clone(), bytes);
+            let Ok(content) = read.await else { continue };
             let wanted: Vec<(ResourceId, bool)> = content
                 .members
                 .iter()
@@ -316,6 +322,11 @@ impl Engine {
         move || inner.upgrade().map(|inner| Self { inner }.load()).unwrap_or_default()
     }
 
+    /// Cancelled when nothing is done any more: the engine was closed, or one of its tasks panicked.
+    pub(crate) fn stopped(&self) -> CancellationToken {
+        self.inner.tasks.stopping().clone()
+    }
+
     /// Ends the engine's tasks: the operation under way is finished, what follows is left to the next start.
     pub(crate) async fn close(&self) {
         if !self.inner.tasks.stop(PATIENCE).await {
@@ -358,10 +369,22 @@ fn stored_state(store: &Store, boot: &str) -> Result<(State, bool, bool), StoreE
         }
         state.bundles.insert(row.name.clone(), Bundle::new(row, workloads));
     }
-    for job in jobs {
+    for (job, notes) in jobs {
         let Some(bundle) = job.bundle.clone() else { continue };
+        let notes = notes.unwrap_or_else(|| noted_before(state.bundles.get(&bundle), &job));
         state.lanes.submit(&bundle, Item::Job { id: job.id, kind: job.kind.clone() });
-        state.jobs.insert(job.id, OpenJob::new(job));
+        state.jobs.insert(job.id, OpenJob::new(job, notes));
     }
     Ok((state, rebooted, loaded.skipped))
+}
+
+/// What an older agent noted of a job: in the row of its bundle, of the last one alone.
+fn noted_before(bundle: Option<&Bundle>, job: &Job) -> Notes {
+    let is_last = |row: &&rows::BundleRow| match job.kind {
+        JobKind::Put => row.put == job.id,
+        JobKind::Delete => row.job == job.id,
+        _ => false,
+    };
+    let row = bundle.map(|bundle| &bundle.row).filter(is_last);
+    Notes { forced: row.is_some_and(|row| row.forced), cancel: None }
 }

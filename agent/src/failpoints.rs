@@ -13,7 +13,7 @@ pub struct Failpoint {
 }
 
 /// Every point, in the order of a put's way through the agent.
-pub const ALL: [Failpoint; 19] = [
+pub const ALL: [Failpoint; 21] = [
     point("accept.checked", true),
     point("store.before-commit", true),
     point("store.after-commit", true),
@@ -32,6 +32,8 @@ pub const ALL: [Failpoint; 19] = [
     point("label.written", true),
     point("op.done", false),
     point("op.recorded", false),
+    point("cancel.stored", false),
+    point("take-back.begun", false),
     point("pass.before-end", false),
     point("pass.ended", false),
 ];

@@ -31,6 +31,9 @@ pub enum ServeError {
     /// The platform gave up.
     #[error("the agent gave up: {0}")]
     Fatal(CallError),
+    /// The engine stopped: what it accepted is done by an agent that is started anew.
+    #[error("a task of the engine panicked, and nothing is carried out any more: start the agent again")]
+    Stopped,
     /// The connection to the bus was closed for good.
     #[error("the bus was closed")]
     Closed,

@@ -12,6 +12,7 @@
 //! | `workloads`, `workload-definitions` | bundle and workload → its row; the definition that was carried out |
 //! | `records` | owner and number → one result; appended, never changed |
 //! | `jobs`, `job-numbers`, `open-jobs` | number → job; id → number; numbers of those that have not ended |
+//! | `job-notes` | number → what the agent notes of a job that has not ended |
 //! | `job-records` | number of job and of record → one step |
 //! | `last-changes` | bundle → mark of the last change of its lane, so that none is made twice |
 //! | `outcomes`, … | request id → what was answered |

@@ -1,6 +1,6 @@
 //! Room: what the host has, what is promised of it, and whether what is put fits. The deciding is pure.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path, sync::MutexGuard};
 
 use serde::{Deserialize, Serialize};
 use towline_protocol::{
@@ -145,8 +145,8 @@ pub(super) fn sum(promised: &BTreeMap<ResourceId, Room>) -> Room {
 pub(super) fn promised(state: &State, except: Option<&Name>) -> BTreeMap<ResourceId, Room> {
     let mut by_resource: BTreeMap<ResourceId, Room> = BTreeMap::new();
     for (_, bundle) in state.bundles.iter().filter(|(name, _)| except != Some(*name)) {
-        let counted = [ResultState::Init, ResultState::Ok, ResultState::Paused];
-        let rows = bundle.workloads.values().filter(|row| counted.contains(&row.result.state));
+        // Also what failed: it is tried again, and some of it may run. Only what was given up needs nothing any more.
+        let rows = bundle.workloads.values().filter(|row| !row.given_up);
         let rows = rows.map(|row| (&row.resource, row.needs));
         let coming = bundle.coming.iter().map(|coming| (&coming.resource, coming.needs));
         let needy = rows.chain(coming).filter(|(_, needs)| *needs != Room::default());
@@ -186,15 +186,28 @@ impl Engine {
         bundle: &Name,
         asked: Vec<(ResourceId, Room)>,
     ) -> Result<Admission, CallError> {
+        self.with_room(bundle, &asked)?.admitted.insert(bundle.clone(), asked);
+        Ok(Admission { engine: self.clone(), bundle: bundle.clone() })
+    }
+
+    /// Refuses what does not fit now, and promises nothing.
+    pub(super) fn fits(&self, bundle: &Name, asked: &[(ResourceId, Room)]) -> Result<(), CallError> {
+        self.with_room(bundle, asked).map(drop)
+    }
+
+    /// The state, in which there is room for what is asked.
+    fn with_room(
+        &self,
+        bundle: &Name,
+        asked: &[(ResourceId, Room)],
+    ) -> Result<MutexGuard<'_, State>, CallError> {
         let (total, _) = self.host()?;
         let direct = (self.inner.direct_room)();
-        let mut state = self.state();
+        let state = self.state();
         let mut others = promised(&state, Some(bundle));
         merge(&mut others, direct);
-        admit(total, sum(&others), beside(&others, &asked))?;
-        state.admitted.insert(bundle.clone(), asked);
-        drop(state);
-        Ok(Admission { engine: self.clone(), bundle: bundle.clone() })
+        admit(total, sum(&others), beside(&others, asked))?;
+        Ok(state)
     }
 
     /// What there is room for.

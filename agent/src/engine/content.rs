@@ -1,11 +1,19 @@
 //! A bundle's content as read: workloads in start order.
 
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
 use bytes::Bytes;
-use towline_protocol::{CallError, Code, Name, WorkloadId};
+use towline_protocol::{CallError, Code, ItemError, Name, ResourceId, WorkloadId};
 
 use super::{
+    capacity::Room,
     manager::{Registry, Traits},
+    managers::unreadable,
     order::{Node, start_order},
+    pipeline::panicked,
     plan::Wanted,
     state::Coming,
 };
@@ -20,6 +28,8 @@ pub(super) struct Content {
     pub(super) head: BundleHead,
     /// In start order.
     pub(super) members: Vec<Member>,
+    /// What this agent does not take of a content that was accepted, and why. Its members stand in for it, without traits.
+    pub(super) refused: BTreeMap<WorkloadId, ItemError>,
 }
 
 impl Content {
@@ -37,6 +47,11 @@ impl Content {
             announced: true,
         };
         self.members.iter().map(coming).collect()
+    }
+
+    /// The room that each of its resources needs.
+    pub(super) fn needs(&self) -> Vec<(ResourceId, Room)> {
+        self.members.iter().map(|member| (member.resource.clone(), member.traits.needs)).collect()
     }
 
     pub(super) fn ids(&self) -> Vec<WorkloadId> {
@@ -58,7 +73,41 @@ pub(super) async fn read(registry: Registry, bundle: Name, content: Bytes) -> Re
     tokio::task::spawn_blocking(read).await.unwrap_or_else(lost)
 }
 
-/// The same at once, of `kinds` in the order they start in; `check` reads a document of one of them.
+/// Reads a content that was accepted: what of it this agent does not take any more, or another agent took, concerns that
+/// workload alone.
+///
+/// # Errors
+/// That it cannot be told which workloads it has, or in which order they start.
+pub(super) async fn read_accepted(
+    registry: Registry,
+    bundle: Name,
+    content: Bytes,
+) -> Result<Content, CallError> {
+    let read = move || {
+        let kinds = registry.kinds();
+        let check = |kind: &str, document: &[u8]| {
+            let read = || registry.find(kind)?.read(document).map_err(unreadable);
+            Some(Ok(catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(panicked().error))))
+        };
+        let (head, members) = manifest::read_bundle(&content, &kinds, check)
+            .map_err(|errors| CallError::new(Code::Invalid, format!("bundle {bundle}: {errors}")))?;
+        let mut refused = BTreeMap::new();
+        let member = |member: manifest::Member<Result<Traits, ItemError>>| {
+            let manifest::Member { id, resource, depends_on, bytes, digest, traits } = member;
+            let refuse = |error| drop(refused.insert(id.clone(), error));
+            let traits = traits.map_err(refuse).unwrap_or_default();
+            Member { id, resource, depends_on, bytes, digest, traits }
+        };
+        let members = members.into_iter().map(member).collect();
+        let declared = head.start_order.clone();
+        let declared = declared.unwrap_or_else(|| kinds.iter().map(|kind| (*kind).to_owned()).collect());
+        Ok(Content { head, members: in_order(members, &declared)?, refused })
+    };
+    let lost = |_| Err(CallError::new(Code::Invalid, "reading the content failed"));
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(lost)
+}
+
+/// As [`read`], at once, of `kinds` in the order they start in; `check` reads a document of one of them.
 ///
 /// # Errors
 /// Everything that is wrong with it, a line each.
@@ -68,7 +117,7 @@ pub(super) fn read_now(
     bundle: &Name,
     content: &Bytes,
 ) -> Result<Content, CallError> {
-    let (head, mut members) = manifest::read_bundle(content, kinds, check)
+    let (head, members) = manifest::read_bundle(content, kinds, check)
         .map_err(|errors| CallError::new(Code::Invalid, errors.to_string()))?;
     let invalid = |text: String| CallError::new(Code::Invalid, text);
     if let Some(name) = head.name.as_ref().filter(|name| *name != bundle) {
@@ -88,14 +137,19 @@ pub(super) fn read_now(
         }
         None => kinds.iter().map(|kind| (*kind).to_owned()).collect(),
     };
+    Ok(Content { head, members: in_order(members, &declared)?, refused: BTreeMap::new() })
+}
+
+/// Members in the order they start in.
+fn in_order(mut members: Vec<Member>, declared: &[String]) -> Result<Vec<Member>, CallError> {
     let node = |member: &Member| Node {
         id: member.id.clone(),
         depends_on: member.depends_on.clone(),
         size: member.traits.needs.disk,
     };
     let nodes: Vec<Node> = members.iter().map(node).collect();
-    let order = start_order(&nodes, &declared).map_err(|error| invalid(error.to_string()))?;
+    let order =
+        start_order(&nodes, declared).map_err(|error| CallError::new(Code::Invalid, error.to_string()))?;
     let mut slots: Vec<Option<Member>> = members.drain(..).map(Some).collect();
-    let members = order.into_iter().filter_map(|position| slots.get_mut(position)?.take()).collect();
-    Ok(Content { head, members })
+    Ok(order.into_iter().filter_map(|position| slots.get_mut(position)?.take()).collect())
 }

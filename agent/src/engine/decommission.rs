@@ -13,6 +13,7 @@ use super::{
     jobs::{Accepting, existing},
     pass::Goal,
 };
+use crate::store::jobs::Notes;
 
 impl Engine {
     /// Accepts that a workload is taken down, and says by which job; by none if it is an error already, or gone.
@@ -53,7 +54,8 @@ impl Engine {
             self.new_job(JobKind::Decommission, Some(bundle), version, None, Some(told(workload, reason)));
         let id = job.id;
         row.job = id;
-        self.accept(Accepting { job, row, content: None, outcome: None }).await?;
+        let notes = Notes::default();
+        self.accept(Accepting { job, row, notes, content: None, outcome: None }).await?;
         Ok(Some(id))
     }
 }

@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use redb::WriteTransaction;
 use tokio::time::{MissedTickBehavior, interval};
 use towline_bus::{clock, clock::Moment};
@@ -31,6 +33,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(500);
 /// Between two looks for drift.
 const WATCH: Duration = Duration::from_secs(10);
+/// Before what panicked is begun again by itself: it most likely does so again.
+const FALLEN: Duration = Duration::from_secs(60);
 /// Between two attempts to store what must be stored before work goes on.
 const AGAIN: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1_000 });
 /// How long a lane may show no progress before it is said to stall, beyond what its workload declares to take (a grace period,
@@ -49,9 +53,25 @@ impl Engine {
             let engine = self.clone();
             let _handle = self.inner.tasks.spawn_isolated("lane", async move {
                 let free = Free { engine: engine.clone(), bundle: bundle.clone() };
-                engine.run_item(bundle, item).await;
+                let work = AssertUnwindSafe(engine.run_item(bundle.clone(), item.clone()));
+                if work.catch_unwind().await.is_err() {
+                    engine.fell(bundle, item).await;
+                }
                 drop(free);
             });
+        }
+    }
+
+    /// Ends what a panic cut short: its job fails, and what it was about is begun again by itself, but not at once.
+    async fn fell(&self, bundle: Name, item: Item) {
+        tracing::error!(%bundle, ?item, "work on a bundle panicked");
+        if let Some(mut pass) = self.pass(bundle.clone(), item) {
+            pass.give_up("the agent panicked in the middle of it; its log says where").await.ok();
+        }
+        let mut state = self.state();
+        let is_left = |bundle: &&mut Bundle| bundle.due.is_some() || bundle.is_unsettled();
+        if let Some(known) = state.bundles.get_mut(&bundle).filter(is_left) {
+            known.due = Some(clock::now() + FALLEN);
         }
     }
 
@@ -62,6 +82,9 @@ impl Engine {
 
     /// The lane that has not come on for longest, if it is too long.
     pub(super) fn stalled(&self, now: Moment) -> Option<String> {
+        if self.inner.tasks.stopping().is_cancelled() {
+            return Some("the engine has stopped: what is accepted is done by the next agent".to_owned());
+        }
         let state = self.state();
         let late = state.at_work.iter().filter(|(_, beat)| {
             let idle = now.since(beat.since);
@@ -262,7 +285,8 @@ fn note(bundle: &mut Bundle, id: &WorkloadId, seen: &Seen, now: Moment, now_ms: 
     }
 }
 
-/// Frees the lane when its work ends, even by a panic.
+/// Frees the lane when its work ends. A panic gets here only from where the end of another one was stored: then nothing is
+/// certain any more, and the engine stops.
 struct Free {
     engine: Engine,
     bundle: Name,
@@ -270,6 +294,10 @@ struct Free {
 
 impl Drop for Free {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(bundle = %self.bundle, "what panicked cannot be ended; the engine stops");
+            self.engine.inner.tasks.stopping().cancel();
+        }
         let mut state = self.engine.state();
         state.at_work.remove(&self.bundle);
         state.lanes.end(&self.bundle);

@@ -11,6 +11,7 @@ use towline_protocol::{
 
 use super::{
     BundleChange, BundleEvent,
+    back::TakenBack,
     pass::{Goal, Pass},
     state::Bundle,
 };
@@ -105,33 +106,6 @@ impl Pass {
                     row.applied = Some(row.target);
                     row.since_unix_ms = now;
                 }
-                row.forced &= row.target != row.accepted;
-            }
-            _ => {}
-        }
-        Vec::new()
-    }
-
-    /// How the bundle stands when the job was taken back: as it did when that began. Says which rows go with it.
-    fn go_back(&self, known: &Bundle, row: &mut BundleRow) -> Vec<WorkloadId> {
-        let Some(job) = &self.job else { return Vec::new() };
-        let before = row.begun.clone().filter(|begun| begun.job == job.id);
-        row.void |= job.kind == JobKind::Put && job.id == row.put;
-        if self.resumed {
-            // What an earlier agent did of it was not undone: that is brought about by the next pass.
-            row.applied = None;
-        }
-        match (&job.kind, before) {
-            (JobKind::Delete | JobKind::Pause | JobKind::Resume, Some(before)) => row.phase = before.phase,
-            (JobKind::Put, Some(before)) => {
-                row.target = before.target;
-                // What was on its way out when this version came, goes on going.
-                row.phase = before.phase;
-                // What this version alone wanted and never had; the one before may want what it lacks, too.
-                let own = |row: &&WorkloadRow| {
-                    row.holds.is_none() && job.version == Some(row.version) && row.version != before.target
-                };
-                return known.workloads.values().filter(own).map(|row| row.id.clone()).collect();
             }
             _ => {}
         }
@@ -143,16 +117,18 @@ impl Pass {
 pub(super) fn verdict(
     job: &Job,
     errors: &BTreeMap<String, ItemError>,
-    was_cancelled: bool,
+    taken_back: Option<&TakenBack>,
     row: &BundleRow,
 ) -> (JobState, Option<String>) {
     let own = errors.values().filter(|error| error.code != Code::Cancelled).count();
-    if was_cancelled {
+    if let Some(TakenBack { reason, later }) = taken_back {
         let undone = match own {
-            0 => "taken back; what it did was undone".to_owned(),
-            failed => format!("taken back; undoing {failed} of its operations failed"),
+            0 if *later => "what was done of it is undone next".to_owned(),
+            0 => "what it did was undone".to_owned(),
+            failed => format!("undoing {failed} of its operations failed"),
         };
-        return (JobState::Cancelled, Some(undone));
+        let why = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        return (JobState::Cancelled, Some(format!("taken back{why}; {undone}")));
     }
     match (own, &row.phase) {
         (0, BundlePhase::Paused) if job.kind == JobKind::Put => {

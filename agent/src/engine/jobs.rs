@@ -1,13 +1,14 @@
-//! Accepting jobs: what they take the place of, what is stored with them, and taking them back.
+//! Accepting jobs: what they take the place of, and what is stored with them.
 
 use bytes::Bytes;
+use redb::ReadTransaction;
 use towline_bus::clock;
 use towline_protocol::{
     CallError, Code, JobId, Name, RequestId, WorkloadId,
     bundle::{
         BundlePhase, Change, ChangeOp, DeleteBundleRequest, DeleteBundleResponse, JobResponse, ResultState,
     },
-    job::{CancelJobResponse, Job, JobKind, JobRecord, JobState},
+    job::{Job, JobKind, JobRecord, JobState},
     limits::REASON_BYTES_MAX,
 };
 
@@ -21,7 +22,9 @@ use crate::{
     calls::Caller,
     failpoints::failpoint,
     store::{
-        Outcome, OutcomeKey, StoreError, jobs, outcomes, records,
+        Outcome, OutcomeKey, StoreError,
+        jobs::{self, Notes},
+        outcomes, records,
         rows::{self, BundleRow},
     },
 };
@@ -31,6 +34,8 @@ use crate::{
 pub(super) struct Accepting {
     pub(super) job: Job,
     pub(super) row: BundleRow,
+    /// What is noted of the job.
+    pub(super) notes: Notes,
     /// The documents of a put, and what they define.
     pub(super) content: Option<(Bytes, Vec<Coming>)>,
     /// What is answered, for a repetition.
@@ -67,8 +72,11 @@ impl Engine {
     /// Stores a job with what belongs to it, ends those that it takes the place of, and hands it to its lane. Call with
     /// the bundle's gate held.
     pub(super) async fn accept(&self, accepting: Accepting) -> Result<(), CallError> {
-        let Accepting { mut job, mut row, content, outcome } = accepting;
+        let Accepting { mut job, mut row, notes, content, outcome } = accepting;
         failpoint!("accept.checked", CallError::new(Code::Cluster, "a test says so"));
+        if self.inner.tasks.stopping().is_cancelled() {
+            return Err(CallError::new(Code::Unavailable, "the agent is ending, and accepts nothing more"));
+        }
         let (bundle, kind) = (row.name.clone(), job.kind.clone());
         let withdrawn = {
             let mut state = self.state();
@@ -90,7 +98,7 @@ impl Engine {
         let superseded_put = withdrawn.contains(&row.put);
         row.void |= superseded_put;
         let first = next_record(&mut job, None);
-        let (stored, kept, others) = (job.clone(), row.clone(), ended.clone());
+        let (stored, noted, kept, others) = (job.clone(), notes.clone(), row.clone(), ended.clone());
         let now = clock::unix_ms();
         let (content, coming) = content.unzip();
         let coming = coming.map(|coming| self.announced(&bundle, coming, &withdrawn));
@@ -103,6 +111,7 @@ impl Engine {
             }
             jobs::add_job(transaction, &stored)?;
             jobs::append_job_record(transaction, stored.id, &first)?;
+            jobs::note(transaction, stored.id, &noted)?;
             rows::put_bundle(transaction, &kept)?;
             if let Some(content) = &content {
                 rows::put_content(transaction, &kept.name, kept.accepted, kept.target, content)?;
@@ -115,7 +124,9 @@ impl Engine {
             }
             Ok(())
         });
-        let written = self.certain(write.await, job.id, |_| true).await;
+        let id = job.id;
+        let is_there = move |transaction: &ReadTransaction| Ok(jobs::job(transaction, id)?.is_some());
+        let written = self.certain(write.await, is_there).await;
         failpoint!("accept.stored");
         let mut state = self.state();
         if let Err(error) = written {
@@ -127,7 +138,7 @@ impl Engine {
         }
         // Of a version whose place was taken nothing comes any more.
         let coming = coming.or_else(|| superseded_put.then(Vec::new));
-        take_over(&mut state, job, row, coming, ended);
+        take_over(&mut state, OpenJob::new(job, notes), row, coming, ended);
         drop(state);
         self.kick();
         Ok(())
@@ -149,16 +160,15 @@ impl Engine {
     }
 
     /// After an error nobody knows whether the disk has the change; what is undone in memory must not be in the store. The
-    /// store, opened anew, says it by its job.
-    async fn certain(
+    /// store, opened anew, says it: `made` looks there.
+    pub(super) async fn certain(
         &self,
         written: Result<(), StoreError>,
-        id: JobId,
-        made: impl FnOnce(&Job) -> bool,
+        made: impl FnOnce(&ReadTransaction) -> Result<bool, StoreError> + Send + 'static,
     ) -> Result<(), CallError> {
         let Err(error) = written else { return Ok(()) };
-        match self.look(move |transaction| jobs::job(transaction, id)).await {
-            Ok(job) if job.as_ref().is_some_and(made) => Ok(()),
+        match self.look(made).await {
+            Ok(true) => Ok(()),
             // Also where it cannot be opened: a disk that is full says so while it writes, and has nothing of it.
             _ => Err(error.refusal()),
         }
@@ -180,9 +190,9 @@ impl Engine {
         self.once(caller, question, move |key| async move {
             // In here: a repetition is answered as the first was, also when the bundle has gone by now.
             let changes = engine.what_goes(&request.bundle)?;
+            let notes = Notes { forced: request.force, cancel: None };
             let job = engine
-                .operate(JobKind::Delete, &request.bundle, (key, id), request.reason, |row, job| {
-                    row.forced = request.force;
+                .operate((JobKind::Delete, notes), &request.bundle, (key, id), request.reason, |job| {
                     json(&DeleteBundleResponse { job: Some(job), changes: changes.clone() })
                 })
                 .await?;
@@ -220,8 +230,9 @@ impl Engine {
         self.once(caller, question, move |key| async move {
             engine.check_workloads(&bundle, &workloads)?;
             let reason = if workloads.is_empty() { reason } else { Some(selection(&workloads)) };
-            let job =
-                engine.operate(kind, &bundle, (key, id), reason, |_, job| json(&JobResponse { job })).await?;
+            let asked = (kind, Notes::default());
+            let answer = |job| json(&JobResponse { job });
+            let job = engine.operate(asked, &bundle, (key, id), reason, answer).await?;
             answered(&JobResponse { job })
         })
         .await
@@ -240,16 +251,13 @@ impl Engine {
 
     async fn operate(
         &self,
-        kind: JobKind,
+        (kind, notes): (JobKind, Notes),
         bundle: &Name,
         (key, request): (OutcomeKey, RequestId),
         reason: Option<String>,
-        answer: impl FnOnce(&mut BundleRow, JobId) -> Result<String, CallError>,
+        answer: impl FnOnce(JobId) -> Result<String, CallError>,
     ) -> Result<JobId, CallError> {
-        if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
-            let text = format!("the reason is too long: allowed are at most {REASON_BYTES_MAX} bytes");
-            return Err(CallError::new(Code::Invalid, text));
-        }
+        check_reason(reason.as_deref())?;
         let _segment = self.segment().await;
         let _gate = self.inner.gates.pass(bundle).await;
         let mut row = existing(self.state().bundles.get(bundle), bundle)?.row.clone();
@@ -261,96 +269,9 @@ impl Engine {
         let job = self.new_job(kind, Some(bundle), version, Some(request), reason);
         let id = job.id;
         row.job = id;
-        let answer = answer(&mut row, id)?;
-        self.accept(Accepting { job, row, content: None, outcome: Some((key, answer)) }).await?;
+        let answer = answer(id)?;
+        self.accept(Accepting { job, row, notes, content: None, outcome: Some((key, answer)) }).await?;
         Ok(id)
-    }
-
-    /// Takes a job back: one that was not begun ends at once; one under way is told, and undoes what it did.
-    pub(crate) async fn cancel(
-        &self,
-        caller: &Caller,
-        id: JobId,
-        reason: Option<String>,
-    ) -> Result<CancelJobResponse, CallError> {
-        let engine = self.clone();
-        let question = crate::calls::question("cancel_job", &(id, &reason));
-        self.once(caller, question, move |key| async move {
-            let job = engine.cancel_now(key, id, reason).await?;
-            answered(&CancelJobResponse { job })
-        })
-        .await
-    }
-
-    async fn cancel_now(&self, key: OutcomeKey, id: JobId, reason: Option<String>) -> Result<Job, CallError> {
-        let bundle = self.state().jobs.get(&id).and_then(|open| open.job.bundle.clone());
-        let Some(bundle) = bundle else {
-            return match self.look(move |transaction| jobs::job(transaction, id)).await? {
-                Some(job) => {
-                    Err(CallError::new(Code::Conflict, format!("job {id} has ended: {}", job.state)))
-                }
-                None => Err(CallError::new(Code::NotFound, format!("there is no job {id}"))),
-            };
-        };
-        let _segment = self.segment().await;
-        let _gate = self.inner.gates.pass(&bundle).await;
-        let (job, waits) = {
-            let mut state = self.state();
-            let waits = state.is_pending(id) && state.lanes.withdraw(&bundle, id);
-            let Some(open) = state.jobs.get(&id) else {
-                return Err(CallError::new(Code::Conflict, format!("job {id} has ended")));
-            };
-            if !waits {
-                open.cancelled.cancel();
-            }
-            (open.job.clone(), waits)
-        };
-        if !waits {
-            // Told first: a repetition after a crash in between asks again, which does no harm.
-            let outcome = Outcome(Ok(Some(json(&CancelJobResponse { job: job.clone() })?)));
-            self.remember(Some(key), outcome).await?;
-            return Ok(job);
-        }
-        let kind = job.kind.clone();
-        let (job, record) = end(job, JobState::Cancelled, reason);
-        let row = (kind == JobKind::Put).then(|| self.voided(&bundle, id)).flatten();
-        let (stored, last, kept) = (job.clone(), record.clone(), row.clone());
-        let outcome = Outcome(Ok(Some(json(&CancelJobResponse { job: job.clone() })?)));
-        let now = clock::unix_ms();
-        let written = self
-            .inner
-            .store
-            .write_out(move |transaction| {
-                jobs::put_job(transaction, &stored)?;
-                jobs::append_job_record(transaction, stored.id, &last)?;
-                outcomes::remember(transaction, &key, &outcome, now)?;
-                kept.as_ref().map_or(Ok(()), |row| rows::put_bundle(transaction, row))
-            })
-            .await;
-        let written = self.certain(written, id, |job| job.state.is_terminal()).await;
-        let mut state = self.state();
-        if let Err(error) = written {
-            state.lanes.submit(&bundle, Item::Job { id, kind });
-            drop(state);
-            self.kick();
-            return Err(error);
-        }
-        if let Some((known, row)) = state.bundles.get_mut(&bundle).zip(row) {
-            known.row = row;
-            known.coming.clear();
-        }
-        if let Some(open) = state.jobs.remove(&id) {
-            open.progress.send_replace(record.seq);
-        }
-        drop(state);
-        self.release(&bundle);
-        Ok(job)
-    }
-
-    /// The row of a bundle whose accepted version was taken back, if it was by this job.
-    pub(super) fn voided(&self, bundle: &Name, job: JobId) -> Option<BundleRow> {
-        let row = self.state().bundles.get(bundle)?.row.clone();
-        (row.put == job).then_some(BundleRow { void: true, ..row })
     }
 }
 
@@ -378,10 +299,19 @@ pub(super) fn end(mut job: Job, state: JobState, message: Option<String>) -> (Jo
     (job, record)
 }
 
+/// Refuses a reason that is too long to be kept.
+pub(super) fn check_reason(reason: Option<&str>) -> Result<(), CallError> {
+    if reason.is_none_or(|reason| reason.len() <= REASON_BYTES_MAX) {
+        return Ok(());
+    }
+    let text = format!("the reason is too long: allowed are at most {REASON_BYTES_MAX} bytes");
+    Err(CallError::new(Code::Invalid, text))
+}
+
 /// What was stored when a job was accepted, in memory: the job in its lane, its bundle, and the end of those before it.
 fn take_over(
     state: &mut State,
-    job: Job,
+    open: OpenJob,
     row: BundleRow,
     coming: Option<Vec<Coming>>,
     ended: Vec<(Job, JobRecord)>,
@@ -398,8 +328,8 @@ fn take_over(
     if let Some(coming) = coming {
         known.coming = coming;
     }
-    state.lanes.submit(&name, Item::Job { id: job.id, kind: job.kind.clone() });
-    state.jobs.insert(job.id, OpenJob::new(job));
+    state.lanes.submit(&name, Item::Job { id: open.job.id, kind: open.job.kind.clone() });
+    state.jobs.insert(open.job.id, open);
 }
 
 /// What the record says of a workload that was just accepted; nothing of one that was there.

@@ -7,7 +7,7 @@ use towline_protocol::{JobId, Name, WorkloadId, job::JobKind};
 /// Bundles that are worked on at the same time. Their work is mostly waiting.
 pub(crate) const AT_ONCE: usize = 16;
 
-/// Jobs that wait in one lane. A put takes the place of those before it, so only a flood of mixed operations gets there.
+/// Jobs that wait in one lane, besides what the agent does by itself. A put takes the place of those before it, so only a flood of mixed operations gets there.
 pub(crate) const WAITING_OF_ONE: usize = 64;
 
 /// Jobs that wait in all lanes.
@@ -38,48 +38,85 @@ pub(crate) fn supersedes(newer: &JobKind, older: &JobKind) -> bool {
     }
 }
 
+/// What waits for one bundle. What somebody asked for goes before what the agent does by itself, or nobody could stop a bundle
+/// of which much has drifted; but for coming up again, which is what all that follows builds on.
+#[derive(Debug, Default)]
+struct Lane {
+    reboot: bool,
+    /// In the order they were accepted.
+    jobs: VecDeque<(JobId, JobKind)>,
+    retry: bool,
+    /// Begun one at a time, so that a job waits for one of them and no more.
+    repair: BTreeSet<WorkloadId>,
+}
+
+impl Lane {
+    fn add(&mut self, item: Item) {
+        match item {
+            Item::Reboot => self.reboot = true,
+            Item::Job { id, kind } if self.jobs.iter().all(|(known, _)| *known != id) => {
+                self.jobs.push_back((id, kind));
+            }
+            Item::Job { .. } => {}
+            Item::Retry => self.retry = true,
+            Item::Repair { workload } => drop(self.repair.insert(workload)),
+        }
+    }
+
+    fn take(&mut self) -> Option<Item> {
+        if std::mem::take(&mut self.reboot) {
+            return Some(Item::Reboot);
+        }
+        if let Some((id, kind)) = self.jobs.pop_front() {
+            return Some(Item::Job { id, kind });
+        }
+        if std::mem::take(&mut self.retry) {
+            return Some(Item::Retry);
+        }
+        self.repair.pop_first().map(|workload| Item::Repair { workload })
+    }
+
+    /// Things that wait; what drifted is one, however much it is.
+    fn depth(&self) -> usize {
+        self.jobs.len()
+            + [self.reboot, self.retry, !self.repair.is_empty()].map(usize::from).iter().sum::<usize>()
+    }
+}
+
 /// All lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
-    waiting: BTreeMap<Name, VecDeque<Item>>,
+    waiting: BTreeMap<Name, Lane>,
     /// Lanes that have something and nobody at work, in the order they came to it.
     ready: VecDeque<Name>,
     at_work: BTreeSet<Name>,
 }
 
 impl Lanes {
-    /// Whether there is no room for one more job of `bundle`.
+    /// Whether there is no room for one more job of `bundle`. What the agent does by itself takes none.
     pub(crate) fn is_full(&self, bundle: &Name) -> bool {
-        self.waiting.get(bundle).map_or(0, VecDeque::len) >= WAITING_OF_ONE
-            || self.waiting.values().map(VecDeque::len).sum::<usize>() >= WAITING
+        self.waiting.get(bundle).map_or(0, |lane| lane.jobs.len()) >= WAITING_OF_ONE
+            || self.waiting.values().map(|lane| lane.jobs.len()).sum::<usize>() >= WAITING
     }
 
     /// The waiting jobs that a new one of `kind` takes the place of.
     pub(crate) fn superseded(&self, bundle: &Name, kind: &JobKind) -> Vec<JobId> {
-        let waiting = self.waiting.get(bundle).into_iter().flatten();
-        let old = |item: &Item| match item {
-            Item::Job { id, kind: older } if supersedes(kind, older) => Some(*id),
-            _ => None,
-        };
-        waiting.filter_map(old).collect()
+        let jobs = self.waiting.get(bundle).into_iter().flat_map(|lane| &lane.jobs);
+        jobs.filter(|(_, older)| supersedes(kind, older)).map(|(id, _)| *id).collect()
     }
 
-    /// Puts `item` at the end of its lane. What is there already need not be there twice.
+    /// Has `item` wait in its lane. What is there already need not be there twice.
     pub(crate) fn submit(&mut self, bundle: &Name, item: Item) {
-        let lane = self.waiting.entry(bundle.clone()).or_default();
-        if lane.contains(&item) {
-            return;
-        }
-        lane.push_back(item);
+        self.waiting.entry(bundle.clone()).or_default().add(item);
         self.make_ready(bundle);
     }
 
     /// Takes a waiting job out of its lane; says whether it was there.
     pub(crate) fn withdraw(&mut self, bundle: &Name, job: JobId) -> bool {
         let Some(lane) = self.waiting.get_mut(bundle) else { return false };
-        let before = lane.len();
-        lane.retain(|item| !matches!(item, Item::Job { id, .. } if *id == job));
-        let found = lane.len() < before;
+        let before = lane.jobs.len();
+        lane.jobs.retain(|(id, _)| *id != job);
+        let found = lane.jobs.len() < before;
         self.tidy(bundle);
         found
     }
@@ -90,7 +127,7 @@ impl Lanes {
             return None;
         }
         let bundle = self.ready.pop_front()?;
-        let item = self.waiting.get_mut(&bundle)?.pop_front()?;
+        let item = self.waiting.get_mut(&bundle)?.take()?;
         self.at_work.insert(bundle.clone());
         self.tidy(&bundle);
         Some((bundle, item))
@@ -109,7 +146,7 @@ impl Lanes {
 
     /// Things that wait, in all lanes.
     pub(crate) fn depth(&self) -> usize {
-        self.waiting.values().map(VecDeque::len).sum()
+        self.waiting.values().map(Lane::depth).sum()
     }
 
     fn make_ready(&mut self, bundle: &Name) {
@@ -120,7 +157,7 @@ impl Lanes {
     }
 
     fn tidy(&mut self, bundle: &Name) {
-        if self.waiting.get(bundle).is_some_and(VecDeque::is_empty) {
+        if self.waiting.get(bundle).is_some_and(|lane| lane.depth() == 0) {
             self.waiting.remove(bundle);
             self.ready.retain(|ready| ready != bundle);
         }
@@ -180,6 +217,27 @@ mod tests {
             lanes.submit(&shop, job(number, JobKind::Pause));
         }
         assert!(lanes.is_full(&shop) && !lanes.is_full(&name("other")));
+    }
+
+    #[test]
+    fn what_is_asked_for_goes_before_what_is_mended_and_finds_room() {
+        let (mut lanes, shop) = (Lanes::default(), name("shop"));
+        let repair = |number: usize| Item::Repair { workload: format!("File/f{number}").parse().unwrap() };
+        for number in 0..2 * WAITING {
+            lanes.submit(&shop, repair(number));
+        }
+        lanes.submit(&shop, Item::Retry);
+        assert_eq!((lanes.is_full(&shop), lanes.depth()), (false, 2));
+        assert_eq!(lanes.begin(), Some((shop.clone(), Item::Retry)));
+        lanes.end(&shop);
+        assert_eq!(lanes.begin(), Some((shop.clone(), repair(0))));
+        for item in [job(1, JobKind::Pause), Item::Reboot, job(2, JobKind::Put)] {
+            lanes.submit(&shop, item);
+        }
+        for item in [Item::Reboot, job(1, JobKind::Pause), job(2, JobKind::Put), repair(1)] {
+            lanes.end(&shop);
+            assert_eq!(lanes.begin(), Some((shop.clone(), item)));
+        }
     }
 
     proptest! {

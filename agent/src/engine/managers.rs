@@ -58,7 +58,7 @@ async fn on_disk(work: impl FnOnce() -> Result<Value, Stop> + Send + 'static) ->
 }
 
 /// A definition that was accepted, and cannot be read again.
-fn unreadable(complaints: Vec<Complaint>) -> ItemError {
+pub(super) fn unreadable(complaints: Vec<Complaint>) -> ItemError {
     let text = complaints.iter().map(|complaint| format!("{}: {}", complaint.path, complaint.text));
     ItemError::new(Code::Invalid, text.collect::<Vec<_>>().join("; "))
 }

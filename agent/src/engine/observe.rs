@@ -1,9 +1,9 @@
 //! What is seen of workloads, by the definitions that were carried out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, panic::AssertUnwindSafe};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::{FutureExt as _, future::join_all};
 use towline_protocol::{CallError, Name, WorkloadId, bundle::Change};
 
 use super::{
@@ -57,8 +57,9 @@ impl Engine {
         if let Some(error) = self.held_up(kind) {
             return vec![Some(Seen::unknown(error.message)); count];
         }
-        let mut seen: Vec<Option<Seen>> = manager.observe(works).await.into_iter().map(Some).collect();
-        // A manager that answers less than it is asked says nothing of the rest.
+        let looks = AssertUnwindSafe(manager.observe(works)).catch_unwind().await.unwrap_or_default();
+        let mut seen: Vec<Option<Seen>> = looks.into_iter().map(Some).collect();
+        // A manager that answers less than it is asked, or panics, says nothing of the rest.
         seen.resize(count, None);
         seen
     }

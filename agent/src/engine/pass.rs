@@ -18,7 +18,9 @@ use towline_protocol::{
 };
 
 use super::{
-    Engine, decommission,
+    Engine,
+    back::TakenBack,
+    decommission,
     ending::verdict,
     jobs::{end, next_record, selected},
     lanes::Item,
@@ -61,23 +63,8 @@ pub(super) struct Todo {
     pub(super) version: u64,
     /// What held before: definition, digest, version.
     pub(super) before: Option<(Bytes, ContentDigest, u64)>,
-}
-
-impl Todo {
-    /// What takes it back.
-    fn inverse(&self) -> Option<Self> {
-        let verb = self.verb.inverse()?;
-        // What failed before it was stopped is tried again by itself.
-        if verb == Verb::Resume && self.before.is_none() {
-            return None;
-        }
-        let this = (self.definition.clone(), self.digest, self.version);
-        let (definition, digest, version) = match verb {
-            Verb::Update | Verb::Add => self.before.clone()?,
-            _ => this.clone(),
-        };
-        Some(Self { verb, id: self.id.clone(), definition, digest, version, before: Some(this) })
-    }
+    /// Why this agent does not do it, though it was accepted.
+    pub(super) refused: Option<ItemError>,
 }
 
 /// A pass under way.
@@ -95,11 +82,11 @@ pub(super) struct Pass {
     pub(super) skipped: BTreeSet<WorkloadId>,
     /// What must stay, for what could not be removed needs it.
     pub(super) needed: BTreeSet<WorkloadId>,
-    begun: Vec<Todo>,
+    pub(super) begun: Vec<Todo>,
     /// An earlier agent began it, and did some of it.
     pub(super) resumed: bool,
     /// It was cancelled in time, and what it did was undone.
-    taken_back: bool,
+    pub(super) taken_back: Option<TakenBack>,
 }
 
 /// The agent ends; what is left is done by the next one.
@@ -127,13 +114,13 @@ impl Engine {
         }
     }
 
-    fn pass(&self, bundle: Name, item: Item) -> Option<Pass> {
+    pub(super) fn pass(&self, bundle: Name, item: Item) -> Option<Pass> {
         let state = self.state();
         let phase = state.bundles.get(&bundle)?.row.phase.clone();
-        let forced = state.bundles.get(&bundle)?.row.forced;
+        let deletes_by_force = state.bundles.get(&bundle)?.row.forced;
         let by_phase = |again, only| match phase {
             // One that has gone by now has nothing that could be brought back: its contents went with it.
-            BundlePhase::Deleting | BundlePhase::Deleted => Goal::Remove { force: forced },
+            BundlePhase::Deleting | BundlePhase::Deleted => Goal::Remove { force: deletes_by_force },
             BundlePhase::Paused => Goal::Pause,
             _ => Goal::Bring { again, only },
         };
@@ -141,6 +128,7 @@ impl Engine {
         let (goal, job) = match item {
             Item::Job { id, .. } => {
                 let open = state.jobs.get(&id)?;
+                let forced = open.notes.forced;
                 cancelled = open.cancelled.clone();
                 let goal = match open.job.kind {
                     JobKind::Put => Goal::Bring { again: forced, only: Vec::new() },
@@ -154,7 +142,9 @@ impl Engine {
             }
             Item::Reboot => (by_phase(true, Vec::new()), None),
             Item::Retry => (by_phase(false, Vec::new()), None),
-            Item::Repair { workload } => (Goal::Repair(workload), None),
+            Item::Repair { workload } if phase == BundlePhase::Active => (Goal::Repair(workload), None),
+            // What has been stopped or is to go meanwhile has not drifted.
+            Item::Repair { .. } => return None,
         };
         drop(state);
         let engine = self.clone();
@@ -171,7 +161,7 @@ impl Engine {
             needed: BTreeSet::new(),
             begun: Vec::new(),
             resumed,
-            taken_back: false,
+            taken_back: None,
         })
     }
 }
@@ -223,7 +213,8 @@ impl Pass {
             if asked && self.job.is_none() {
                 return Ok(());
             }
-            self.begin().await?
+            // Whatever was done of it by then: nothing more is to be.
+            if self.cancelled.is_cancelled() { Ok(Vec::new()) } else { self.begin().await? }
         };
         let todos = match begun {
             Ok(todos) => todos,
@@ -341,7 +332,7 @@ impl Pass {
                 BundlePhase::Deleted => (0, BundlePhase::Active),
                 ref phase => (row.target, phase.clone()),
             };
-            row.begun = Some(Begun { job, target, phase });
+            row.begun = Some(Begun { job, target, phase, forced: row.forced });
         }
         row.target = target;
         let kind = self.job.as_ref().map(|job| &job.kind);
@@ -358,30 +349,20 @@ impl Pass {
             row.phase = phase;
             row.since_unix_ms = clock::unix_ms();
         }
-        if kind == Some(&JobKind::Delete) {
+        if let (Some(JobKind::Delete), Goal::Remove { force }) = (kind, &self.goal) {
+            row.forced = *force;
             row.reason = self.job.as_ref().and_then(|job| job.reason.clone());
         }
     }
 
-    /// Undoes what this pass did, in reverse, to the end.
-    async fn take_back(&mut self) -> Result<(), Ending> {
-        self.failed.clear();
-        self.skipped.clear();
-        self.needed.clear();
-        let inverses: Vec<Todo> = self.begun.drain(..).rev().filter_map(|todo| todo.inverse()).collect();
-        self.cancelled = CancellationToken::new();
-        for mut todo in inverses {
-            // Of what was cut short before it was stopped nothing is to be resumed; it is made sure of.
-            let is_paused = |bundle: &Bundle| {
-                bundle.workloads.get(&todo.id).is_some_and(|row| row.result.state == ResultState::Paused)
-            };
-            if todo.verb == Verb::Resume && !self.read(is_paused).unwrap_or(false) {
-                todo.verb = Verb::Again;
-            }
-            self.act(&todo).await?;
+    /// Ends it as failed, whatever was done of it.
+    pub(super) async fn give_up(&mut self, why: &str) -> Result<(), Ending> {
+        if let Goal::Remove { force } = &mut self.goal {
+            // What nobody tried to remove is not forgotten.
+            *force = false;
         }
-        self.taken_back = true;
-        Ok(())
+        self.errors.insert(self.bundle.to_string(), ItemError::new(Code::Cluster, why));
+        self.finish().await
     }
 
     /// Stores how it ended.
@@ -392,12 +373,12 @@ impl Pass {
         let _gate = self.engine.inner.gates.pass(&bundle).await;
         let Some(known) = self.read(Bundle::clone) else { return Ok(()) };
         // Not whether it was cancelled: that may have come too late for anything to be undone.
-        let was_cancelled = self.taken_back;
+        let was_cancelled = self.taken_back.is_some();
         let mut row = known.row.clone();
         let left = self.settle(&known, &mut row, was_cancelled);
         let ended = self.job.take().map(|mut job| {
             job.errors.clone_from(&self.errors);
-            let (state, message) = verdict(&job, &self.errors, was_cancelled, &row);
+            let (state, message) = verdict(&job, &self.errors, self.taken_back.as_ref(), &row);
             end(job, state, message)
         });
         let goes = row.phase == BundlePhase::Deleted && known.row.phase != BundlePhase::Deleted;
@@ -432,7 +413,8 @@ impl Pass {
         failpoint!("pass.ended");
         self.engine.state().bundles.retain(|name, _| !forgotten.contains(name));
         self.change(|bundle| {
-            if goes && to_come.is_none() {
+            let withdrawn = was_cancelled && row.void;
+            if (goes && to_come.is_none()) || withdrawn {
                 bundle.coming.clear();
             }
             bundle.row = row;

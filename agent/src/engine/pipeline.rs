@@ -211,7 +211,12 @@ async fn undo(
 
 async fn guarded(work: impl Future<Output = Result<Value, Stop>>) -> Result<Value, Stop> {
     let caught = std::panic::AssertUnwindSafe(work).catch_unwind().await;
-    caught.unwrap_or_else(|_| Err(failed("it panicked; the agent's log says where")))
+    caught.unwrap_or_else(|_| Err(panicked()))
+}
+
+/// What a panic in the code of a manager comes to.
+pub(super) fn panicked() -> Stop {
+    failed("it panicked; the agent's log says where")
 }
 
 /// What a step came to; a test may let it fail, or end the agent, right after it.

@@ -19,7 +19,9 @@ use super::{
 use crate::{
     calls::{Answered, Caller},
     store::{
-        Outcome, OutcomeKey, outcomes, records,
+        Outcome, OutcomeKey,
+        jobs::Notes,
+        outcomes, records,
         rows::{self, BundleRow},
     },
 };
@@ -66,8 +68,8 @@ impl Engine {
         let version = version(&request, &content)?;
         let bytes = request.content.clone();
         let digest = aside(move || ContentDigest::of(&bytes)).await?;
-        let _segment = self.segment().await;
-        let _gate = self.inner.gates.pass(name).await;
+        let segment = self.segment().await;
+        let gate = self.inner.gates.pass(name).await;
         let before = self.state().bundles.get(name).map(|bundle| bundle.row.clone());
         let last = before.as_ref().map(|row| self.last(row));
         let decision = accept::decide(last.as_ref(), Asked { version, digest, force: request.force })
@@ -94,15 +96,18 @@ impl Engine {
             }
             Decision::Accept(version) => version,
         };
-        let needs = content.members.iter().map(|member| (member.resource.clone(), member.traits.needs));
-        let _room = self.admit(name, needs.collect())?;
+        let needs = content.needs();
         let wanted = self.wanted(&request, &content)?;
         let Some((key, request_id)) = asked else {
+            self.fits(name, &needs)?;
             self.inner.owners.check(name, &wanted).map_err(owned)?;
             let mut planned = response(PutOutcome::Planned, version, None);
+            // Who only asks holds up nobody, however long the runtime takes to answer.
+            drop((gate, segment));
             self.name_units(name, &mut planned.changes).await?;
             return Ok(planned);
         };
+        let _room = self.admit(name, needs)?;
         let job = self.new_job(JobKind::Put, Some(name), Some(version), Some(request_id), None);
         let response = response(PutOutcome::Accepted, version, Some(job.id));
         let resources = content.coming();
@@ -111,6 +116,7 @@ impl Engine {
         let accepting = Accepting {
             job,
             row,
+            notes: Notes { forced: request.force, cancel: None },
             content: Some((request.content, resources)),
             outcome: Some((key, json(&response)?)),
         };
@@ -146,7 +152,7 @@ impl Engine {
         let Some(row) = row.filter(|row| row.phase != BundlePhase::Deleted) else { return Ok(None) };
         let Some(bytes) = self.content_of(&row.name, row.accepted).await? else { return Ok(None) };
         // One that this agent cannot read is not compared with; it is replaced all the same.
-        Ok(content::read(self.inner.registry.clone(), row.name.clone(), bytes).await.ok())
+        Ok(content::read_accepted(self.inner.registry.clone(), row.name.clone(), bytes).await.ok())
     }
 
     /// The documents of a version, if they are kept.
@@ -221,7 +227,7 @@ fn accepted_row(
         digest,
         put: job,
         void: false,
-        forced: request.force,
+        forced: before.as_ref().is_some_and(|row| row.forced),
         target: there.map_or(0, |row| row.target),
         applied: before.as_ref().and_then(|row| row.applied),
         job,
@@ -311,7 +317,11 @@ mod tests {
                 traits: crate::engine::manager::Traits::default(),
             }
         };
-        let content = Content { head: Default::default(), members: (0..300).map(member).collect() };
+        let content = Content {
+            head: Default::default(),
+            members: (0..300).map(member).collect(),
+            refused: Default::default(),
+        };
         let changes = changes(None, &content);
         let shown: usize = changes.iter().filter_map(|change| change.diff.as_ref()).map(String::len).sum();
         assert_eq!(changes.len(), 300);

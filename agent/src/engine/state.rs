@@ -15,7 +15,10 @@ use towline_protocol::{
 };
 
 use super::{capacity::Room, lanes::Lanes, pass::Todo, plan::There};
-use crate::store::rows::{BundleRow, WorkloadRow};
+use crate::store::{
+    jobs::Notes,
+    rows::{BundleRow, WorkloadRow},
+};
 
 /// A workload of an accepted version that was not begun yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,15 +151,19 @@ impl Bundle {
 #[derive(Debug)]
 pub(super) struct OpenJob {
     pub(super) job: Job,
+    pub(super) notes: Notes,
     pub(super) cancelled: CancellationToken,
     /// The sequence of its newest record that is durable.
     pub(super) progress: watch::Sender<u64>,
 }
 
 impl OpenJob {
-    pub(super) fn new(job: Job) -> Self {
-        let (progress, _) = watch::channel(job.records);
-        Self { job, cancelled: CancellationToken::new(), progress }
+    pub(super) fn new(job: Job, notes: Notes) -> Self {
+        let ((progress, _), cancelled) = (watch::channel(job.records), CancellationToken::new());
+        if notes.cancel.is_some() {
+            cancelled.cancel();
+        }
+        Self { job, notes, cancelled, progress }
     }
 }
 

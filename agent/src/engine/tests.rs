@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod cases;
+mod panics;
 mod passed_over;
 mod simulation;
 mod taken_back;
@@ -40,12 +41,20 @@ mod upkeep;
 #[derive(Clone)]
 struct Script {
     done: Arc<Mutex<Vec<String>>>,
+    /// The sizes of what was added and updated, where they have one.
+    sizes: Arc<Mutex<Vec<u32>>>,
     /// Names whose operation fails.
     failing: Arc<Mutex<Vec<&'static str>>>,
+    /// Names whose operation panics before it has steps.
+    panicking: Arc<Mutex<Vec<&'static str>>>,
+    /// Managers panic where nobody expects it.
+    falls: Arc<AtomicBool>,
     /// Each operation takes one; there are plenty unless a test takes them away.
     turns: Arc<Semaphore>,
     /// What is seen of everything; all is well if none.
     seen: Arc<Mutex<Option<Seen>>>,
+    /// Each look takes one, and gives it back.
+    looking: Arc<Semaphore>,
     /// How often something was looked at.
     looks: Arc<AtomicUsize>,
     /// Why the managers are not ready, if they are not.
@@ -59,7 +68,11 @@ impl Script {
     fn new() -> Self {
         Self {
             done: Arc::default(),
+            sizes: Arc::default(),
+            looking: Arc::new(Semaphore::new(PLENTY)),
             failing: Arc::default(),
+            panicking: Arc::default(),
+            falls: Arc::default(),
             turns: Arc::new(Semaphore::new(PLENTY)),
             seen: Arc::default(),
             looks: Arc::default(),
@@ -77,11 +90,18 @@ struct Fake {
 
 impl Fake {
     fn step(&self, verb: &'static str, work: Work) -> Vec<Step> {
+        // Outside of the lock, which would be poisoned.
+        let panics = self.script.panicking.lock().unwrap().iter().any(|name| *name == work.id.name());
+        assert!(!panics, "a test says so");
         let script = self.script.clone();
         vec![Step::new(verb).forward(move |_| async move {
             script.turns.acquire().await.unwrap().forget();
             let name = work.id.name().to_owned();
             script.done.lock().unwrap().push(format!("{verb} {name}"));
+            let text = String::from_utf8_lossy(&work.definition).into_owned();
+            let size: Option<u32> =
+                text.split_once("size: ").and_then(|(_, size)| size.split('}').next()?.parse().ok());
+            script.sizes.lock().unwrap().extend(size);
             if script.failing.lock().unwrap().iter().any(|failing| *failing == name) {
                 return Err(Stop::new(Verdict::Failed, Code::Cluster, format!("{name} fails")));
             }
@@ -107,6 +127,11 @@ impl Manager for Fake {
 
     fn can_update(&self) -> bool {
         self.kind == "Thing"
+    }
+
+    fn takes_turns(&self) -> bool {
+        assert!(!self.script.falls.load(Ordering::SeqCst), "a test says so");
+        false
     }
 
     fn provision(&self, work: Work) -> Vec<Step> {
@@ -137,6 +162,7 @@ impl Manager for Fake {
 
     async fn observe(&self, works: Vec<Work>) -> Vec<Seen> {
         self.script.looks.fetch_add(works.len(), Ordering::SeqCst);
+        let _look = self.script.looking.acquire().await.unwrap();
         let seen = self.script.seen.lock().unwrap().clone().unwrap_or(Seen {
             status: ServiceStatus::Ready,
             reason: None,
@@ -161,20 +187,26 @@ struct Rig {
 }
 
 const PLENTY: usize = 100_000;
+const KINDS: [&str; 2] = ["Volume", "Thing"];
 
 impl Rig {
     async fn new() -> Self {
         let (dir, disk) = (tempfile::tempdir().unwrap(), Faults::default());
         let script = Script::new();
-        let engine = open(&dir, &disk, &script, "boot").await;
+        let engine = open(&dir, &disk, &script, &KINDS, "boot").await;
         Self { dir, disk, script, engine }
     }
 
     async fn reopened(self, boot: &str) -> Self {
+        self.reopened_by(&KINDS, boot).await
+    }
+
+    /// By an agent with managers of `kinds`.
+    async fn reopened_by(self, kinds: &[&'static str], boot: &str) -> Self {
         let Self { dir, disk, script, engine } = self;
         engine.inner.tasks.stop(Duration::from_millis(50)).await;
         drop(engine);
-        let engine = open(&dir, &disk, &script, boot).await;
+        let engine = open(&dir, &disk, &script, kinds, boot).await;
         Self { dir, disk, script, engine }
     }
 
@@ -199,6 +231,11 @@ impl Rig {
     async fn done(&self, bundle: &str, content: &str) -> Job {
         let put = self.put(bundle, content).await.unwrap();
         self.ended(&put).await
+    }
+
+    /// Waits until the lane of the shop is at this.
+    async fn works_on(&self, what: &str) {
+        self.until(|state| state.at_work.get(&shop()).is_some_and(|beat| beat.what == what)).await;
     }
 
     fn took(&self) -> Vec<String> {
@@ -228,10 +265,16 @@ fn caller() -> Caller {
     }
 }
 
-async fn open(dir: &tempfile::TempDir, disk: &Faults, script: &Script, boot: &str) -> Engine {
+async fn open(
+    dir: &tempfile::TempDir,
+    disk: &Faults,
+    script: &Script,
+    kinds: &[&'static str],
+    boot: &str,
+) -> Engine {
     let store = Arc::new(Store::open_with(dir.path(), disk.opener()).unwrap());
-    let managers: Vec<Arc<dyn Manager>> = ["Volume", "Thing"]
-        .into_iter()
+    let managers: Vec<Arc<dyn Manager>> = kinds
+        .iter()
         .map(|kind| Arc::new(Fake { kind, script: script.clone() }) as Arc<dyn Manager>)
         .collect();
     let parts = Parts {
@@ -302,10 +345,16 @@ async fn z_u5_a_burst_ends_at_the_last_version() {
     // How long that takes, `towline-bench bundles-burst` says.
     let mut states = BTreeMap::new();
     for put in &puts {
-        *states.entry(rig.ended(put).await.state).or_insert(0) += 1;
+        *states.entry(rig.ended(put).await.state).or_insert(0_usize) += 1;
     }
-    assert_eq!(states.values().sum::<i32>(), 100, "{states:?}");
+    let [done, superseded] =
+        [JobState::Done, JobState::Superseded].map(|state| states.get(&state).copied().unwrap_or(0));
+    assert_eq!((done + superseded, states.len() <= 2), (100, true), "{states:?}");
     assert_eq!(puts.last().unwrap().version, 100);
+    assert_eq!(rig.engine.state().bundles[&shop()].row.applied, Some(100));
+    let taken = rig.script.sizes.lock().unwrap().clone();
+    assert_eq!((taken.len(), taken.last()), (done, Some(&100)));
+    assert!(taken.is_sorted_by(|one, next| one < next), "never back to an older version: {taken:?}");
 }
 
 #[tokio::test]
@@ -328,10 +377,12 @@ async fn work_waits_until_it_can_be_stored() {
     let rig = Rig::new().await;
     rig.script.turns.forget_permits(PLENTY);
     let put = rig.put("shop", &thing("web", "")).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    rig.works_on("add Thing/web").await;
     rig.disk.set_full(true);
     rig.script.turns.add_permits(PLENTY);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    rig.until(|_| !rig.script.done.lock().unwrap().is_empty()).await;
+    // Whatever is to be stored after it is refused.
+    rig.put("other", &thing("b", "")).await.unwrap_err();
     assert_eq!(rig.engine.state().jobs.len(), 1, "it is done, but not recorded, so it has not ended");
     rig.disk.set_full(false);
     assert_eq!(rig.ended(&put).await.state, JobState::Done);
@@ -343,11 +394,11 @@ async fn z_e5_a_pass_that_was_cut_short_is_begun_again() {
     let rig = Rig::new().await;
     rig.script.turns.forget_permits(PLENTY);
     let put = rig.put("shop", &[thing("a", ""), thing("b", "")].concat()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    rig.works_on("add Thing/a").await;
     // The agent ends while the first is under way.
     rig.engine.inner.tasks.stopping().cancel();
     rig.script.turns.add_permits(PLENTY);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    rig.until(|state| state.at_work.is_empty()).await;
     assert_eq!(rig.took(), ["add a"]);
     let rig = rig.reopened("boot").await;
     assert_eq!(rig.ended(&put).await.state, JobState::Done);
@@ -362,11 +413,12 @@ async fn z_e6_a_reboot_brings_up_what_was_up_and_no_other() {
     rig.done("shop", &[thing("a", ""), thing("b", ""), thing("c", "")].concat()).await;
     rig.took();
     let rig = rig.reopened("boot").await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // All that an agent begins with waits in its lanes when it is open.
+    rig.until(|state| state.lanes.is_idle(&shop())).await;
     assert!(!rig.took().iter().any(|done| done.ends_with('a')), "a restart touches nothing");
     rig.script.failing.lock().unwrap().clear();
     let rig = rig.reopened("another boot").await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    rig.until(|state| state.to_come_up.is_empty()).await;
     let took = rig.took();
     assert_eq!(took.iter().filter(|done| *done != "add b").collect::<Vec<_>>(), ["add a", "add c"]);
 }
@@ -376,7 +428,7 @@ async fn z_e12_a_lane_that_does_not_come_on_is_told() {
     let rig = Rig::new().await;
     rig.script.turns.forget_permits(PLENTY);
     rig.put("shop", &thing("web", "")).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    rig.works_on("add Thing/web").await;
     let now = towline_bus::clock::now();
     assert_eq!(rig.engine.stalled(now), None);
     let late = rig.engine.stalled(now + drive::STALLED + Duration::from_secs(1)).unwrap();
@@ -388,7 +440,7 @@ async fn z_e12_what_declares_to_take_long_does_not_stall_until_then() {
     let rig = Rig::new().await;
     rig.script.turns.forget_permits(PLENTY);
     rig.put("shop", &thing("web", "turn: 600")).await.unwrap();
-    rig.until(|state| state.at_work.get(&shop()).is_some_and(|beat| beat.what == "add Thing/web")).await;
+    rig.works_on("add Thing/web").await;
     let later = |turn| towline_bus::clock::now() + drive::STALLED + Duration::from_secs(turn);
     assert_eq!(rig.engine.stalled(later(500)), None);
     assert!(rig.engine.stalled(later(601)).is_some());
@@ -407,10 +459,10 @@ async fn z_e13_a_listener_that_panics_or_sleeps_holds_up_nobody() {
     rig.done("shop", &thing("web", "")).await;
     rig.script.failing.lock().unwrap().push("web");
     rig.done("shop", &thing("web", "size: 2")).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    rig.until(|_| seen.lock().unwrap().len() == 2).await;
     let events: Vec<(BundleChange, bool)> =
         seen.lock().unwrap().iter().map(|event| (event.change, event.failed)).collect();
-    assert_eq!(events[..2], [(BundleChange::Created, false), (BundleChange::Updated, true)]);
+    assert_eq!(events, [(BundleChange::Created, false), (BundleChange::Updated, true)]);
     drop(release);
 }
 
@@ -426,9 +478,32 @@ async fn z_p2_a_kind_that_nobody_knows_is_refused() {
         "{}",
         error.message
     );
-    // And what an agent accepted that knew it is an error of that workload alone.
-    let error = rig.engine.inner.registry.find("App").map(|_| ()).unwrap_err();
-    assert_eq!(error.code, Code::Unsupported);
+}
+
+#[tokio::test]
+async fn z_p2_what_only_another_agent_knows_is_an_error_of_that_workload_alone() {
+    let rig = Rig::new().await;
+    rig.take_lane();
+    let needy = thing("needy", "dependsOn: [Volume/data]");
+    let put = rig.put("shop", &[volume("data", 1), thing("web", ""), needy].concat()).await.unwrap();
+    let rig = rig.reopened_by(&["Thing"], "boot").await;
+    let job = rig.ended(&put).await;
+    assert_eq!((job.state, job.errors.len()), (JobState::Failed, 2));
+    assert_eq!(job.errors["Volume/data"].code, Code::Unsupported);
+    assert_eq!(job.errors["Thing/needy"].message, "dependency failed: Volume/data");
+    assert_eq!(
+        (rig.took(), rig.states("shop").await["web"].clone()),
+        (vec!["add web".to_owned()], ResultState::Ok)
+    );
+    // What was up is left alone, and the rest of the bundle goes on.
+    let rig = rig.reopened_by(&KINDS, "boot").await;
+    let retry = rig.engine.operation(&caller(), JobKind::Retry, shop(), None, Vec::new()).await.unwrap();
+    assert_eq!(rig.job_ended(retry.job).await.state, JobState::Done);
+    let rig = rig.reopened_by(&["Thing"], "boot").await;
+    let retry = rig.engine.operation(&caller(), JobKind::Retry, shop(), None, Vec::new()).await.unwrap();
+    assert_eq!(rig.job_ended(retry.job).await.state, JobState::Done);
+    assert!(rig.states("shop").await.into_values().all(|state| state == ResultState::Ok));
+    assert_eq!(rig.took(), ["add data", "add needy"]);
 }
 
 #[tokio::test]
@@ -436,12 +511,7 @@ async fn z_s7_a_bundle_that_is_gone_can_be_put_again() {
     let rig = Rig::new().await;
     rig.done("shop", &thing("web", "")).await;
     rig.engine.delete(&caller(), deletion()).await.unwrap();
-    for _ in 0..200 {
-        if rig.engine.state().bundles.values().all(|bundle| bundle.row.phase == BundlePhase::Deleted) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    rig.until(|state| state.bundles[&shop()].row.phase == BundlePhase::Deleted).await;
     let error = rig.engine.delete(&caller(), deletion()).await.unwrap_err();
     assert_eq!(error.code, Code::NotFound);
     let shop: Name = "shop".parse().unwrap();

@@ -43,7 +43,8 @@ impl Pass {
             let definition = held.get(&row.id).cloned().unwrap_or_default();
             let digest = row.holds.unwrap_or_else(|| towline_protocol::ContentDigest::of(&definition));
             let before = row.holds.map(|holds| (definition.clone(), holds, row.version));
-            Todo { verb, id: row.id.clone(), definition, digest, version: row.version, before }
+            let (id, version) = (row.id.clone(), row.version);
+            Todo { verb, id, definition, digest, version, before, refused: None }
         };
         let down = known.in_order().into_iter().rev();
         Ok(match &self.goal {
@@ -86,17 +87,19 @@ impl Pass {
         let lost =
             || CallError::new(Code::Cluster, format!("the content of version {target} is not kept any more"));
         let bytes = bytes.ok_or_else(lost).map_err(Lost::Content)?;
-        let content = content::read(self.engine.inner.registry.clone(), self.bundle.clone(), bytes)
-            .await
-            .map_err(Lost::Content)?;
+        let registry = self.engine.inner.registry.clone();
+        let content = content::read_accepted(registry, self.bundle.clone(), bytes);
+        let content = content.await.map_err(Lost::Content)?;
         let resumes = self.job.as_ref().is_some_and(|job| job.kind == JobKind::Resume);
         let paused = known.row.phase == BundlePhase::Paused && !resumes;
         let asked = self.job.is_some();
         let members: BTreeMap<&WorkloadId, (u64, &Member)> =
             (1..).zip(&content.members).map(|(rank, member)| (&member.id, (rank, member))).collect();
-        let rows =
-            members.values().filter_map(|(rank, member)| self.row(*rank, member, target, known, paused));
-        let rows: Vec<WorkloadRow> = rows.collect();
+        let row = |(rank, member): &(u64, &Member)| {
+            let is_taken = !content.refused.contains_key(&member.id);
+            self.row(*rank, member, is_taken, target, known, paused)
+        };
+        let rows: Vec<WorkloadRow> = members.values().filter_map(row).collect();
         let mut todos = Vec::new();
         for op in plan(&content.wanted(), &known.there()) {
             let row = known.workloads.get(&op.id);
@@ -125,16 +128,17 @@ impl Pass {
             todos.push(match members.get(&op.id) {
                 Some((_, member)) => Todo {
                     verb,
-                    id: op.id,
+                    id: member.id.clone(),
                     definition: member.bytes.clone(),
                     digest: member.digest,
                     version: target,
                     before,
+                    refused: content.refused.get(&op.id).cloned(),
                 },
                 None => {
                     let definition = held.get(&op.id).cloned().unwrap_or_default();
                     let digest = towline_protocol::ContentDigest::of(&definition);
-                    Todo { verb, id: op.id, definition, digest, version: target, before }
+                    Todo { verb, id: op.id, definition, digest, version: target, before, refused: None }
                 }
             });
         }
@@ -146,17 +150,17 @@ impl Pass {
         &self,
         rank: u64,
         member: &Member,
+        is_taken: bool,
         target: u64,
         known: &Bundle,
         paused: bool,
     ) -> Option<WorkloadRow> {
-        let place = |row: WorkloadRow| WorkloadRow {
-            rank,
-            depends_on: member.depends_on.clone(),
-            shared: member.traits.shared,
-            needs: member.traits.needs,
-            resource: member.resource.clone(),
-            ..row
+        let place = |row: WorkloadRow| {
+            // Of what this agent does not take, it knows what was known before.
+            let (shared, needs) =
+                if is_taken { (member.traits.shared, member.traits.needs) } else { (row.shared, row.needs) };
+            let (depends_on, resource) = (member.depends_on.clone(), member.resource.clone());
+            WorkloadRow { rank, depends_on, shared, needs, resource, ..row }
         };
         let Some(before) = known.workloads.get(&member.id) else {
             let state = if paused { ResultState::Paused } else { ResultState::Init };
@@ -193,7 +197,7 @@ impl Pass {
         }
         let bytes = self.engine.content_of(&bundle, target).await.map_err(Lost::Store)?;
         let Some(bytes) = bytes else { return Ok(held) };
-        if let Ok(content) = content::read(self.engine.inner.registry.clone(), bundle, bytes).await {
+        if let Ok(content) = content::read_accepted(self.engine.inner.registry.clone(), bundle, bytes).await {
             for member in content.members {
                 held.entry(member.id).or_insert(member.bytes);
             }

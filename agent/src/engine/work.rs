@@ -1,5 +1,7 @@
 //! One operation on one workload: stored, done, and stored again with its result.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use bytes::Bytes;
 use towline_bus::clock;
 use towline_protocol::{
@@ -13,7 +15,7 @@ use super::{
     manager::Work,
     model::{Recorded, Verb, recorded},
     pass::{Ending, Goal, Pass, Todo},
-    pipeline::{Ran, Stop, Verdict, execute},
+    pipeline::{Ran, Stop, Verdict, execute, panicked},
     state::Beat,
 };
 use crate::asker::Asker;
@@ -36,6 +38,11 @@ impl Pass {
             };
             self.skipped.insert(todo.id.clone());
             return self.record(todo, row, skipped, None).await.map(|()| true);
+        }
+        if let Some(error) = todo.refused.clone() {
+            let ran = refused(Stop { verdict: Verdict::Unchanged, error });
+            let result = recorded(todo.verb, &row.result.state, Some(&ran));
+            return self.record(todo, row, result, Some(ran)).await.map(|()| true);
         }
         let row = self.announce(todo, row).await?;
         let what = format!("{} {}", todo.verb.word(), todo.id);
@@ -129,19 +136,16 @@ impl Pass {
             adopt,
         };
         let before = todo.before.as_ref().map(|(definition, ..)| work(definition.clone()));
-        let steps = self.engine.inner.registry.steps(
-            todo.verb,
-            &row.result.state,
-            work(todo.definition.clone()),
-            before,
-        );
+        let registry = &self.engine.inner.registry;
+        let steps = || registry.steps(todo.verb, &row.result.state, work(todo.definition.clone()), before);
+        let steps = catch_unwind(AssertUnwindSafe(steps)).unwrap_or_else(|_| Err(panicked()));
         let asker = {
             let (engine, bundle, beat) = (self.engine.clone(), self.bundle.clone(), beat.clone());
             Asker::new(self.cancelled.clone(), move || engine.beat(&bundle, beat.clone()))
         };
         match steps {
             Ok(None) => None,
-            Ok(Some(steps)) if self.engine.inner.registry.needs_turns(row.id.kind()) => {
+            Ok(Some(steps)) if registry.needs_turns(row.id.kind()) => {
                 let mark = &self.engine.inner.mark;
                 let steps = steps.into_iter().map(|step| step.in_turn(mark)).collect();
                 Some(execute(steps, &asker).await)

@@ -3,6 +3,7 @@
 use redb::{
     ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction,
 };
+use serde::{Deserialize, Serialize};
 use towline_protocol::{
     JobId, Name,
     job::{Job, JobRecord, JobState},
@@ -21,9 +22,31 @@ const OPEN: TableDefinition<'_, u64, ()> = TableDefinition::new("open-jobs");
 /// Steps, by number of the job and of the step.
 const STEPS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("job-records");
 
+/// What the agent notes of jobs that have not ended, by number.
+const NOTES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("job-notes");
+
 /// Jobs that one look for the oldest that has ended goes through: open ones may be older, those that are stuck for good,
 /// but nobody waits long for the next that is accepted.
 const PASSED_OVER: usize = 1_000;
+
+/// What the agent notes of a job besides what everybody is told of it. Kept until the job ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Notes {
+    /// It is done whole, also where nothing changed; a deletion forgets what it cannot remove.
+    #[serde(default)]
+    pub(crate) forced: bool,
+    /// It was taken back, and is to undo what it did.
+    #[serde(default)]
+    pub(crate) cancel: Option<Cancel>,
+}
+
+/// That a job was taken back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cancel {
+    /// Why, as whoever asked for it said.
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+}
 
 /// Which jobs are asked for.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +63,7 @@ pub(super) fn open(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(NUMBERS)?;
     transaction.open_table(OPEN)?;
     transaction.open_table(STEPS)?;
+    transaction.open_table(NOTES)?;
     Ok(())
 }
 
@@ -76,6 +100,15 @@ pub(crate) fn put_job(transaction: &WriteTransaction, job: &Job) -> Result<(), S
     }
 }
 
+/// Stores what is noted of a job; nothing of one that has ended.
+pub(crate) fn note(transaction: &WriteTransaction, job: JobId, notes: &Notes) -> Result<(), StoreError> {
+    let Some(number) = number_of(transaction, job)? else { return Ok(()) };
+    if transaction.open_table(OPEN)?.get(number)?.is_some() {
+        transaction.open_table(NOTES)?.insert(number, wire::encode(notes).as_slice())?;
+    }
+    Ok(())
+}
+
 /// Appends one step of a job. Its sequence is the job's `records`.
 pub(crate) fn append_job_record(
     transaction: &WriteTransaction,
@@ -97,6 +130,7 @@ fn write(transaction: &WriteTransaction, number: u64, job: &Job) -> Result<(), S
     let mut open = transaction.open_table(OPEN)?;
     if job.state.is_terminal() {
         open.remove(number)?;
+        transaction.open_table(NOTES)?.remove(number)?;
     } else {
         open.insert(number, ())?;
     }
@@ -128,15 +162,22 @@ fn forget(transaction: &WriteTransaction) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The jobs that have not ended, oldest first. One that is not readable is left out, and said so.
-pub(crate) fn unfinished(transaction: &ReadTransaction) -> Result<Vec<Job>, StoreError> {
-    let jobs = transaction.open_table(JOBS)?;
+/// The jobs that have not ended, oldest first, with what is noted of them: nothing, where an older agent accepted it. One that
+/// is not readable is left out, and said so.
+pub(crate) fn unfinished(transaction: &ReadTransaction) -> Result<Vec<(Job, Option<Notes>)>, StoreError> {
+    let (jobs, notes) = (transaction.open_table(JOBS)?, transaction.open_table(NOTES)?);
     let mut found = Vec::new();
     for entry in transaction.open_table(OPEN)?.iter()? {
         let number = entry?.0.value();
         let Some(bytes) = jobs.get(number)? else { continue };
         match decode::<Job>(&format!("job {number}"), bytes.value()) {
-            Ok(job) => found.push(job),
+            Ok(job) => {
+                let notes = notes.get(number)?;
+                let notes = notes.map(|notes| decode(&format!("the notes of job {number}"), notes.value()));
+                let unreadable =
+                    |error: &StoreError| tracing::error!(%error, "it is done as if nothing was noted");
+                found.push((job, notes.and_then(|notes| notes.inspect_err(unreadable).ok())));
+            }
             Err(error) => tracing::error!(%error, "set aside; the others go on"),
         }
     }
@@ -148,6 +189,13 @@ pub(crate) fn job(transaction: &ReadTransaction, id: JobId) -> Result<Option<Job
     let Some(number) = number(transaction, id)? else { return Ok(None) };
     let bytes = transaction.open_table(JOBS)?.get(number)?;
     bytes.map(|bytes| decode(&format!("job {id}"), bytes.value())).transpose()
+}
+
+/// What is noted of a job that has not ended.
+pub(crate) fn notes(transaction: &ReadTransaction, id: JobId) -> Result<Option<Notes>, StoreError> {
+    let Some(number) = number(transaction, id)? else { return Ok(None) };
+    let bytes = transaction.open_table(NOTES)?.get(number)?;
+    bytes.map(|bytes| decode(&format!("the notes of job {id}"), bytes.value())).transpose()
 }
 
 /// At most `limit` steps of a job after `after`, in order.
@@ -237,8 +285,41 @@ mod tests {
             .await
             .unwrap();
         let found = store.read(unfinished).unwrap();
-        let ids: Vec<JobId> = found.iter().map(|job| job.id).collect();
+        let ids: Vec<JobId> = found.iter().map(|(job, _)| job.id).collect();
         assert_eq!(ids, all.iter().map(|job| job.id).step_by(2).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_is_noted_of_a_job_is_kept_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [first, second] = [1, 2].map(|number| job(number, JobState::Running));
+        let (asked, other) = (first.clone(), second.clone());
+        let cancel = Some(Cancel { reason: Some("not now".to_owned()) });
+        let notes = Notes { forced: true, cancel };
+        let noted = notes.clone();
+        store
+            .write(move |transaction| {
+                add_job(transaction, &asked)?;
+                add_job(transaction, &other)?;
+                note(transaction, asked.id, &noted)
+            })
+            .await
+            .unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        let found = store.read(unfinished).unwrap();
+        // Of the other an older agent noted nothing.
+        assert_eq!(found, [(first.clone(), Some(notes.clone())), (second, None)]);
+        let ended = Job { state: JobState::Cancelled, ..first.clone() };
+        store
+            .write(move |transaction| {
+                put_job(transaction, &ended)?;
+                note(transaction, ended.id, &notes)
+            })
+            .await
+            .unwrap();
+        assert_eq!(store.read(|transaction| super::notes(transaction, first.id)).unwrap(), None);
     }
 
     #[tokio::test]

@@ -58,7 +58,7 @@ pub(crate) struct BundleRow {
     /// Put with the version, and given back with it.
     #[serde(default)]
     pub(crate) envelope: Option<Envelope>,
-    /// The accepted version is carried out whole, also where nothing changed.
+    /// The deletion that was begun last forgets what it cannot remove.
     #[serde(default)]
     pub(crate) forced: bool,
     /// The accepted version may take over direct resources.
@@ -75,6 +75,8 @@ pub(crate) struct Begun {
     pub(crate) job: JobId,
     pub(crate) target: u64,
     pub(crate) phase: BundlePhase,
+    #[serde(default)]
+    pub(crate) forced: bool,
 }
 
 /// What is known of a workload.

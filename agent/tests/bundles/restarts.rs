@@ -55,14 +55,18 @@ async fn z_e6_what_is_paused_stays_so_after_a_reboot() {
 #[tokio::test]
 async fn z_e5_what_was_accepted_is_done_by_the_next_agent() {
     let bench = Bench::new().await;
-    // The unit's directory cannot be stopped in time: the agent ends while it is being removed.
-    let put = bench
-        .put(format!("{}{}", bench.app("a", ""), bench.app("b", "  dependsOn: [App/a]\n")))
-        .await
-        .unwrap();
+    // It ends while the first comes up, and does not begin the second.
+    let begun = bench.path("begun");
+    let hook = format!("  hooks: {{preStart: [sh, -c, \"touch {}; sleep 5\"]}}\n", begun.display());
+    let content = format!("{}{}", bench.app("a", &hook), bench.app("b", "  dependsOn: [App/a]\n"));
+    let put = bench.put(content).await.unwrap();
+    bench.until("the first to come up", async || begun.exists()).await;
     let bench = bench.reopened().await;
-    let (job, _) = bench.ended(put.job.unwrap()).await;
+    let (job, records) = bench.ended(put.job.unwrap()).await;
     assert_eq!((job.kind, job.state), (JobKind::Put, JobState::Done), "{:?}", job.errors);
+    let begins =
+        records.iter().filter(|record| record.workload.is_none() && record.state == JobState::Running);
+    assert_eq!(begins.count(), 2, "each of the two agents began it: {records:?}");
     assert_eq!(bench.states().await, ["App/a ok", "App/b ok"]);
     assert_eq!(bench.journal(), ["a", "b"]);
     bench.end().await;

@@ -143,6 +143,8 @@ async fn z_u1_what_is_wrong_is_refused_whole() {
     let table = [
         (both(&bench.app("web", "")), "found App/web again"),
         (bench.app("Web", ""), "metadata.name"),
+        (bench.app("web", "").replace("{name: web}", "{name: \"\"}"), "metadata.name"),
+        (bench.app(&"w".repeat(300), ""), "metadata.name"),
         (
             both(&bench.app("api", "  dependsOn: [App/none]\n")),
             "found App/none, allowed are workloads of the same",

@@ -3,7 +3,7 @@
 //! exactly what was accepted last: on processes, and on containers of a real engine.
 //!
 //! `TOWLINE_KILLS` says how many random kills there are (10), and `TOWLINE_SEED` which seed the first site has; with the
-//! feature `failpoints`, each point is tried, too: to be killed there, to fail there, to stall there.
+//! feature `failpoints`, each point is tried, too (`TOWLINE_POINT` names one): to be killed there, to fail there, to stall there.
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by panicking")]
 #![expect(clippy::panic, reason = "a test says what it expects by panicking")]
 

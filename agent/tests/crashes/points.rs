@@ -3,7 +3,7 @@
 use std::{fs, os::unix::process::ExitStatusExt as _, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use towline_agent::failpoints::ALL;
+use towline_agent::failpoints::{ALL, Failpoint};
 use towline_bus::{CallContext, Platform as _};
 use towline_protocol::{
     bundle::{ListBundlesRequest, PutBundleRequest},
@@ -66,11 +66,16 @@ fn processes() -> Arc<dyn Place> {
     Arc::new(Processes)
 }
 
+/// Whether a point is to be tried.
+fn is_asked_for(point: &Failpoint) -> bool {
+    std::env::var("TOWLINE_POINT").ok().is_none_or(|name| name == point.name)
+}
+
 /// At each point, a site whose agents are killed there, one after the other, as `kills` says.
 #[expect(clippy::print_stderr, reason = "shown when it fails: which point it was")]
 pub(crate) async fn killed_at_each_point(place: &Arc<dyn Place>, kills: &[&str]) {
     let bus = Arc::new(Bus::start().await);
-    for (seed, point) in (100..).zip(ALL) {
+    for (seed, point) in (100..).zip(ALL).filter(|(_, point)| is_asked_for(point)) {
         let (mut site, mut random) = (Site::new(&bus, place).await, Random::new(seed));
         for what in kills {
             eprintln!("{}={what}", point.name);
@@ -86,7 +91,8 @@ pub(crate) async fn killed_at_each_point(place: &Arc<dyn Place>, kills: &[&str])
 #[expect(clippy::print_stderr, reason = "shown when it fails: which point it was")]
 pub(crate) async fn failing_at_each_point(place: &Arc<dyn Place>) {
     let bus = Arc::new(Bus::start().await);
-    for (seed, point) in (500..).zip(ALL.into_iter().filter(|point| point.can_fail)) {
+    let can_fail = ALL.into_iter().filter(|point| point.can_fail);
+    for (seed, point) in (500..).zip(can_fail).filter(|(_, point)| is_asked_for(point)) {
         eprintln!("{}=error", point.name);
         let (mut site, mut random) = (Site::new(&bus, place).await, Random::new(seed));
         site.injected = true;

@@ -115,12 +115,17 @@ async fn z_s5_what_holds_is_the_last_result_that_changed_something_and_the_recor
 async fn z_s6_without_its_content_every_workload_of_a_bundle_is_an_error_that_says_so() {
     let rig = Rig::new().await;
     rig.done("shop", &[thing("a", ""), thing("b", "")].concat()).await;
+    let told: Arc<Mutex<Vec<BundleEvent>>> = Arc::default();
+    let events = Arc::clone(&told);
+    rig.engine.on_change(move |event| events.lock().unwrap().push(event));
     rig.take_lane();
     let put = rig.put("shop", &[thing("a", "size: 2"), thing("c", "")].concat()).await.unwrap();
     let lose = |transaction: &redb::WriteTransaction| rows::drop_contents(transaction, &shop(), None);
     rig.engine.inner.store.write_out(lose).await.unwrap();
     rig.give_lane_back();
     assert_eq!(rig.ended(&put).await.state, JobState::Failed);
+    // Z-E13: also who only listens hears of what could not even be begun.
+    rig.until(|_| told.lock().unwrap().iter().any(|event| event.failed)).await;
     let text = "the content of version 2 is not kept any more";
     let workloads = rig.workloads("shop").await;
     let names: Vec<&str> = workloads.iter().map(|workload| workload.id.name()).collect();
@@ -153,10 +158,21 @@ async fn z_s9_capacity_counts_what_is_up_or_paused() {
     let pause = rig.engine.operation(&caller(), JobKind::Pause, halted.clone(), None, Vec::new()).await;
     rig.job_ended(pause.unwrap().job).await;
     let found = rig.engine.capacity().unwrap();
-    assert_eq!((found.disk_bytes.reserved, found.bundles, found.workloads), (8, 2, 2));
+    assert_eq!((found.bundles, found.workloads), (2, 2));
+    // The room of what failed is not promised to others: it is tried again, and would not fit then.
+    assert_eq!(found.disk_bytes.reserved, 3 + 5 + 7);
     let others = capacity::promised(&rig.engine.state(), Some(&halted));
-    let three = Room { disk: 3, ..Room::default() };
-    assert_eq!(capacity::sum(&others), three, "without the bundle that is asked about");
+    let ten = Room { disk: 3 + 7, ..Room::default() };
+    assert_eq!(capacity::sum(&others), ten, "without the bundle that is asked about");
+    let broken = "Volume/broken".parse().unwrap();
+    rig.script.failing.lock().unwrap().clear();
+    let sick: Name = "sick".parse().unwrap();
+    let retry =
+        rig.engine.operation(&caller(), JobKind::Retry, sick.clone(), None, Vec::new()).await.unwrap();
+    rig.job_ended(retry.job).await;
+    let job = rig.engine.decommission(&sick, &broken, "it eats the host").await.unwrap().unwrap();
+    rig.job_ended(job).await;
+    assert_eq!(rig.engine.capacity().unwrap().disk_bytes.reserved, 3 + 5, "what was given up needs none");
 }
 
 #[tokio::test]
@@ -262,6 +278,34 @@ async fn z_p3_what_cannot_be_stopped_is_tried_again_until_it_is() {
     rig.until(|state| state.bundles[&shop()].due.is_none() && state.lanes.is_idle(&shop())).await;
     assert_eq!(rig.took(), ["pause a", "pause a"]);
     assert_eq!(rig.states("shop").await["a"], ResultState::Paused);
+}
+
+#[tokio::test]
+async fn a_dry_run_holds_up_nobody_and_is_promised_nothing() {
+    let rig = Rig::new().await;
+    rig.done("shop", &volume("data", 1)).await;
+    rig.script.looking.forget_permits(PLENTY);
+    // The one that goes is looked at: which units it has is told.
+    let content = [thing("new", ""), volume("more", 9)].concat();
+    let asked = PutBundleRequest { dry_run: true, ..PutBundleRequest::new(shop(), content) };
+    let who = caller();
+    let mut planned = Box::pin(rig.engine.put(&who, asked));
+    let before = rig.script.looks.load(Ordering::SeqCst);
+    let meanwhile = async {
+        rig.until(|_| rig.script.looks.load(Ordering::SeqCst) > before).await;
+        assert!(rig.engine.state().admitted.is_empty());
+        rig.done("shop", &[volume("data", 1), thing("web", "")].concat()).await
+    };
+    let both = async {
+        tokio::select! {
+            early = &mut planned => panic!("nothing answered its look: {early:?}"),
+            job = meanwhile => job,
+        }
+    };
+    let job = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+    assert_eq!(job.state, JobState::Done);
+    rig.script.looking.add_permits(PLENTY);
+    assert_eq!(planned.await.unwrap().outcome, PutOutcome::Planned);
 }
 
 #[tokio::test]

@@ -161,13 +161,13 @@ async fn deleting_and_cancelling_again_are_answered_as_the_first_time() {
 #[tokio::test]
 async fn z_s2_what_a_waiting_version_adds_stays_its_own_while_others_work() {
     let rig = Rig::new().await;
+    rig.done("shop", &thing("a", "")).await;
     rig.script.turns.forget_permits(PLENTY);
-    let first = rig.put("shop", &thing("a", "")).await.unwrap();
-    rig.runs(&first).await;
     let workload = "Thing/a".parse().unwrap();
     rig.engine.state().lanes.submit(&shop(), Item::Repair { workload });
+    rig.engine.kick();
     let second = rig.put("shop", &[thing("a", ""), thing("b", "")].concat()).await.unwrap();
-    rig.script.turns.add_permits(2);
+    rig.script.turns.add_permits(1);
     rig.runs(&second).await;
     let error = rig.put("other", &thing("b", "")).await.unwrap_err();
     assert_eq!(error.code, Code::Conflict);
@@ -301,4 +301,114 @@ async fn z_u5_what_an_earlier_agent_began_gives_way_to_nothing() {
     assert_eq!(rig.ended(&put).await.state, JobState::Done);
     assert_eq!(rig.ended(&third).await.state, JobState::Done);
     assert_eq!(rig.row().applied, Some(3));
+}
+
+impl Rig {
+    /// The agent ends in the middle of what it does, once `holds`; another takes up what is left.
+    async fn killed(self, holds: impl Fn(&State) -> bool) -> Self {
+        self.engine.inner.tasks.stopping().cancel();
+        self.script.turns.add_permits(1);
+        self.until(holds).await;
+        self.until(|state| state.at_work.is_empty()).await;
+        self.script.turns.add_permits(PLENTY);
+        self.reopened("boot").await
+    }
+
+    /// A second version of which nothing is done yet; and what held before.
+    async fn second_begins(&self) -> (PutBundleResponse, Held) {
+        self.done("shop", &[thing("a", ""), thing("b", "")].concat()).await;
+        let before = self.held();
+        self.took();
+        self.script.turns.forget_permits(PLENTY);
+        let second = [thing("a", "size: 2"), thing("b", "size: 2"), thing("c", "")].concat();
+        let put = self.put("shop", &second).await.unwrap();
+        self.until(|state| state.at_work.get(&shop()).is_some_and(|beat| beat.what == "update Thing/a"))
+            .await;
+        (put, before)
+    }
+
+    async fn takes_back(&self, put: &PutBundleResponse) {
+        let reason = Some("not now".to_owned());
+        self.engine.cancel(&caller(), put.job.unwrap(), reason).await.unwrap();
+    }
+}
+
+fn has_second(name: &str, state: &State) -> bool {
+    let id = format!("Thing/{name}").parse().unwrap();
+    state.bundles[&shop()].workloads.get(&id).is_some_and(|row| row.version == 2)
+}
+
+#[tokio::test]
+async fn z_u7_what_was_told_to_be_taken_back_is_by_the_next_agent() {
+    let rig = Rig::new().await;
+    let (put, before) = rig.second_begins().await;
+    rig.takes_back(&put).await;
+    let rig = rig.killed(|state| has_second("a", state)).await;
+    let job = rig.ended(&put).await;
+    assert_eq!(job.state, JobState::Cancelled);
+    assert_eq!(job.message.as_deref(), Some("taken back (not now); what was done of it is undone next"));
+    rig.until(|state| state.bundles[&shop()].row.applied == Some(1)).await;
+    assert_eq!((rig.row().target, rig.held()), (1, before));
+    assert_eq!(rig.took(), ["update a", "update a"], "nothing more of it was done");
+    assert_eq!(rig.engine.inner.store.read(|look| crate::store::jobs::notes(look, job.id)).unwrap(), None);
+}
+
+#[tokio::test]
+async fn z_u7_a_taking_back_that_is_cut_short_is_gone_on_with() {
+    let rig = Rig::new().await;
+    let (put, before) = rig.second_begins().await;
+    rig.script.turns.add_permits(2);
+    rig.works_on("add Thing/c").await;
+    rig.takes_back(&put).await;
+    rig.script.turns.add_permits(1);
+    rig.works_on("remove Thing/c").await;
+    let rig = rig.killed(|state| state.bundles[&shop()].workloads.len() == 2).await;
+    assert_eq!(rig.ended(&put).await.state, JobState::Cancelled);
+    rig.until(|state| state.bundles[&shop()].row.applied == Some(1)).await;
+    assert_eq!((rig.row().target, rig.held()), (1, before));
+    assert_eq!(rig.took(), ["update a", "update b", "add c", "remove c", "update a", "update b"]);
+}
+
+#[tokio::test]
+async fn z_u7_what_was_done_and_not_recorded_is_undone_as_well() {
+    let rig = Rig::new().await;
+    let (put, before) = rig.second_begins().await;
+    rig.takes_back(&put).await;
+    rig.disk.set_full(true);
+    let done = Arc::clone(&rig.script.done);
+    rig.script.turns.add_permits(1);
+    rig.until(|_| !done.lock().unwrap().is_empty()).await;
+    rig.engine.inner.tasks.stopping().cancel();
+    rig.until(|state| state.at_work.is_empty()).await;
+    rig.script.turns.add_permits(PLENTY);
+    rig.disk.set_full(false);
+    assert_eq!(rig.held()[..2], before, "the row knows nothing of it");
+    let rig = rig.reopened("boot").await;
+    assert_eq!(rig.ended(&put).await.state, JobState::Cancelled);
+    rig.until(|state| state.bundles[&shop()].row.applied == Some(1)).await;
+    assert_eq!(rig.took(), ["update a", "update a"]);
+}
+
+#[tokio::test]
+async fn z_e9_force_is_of_the_job_that_it_was_asked_with() {
+    let rig = Rig::new().await;
+    rig.done("shop", &[thing("a", ""), thing("b", "")].concat()).await;
+    rig.script.failing.lock().unwrap().push("b");
+    rig.script.turns.forget_permits(PLENTY);
+    let delete = rig.engine.delete(&caller(), deletion()).await.unwrap().job.unwrap();
+    rig.works_on("remove Thing/b").await;
+    let by_force = PutBundleRequest { force: true, ..PutBundleRequest::new(shop(), thing("a", "")) };
+    let put = rig.engine.put(&caller(), by_force).await.unwrap();
+    let fails = |state: &State| {
+        state.bundles[&shop()].workloads[&"Thing/b".parse().unwrap()].result.state == ResultState::Error
+    };
+    let rig = rig.killed(fails).await;
+    assert_eq!(rig.job_ended(delete).await.state, JobState::Failed);
+    rig.ended(&put).await;
+    // Nobody asked to forget it.
+    assert_eq!(rig.states("shop").await["b"], ResultState::Error);
+    let by_force = DeleteBundleRequest { force: true, ..deletion() };
+    let delete = rig.engine.delete(&caller(), by_force).await.unwrap().job.unwrap();
+    assert_eq!(rig.job_ended(delete).await.state, JobState::Failed);
+    assert_eq!((rig.row().phase, rig.states("shop").await.len()), (BundlePhase::Deleted, 0));
 }

@@ -65,6 +65,27 @@ async fn what_changes_is_looked_at_and_mended_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_waits_for_one_repair_and_not_for_all() {
+    let rig = Rig::new().await;
+    let many: String = (0..200).map(|number| thing(&format!("t{number}"), "")).collect();
+    rig.done("shop", &many).await;
+    rig.took();
+    rig.script.turns.forget_permits(PLENTY);
+    rig.sees(drifted(Mend::Engine));
+    rig.engine.look_at(&shop(), None).await.unwrap();
+    rig.engine.kick();
+    rig.until(|state| state.at_work.get(&shop()).is_some_and(|beat| beat.what.starts_with("check"))).await;
+    *rig.script.seen.lock().unwrap() = None;
+    let pause = rig.engine.operation(&caller(), JobKind::Pause, shop(), None, Vec::new()).await.unwrap();
+    rig.script.turns.add_permits(PLENTY);
+    assert_eq!(rig.job_ended(pause.job).await.state, JobState::Done);
+    rig.until(|state| state.lanes.is_idle(&shop())).await;
+    let took = rig.took();
+    let repaired = took.iter().filter(|done| done.starts_with("add")).count();
+    assert_eq!((repaired, took.len()), (1, 201), "one was mended, and all were stopped");
+}
+
+#[tokio::test]
 async fn z_e7_a_failure_at_boot_that_passes_turns_nothing_into_an_error() {
     let rig = Rig::new().await;
     rig.done("shop", &[thing("a", ""), thing("b", "")].concat()).await;
