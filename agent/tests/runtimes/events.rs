@@ -62,6 +62,10 @@ pub(crate) struct Events {
 
 impl Events {
     /// Events of the containers of `instance`, from here on.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends with what it belongs to, and has nothing to finish"
+    )]
     pub(crate) async fn of(engine: &Engine, instance: &str) -> Self {
         let client = client(engine).await;
         let heard = Arc::new(Mutex::new(Vec::new()));

@@ -93,7 +93,7 @@ fn places(args: &DoctorArgs) -> Result<Places, Failure> {
     let docker_hosts = match &args.config {
         None => Vec::new(),
         Some(file) => {
-            let socket = args.docker_socket.as_deref().unwrap_or(Path::new(DEFAULT_SOCKET));
+            let socket = args.docker_socket.as_deref().unwrap_or_else(|| Path::new(DEFAULT_SOCKET));
             let config = FileConfig::read(file, socket);
             config.map_err(|errors| Failure::new(Exit::Usage, errors.to_string()))?.hosts
         }

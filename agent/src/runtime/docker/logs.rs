@@ -107,7 +107,7 @@ impl Past {
             }
         }
         while let Some(Ok((reader, read))) = readings.join_next().await {
-            past.missing = past.missing.or(read.err());
+            past.missing = past.missing.or_else(|| read.err());
             past.readers.push(reader);
         }
         past

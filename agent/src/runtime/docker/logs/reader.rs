@@ -49,9 +49,8 @@ impl Reader {
     pub(super) async fn attend(mut self) {
         let mut is_whole = true;
         let host = self.host.clone();
-        loop {
-            // Before it is read: what changes meanwhile has it read once more.
-            let Some(life) = self.life() else { break };
+        // Looked up before it is read: what changes meanwhile has it read once more.
+        while let Some(life) = self.life() {
             let ended = tokio::select! {
                 ended = self.read(true) => ended,
                 // Nobody knows whether the connection still leads there.
