@@ -25,13 +25,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::guard::Guard;
+use self::guard::{Entries, Guard};
 use super::{
     engine::{QUICK, Refusal},
     host::{DockerHost, Seen},
 };
 use crate::{
-    proc::{self, Process},
+    proc::{self, INSTANCE_MARK, Process},
     runtime::{
         RuntimeError,
         exec::{ENDING, Exec, ExecEvent, ExecSpec, PIECE, QUEUE},
@@ -217,12 +217,20 @@ impl Command {
 }
 
 impl DockerHost {
+    /// What every process of a container of the instance has in its environment.
+    fn instance_mark(&self) -> String {
+        format!("{INSTANCE_MARK}={}", self.inner.instance)
+    }
+
     /// Kills what bears the mark of a command, if anything does.
     pub(super) async fn kill_marked(&self, container: &str, mark: &str) {
-        let mark = format!("{MARK}={mark}");
+        let (instance, mark) = (self.instance_mark(), format!("{MARK}={mark}"));
         let killed = async {
-            if guard::kill(self, container, &mark, "").await.is_err() {
-                kill_from_here(move || proc::carriers(&mark)).await;
+            if guard::kill(self, container, Entries::One(&mark), None).await.is_err() {
+                let is_meant = move |environment: &[&[u8]]| {
+                    [&instance, &mark].into_iter().all(|entry| environment.contains(&entry.as_bytes()))
+                };
+                kill_from_here(move || proc::bearing(&is_meant)).await;
             }
         };
         if timeout(ENDING, killed).await.is_err() {
