@@ -19,6 +19,7 @@ mod generation;
 mod health;
 mod journal;
 mod logs;
+mod mends;
 mod owned;
 mod plan;
 mod prove;
@@ -93,8 +94,9 @@ struct Inner {
     vitals: watch::Sender<Vitals>,
     drift: IntCounterVec,
     file_looks: file_looks::FileLooks,
-    /// When repair last came on.
+    /// When repair last looked.
     beat: Mutex<Moment>,
+    mends: Mutex<mends::Mends>,
     /// What else does not come on, if something does not.
     stalled: OnceLock<Box<dyn Fn(Moment) -> Option<String> + Send + Sync>>,
     tasks: Tasks,
@@ -134,6 +136,7 @@ impl Direct {
             drift,
             file_looks: file_looks::FileLooks::new(look_at_files),
             beat: Mutex::new(clock::now()),
+            mends: Mutex::default(),
             stalled: OnceLock::new(),
             tasks,
         };

@@ -55,6 +55,7 @@ use towline_bus::{
 };
 
 pub use self::endpoint::{Endpoint, HostConfig, ParseRemoteEngineError, RemoteEngine, SshConfig, TlsFiles};
+pub(crate) use self::engine::PULL;
 pub(crate) use self::leftovers::{Labelled, labelled, remove_labelled};
 pub use self::registry::{RegistryAuth, RegistryAuthError};
 use self::{

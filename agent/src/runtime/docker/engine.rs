@@ -28,7 +28,7 @@ pub(super) const ENGINE: &str = "the docker engine";
 pub(super) const QUICK: Duration = Duration::from_secs(20);
 
 /// How long fetching an image may take.
-pub(super) const PULL: Duration = Duration::from_secs(20 * 60);
+pub(crate) const PULL: Duration = Duration::from_secs(20 * 60);
 
 /// Beyond every wait of ours, in seconds: each call has its own.
 const CLIENT: u64 = 24 * 3600;
