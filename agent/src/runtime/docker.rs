@@ -263,6 +263,7 @@ impl Runtime for DockerRuntime {
     ) -> Result<Vec<UnitStatus>, RuntimeError> {
         let concerned = self.concerned(app, choice).into_iter();
         try_join_all(concerned.map(|host| host.look(Some(app), since))).await?;
+        try_join_all(self.inner.hosts.iter().map(|host| host.clear_up(app))).await?;
         Ok(self.units_of(app))
     }
 

@@ -4,6 +4,7 @@ mod ancestor;
 mod doctor;
 mod files;
 mod hooks;
+mod lost;
 mod mounts;
 
 use std::{
@@ -34,7 +35,10 @@ use towline_protocol::{
 };
 
 pub(crate) use self::ancestor::bare_image;
-use crate::engine::{Engine, IMAGE};
+use crate::{
+    engine::{Engine, IMAGE},
+    proxy::Proxy,
+};
 
 struct Containers {
     engine: Arc<Engine>,
@@ -100,12 +104,24 @@ impl Bench {
         Self { among_others: Some(among_others), ..Self::on_engine(name, registry_auth).await }
     }
 
+    /// The same, on a way to the engine where requests go astray.
+    pub(crate) async fn through_proxy(name: &str) -> (Self, Proxy) {
+        let among_others = GATE.read().await;
+        let proxy = Proxy::before(&Engine::shared());
+        let bench = Self::on_socket(name, None, proxy.socket.clone()).await;
+        (Self { among_others: Some(among_others), ..bench }, proxy)
+    }
+
     async fn on_engine(name: &str, registry_auth: Option<PathBuf>) -> Self {
+        Self::on_socket(name, registry_auth, Engine::shared().socket.clone()).await
+    }
+
+    async fn on_socket(name: &str, registry_auth: Option<PathBuf>, docker_socket: PathBuf) -> Self {
         let (engine, dir) = (Engine::shared(), tempfile::tempdir().unwrap());
         let instance = format!("test/{name}");
         let config = AgentConfig {
             runtime: RuntimeKind::Docker,
-            docker_socket: engine.socket.clone(),
+            docker_socket,
             registry_auth,
             ..AgentConfig::new(instance.parse().unwrap(), dir.path())
         };

@@ -99,6 +99,23 @@ pub(super) struct Seen {
     pub(super) has_commands: bool,
     /// Its hooks, and how far it has come with them.
     pub(super) course: Course,
+    /// Why it may stand otherwise by now, although the engine answers.
+    pub(super) unclear: Option<Unclear>,
+}
+
+/// Why it is not known how one container stands.
+#[derive(Debug, Clone)]
+pub(super) struct Unclear {
+    /// What was asked.
+    pub(super) runtime: String,
+    /// What came instead of an answer.
+    pub(super) reason: String,
+}
+
+impl Unclear {
+    pub(super) fn error(&self) -> RuntimeError {
+        RuntimeError::Unknown { runtime: self.runtime.clone(), reason: self.reason.clone() }
+    }
 }
 
 /// What all hosts of a runtime share.
@@ -318,9 +335,10 @@ impl DockerHost {
 /// As it stands, or as it stood while nobody knows.
 fn shown(seen: &Seen, trouble: Option<&String>) -> UnitStatus {
     let mut status = seen.status.clone();
-    if let Some(reason) = trouble {
+    let unclear = || seen.unclear.as_ref().map(|unclear| unclear.error().to_string());
+    if let Some(reason) = trouble.cloned().or_else(unclear) {
         status.state.status = Status::Unknown;
-        status.state.reason = Some(reason.clone());
+        status.state.reason = Some(reason);
     }
     status
 }
