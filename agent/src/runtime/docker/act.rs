@@ -23,9 +23,6 @@ use crate::{
 /// How long the engine may take beyond the grace period to kill what is left.
 const SLACK: Duration = Duration::from_secs(30);
 
-/// By then the engine has been told to stop a container.
-const BEGUN: Duration = Duration::from_secs(5);
-
 /// Between two looks whether a container that is being removed has gone.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,9 +38,9 @@ impl DockerHost {
         let container = spec.manifest.spec.container.as_ref().ok_or_else(|| RuntimeError::NotStarted {
             reason: "its definition was read for another runtime".to_owned(),
         })?;
-        // Before the turn: an image may take long, and to have it changes nothing that runs.
         self.provide_image(container).await?;
-        let turn = self.turn().await?;
+        // Before its time of creation is noted: whoever takes over may wait for half a minute.
+        self.may_change().await?;
         self.make_mount_dirs(&spec.manifest.spec, container).await?;
         let id = self.create(spec, container).await.inspect_err(|error| {
             // It may have heard the question.
@@ -56,8 +53,6 @@ impl DockerHost {
             if spec.manifest.spec.hooks.is_empty() {
                 self.start_container(&id).await?;
             } else {
-                // Hooks take their time, and whoever takes over need not wait for them.
-                drop(turn);
                 self.start_with_hooks(&id).await?;
             }
             let status = self.inspect(&id).await?;
@@ -69,11 +64,7 @@ impl DockerHost {
             Ok(status) => Ok(status),
             Err(error) => {
                 // The first error is the one worth telling; what cannot be removed is found by its labels.
-                let removed = async {
-                    let _turn = self.turn().await?;
-                    self.remove_container(&id).await
-                };
-                if let Err(second) = removed.await {
+                if let Err(second) = self.remove_container(&id).await {
                     tracing::warn!(container = id, error = %second, "a container that did not start cannot be removed");
                 }
                 Err(error)
@@ -92,7 +83,7 @@ impl DockerHost {
             let name = Some(Phase::before_start(&label.hooks).name(&unit));
             let options = CreateContainerOptions { name, ..CreateContainerOptions::default() };
             let question = async |client: Docker| client.create_container(Some(options), body).await;
-            match self.change(QUICK, question).await {
+            match self.change(question).await {
                 Ok(created) => return Ok(created.id),
                 Err(Refusal::Said { status: 409, message }) => last = Some(message),
                 Err(refusal) => return Err(refusal.of("cannot create a container")),
@@ -106,7 +97,7 @@ impl DockerHost {
     pub(super) async fn start_container(&self, container: &str) -> Result<(), RuntimeError> {
         let question =
             async |client: Docker| client.start_container(container, None::<StartContainerOptions>).await;
-        match self.change(QUICK, question).await {
+        match self.change(question).await {
             Ok(()) | Err(Refusal::Said { status: 304, .. }) => Ok(()),
             Err(Refusal::Said { message: reason, .. } | Refusal::NotFound(reason)) => {
                 Err(RuntimeError::NotStarted { reason })
@@ -115,25 +106,11 @@ impl DockerHost {
         }
     }
 
-    /// Stops a container, once it is this agent's turn. The turn is for beginning it: a grace period may be long, and whoever
-    /// takes over need not wait for it.
-    pub(super) async fn stop_in_turn(&self, seen: &Seen) -> Result<(), RuntimeError> {
-        let turn = self.turn().await?;
-        let mut stop = std::pin::pin!(self.stop_container(&seen.container, seen.grace));
-        match tokio::time::timeout(BEGUN, &mut stop).await {
-            Ok(stopped) => stopped,
-            Err(_) => {
-                drop(turn);
-                stop.await
-            }
-        }
-    }
-
     /// Stops a container, by its own signal and within its own time; what has ended or gone stays so.
-    async fn stop_container(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
+    pub(super) async fn stop_container(&self, seen: &Seen) -> Result<(), RuntimeError> {
         let question =
-            async |client: Docker| client.stop_container(container, None::<StopContainerOptions>).await;
-        match self.change(grace + SLACK, question).await {
+            async |client: Docker| client.stop_container(&seen.container, None::<StopContainerOptions>).await;
+        match self.begin(seen.grace + SLACK, question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => Ok(()),
             Err(refusal) => Err(refusal.of("cannot stop a container")),
         }
@@ -142,7 +119,7 @@ impl DockerHost {
     /// Removes a container with its unnamed volumes, and waits until it has gone.
     pub(super) async fn remove_container(&self, container: &str) -> Result<(), RuntimeError> {
         let question = async |client: Docker| client.remove_container(container, Some(removal())).await;
-        match self.change(QUICK, question).await {
+        match self.change(question).await {
             // 409: somebody removes it already.
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => {}
             Err(refusal) => return Err(refusal.of("cannot remove a container")),

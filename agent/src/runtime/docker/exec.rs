@@ -77,7 +77,6 @@ impl DockerHost {
         mark: &str,
     ) -> Result<Exec, RuntimeError> {
         let unit = &seen.status.unit;
-        let _turn = self.turn().await?;
         // The second is this one's alone: a hook bears the first once more when it is done again.
         let own = format!("{OWN}={}.{}", self.inner.run, uuid::Uuid::new_v4().simple());
         let marks = vec![format!("{MARK}={mark}"), own.clone()];
@@ -115,9 +114,9 @@ impl DockerHost {
         config: ExecConfig,
     ) -> Result<(String, Output, Input), Refusal> {
         let create = async |client: Docker| client.create_exec(container, config).await;
-        let id = self.change(QUICK, create).await?.id;
+        let id = self.change(create).await?.id;
         let start = async |client: Docker| client.start_exec(&id, None::<StartExecOptions>).await;
-        match self.change(QUICK, start).await? {
+        match self.change(start).await? {
             StartExecResults::Attached { output, input } => Ok((id, output, input)),
             StartExecResults::Detached => Err(Refusal::Silent("it does not show what it runs".to_owned())),
         }

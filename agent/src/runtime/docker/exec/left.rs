@@ -45,7 +45,7 @@ impl DockerHost {
         if containers.is_empty() {
             return Ok(());
         }
-        let _turn = self.turn().await?;
+        self.may_change().await?;
         let (marked, spared) = (format!("{MARK}="), format!("{OWN}={}.", self.inner.run));
         for container in containers {
             // Without a shell nothing is found so, and the rest is found below.
