@@ -16,6 +16,7 @@ mod converge;
 mod entry;
 mod file_looks;
 mod generation;
+mod gone;
 mod health;
 mod journal;
 mod logs;
@@ -97,6 +98,7 @@ struct Inner {
     /// When repair last looked.
     beat: Mutex<Moment>,
     mends: Mutex<mends::Mends>,
+    sightings: Mutex<gone::Sightings>,
     /// What else does not come on, if something does not.
     stalled: OnceLock<Box<dyn Fn(Moment) -> Option<String> + Send + Sync>>,
     tasks: Tasks,
@@ -137,6 +139,7 @@ impl Direct {
             file_looks: file_looks::FileLooks::new(look_at_files),
             beat: Mutex::new(clock::now()),
             mends: Mutex::default(),
+            sightings: Mutex::default(),
             stalled: OnceLock::new(),
             tasks,
         };
@@ -288,6 +291,11 @@ impl Direct {
         let digest = Bytes::copy_from_slice(&*applied);
         self.inner.vitals.send_modify(|vitals| vitals.applied = digest);
         before.is_some()
+    }
+
+    /// What is known of units that are missing.
+    fn sightings(&self) -> MutexGuard<'_, gone::Sightings> {
+        self.inner.sightings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entry(&self, id: &str) -> Option<Arc<Entry>> {

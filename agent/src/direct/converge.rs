@@ -201,7 +201,9 @@ impl Direct {
     }
 
     async fn remove(&self, unit: String) -> Result<(), ItemError> {
-        self.inner.runtime.delete(&unit).await.map_err(|error| refused(&error))
+        self.sightings().removing(&unit);
+        let removed = self.inner.runtime.delete(&unit).await;
+        removed.inspect_err(|_| self.sightings().kept(&unit)).map_err(|error| refused(&error))
     }
 
     /// Why a new version was given up; its log goes with it, so its last words are worth telling.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 use towline_bus::{clock, clock::Moment};
 
@@ -15,8 +16,10 @@ use super::{
     Direct,
     converge::{Revive, observed, wanted},
     entry::Entry,
+    gone,
     mends::Mends,
     plan::{Phase, plan},
+    services,
 };
 use crate::{asker::Asker, manifest::Drift, runtime::UnitStatus, shim::Ended};
 
@@ -42,6 +45,7 @@ pub(super) async fn run(direct: Direct) {
         }
         let now = clock::now();
         direct.beat(now);
+        direct.look_for_missing();
         // Whoever acts here may have meant it to be as it is.
         if direct.inner.runtime.mark().may_act().await.is_err() {
             continue;
@@ -131,6 +135,19 @@ fn astray(direct: &Direct) -> BTreeMap<String, Found> {
 }
 
 impl Direct {
+    /// Takes in which units there are, for those that vanish.
+    fn look_for_missing(&self) {
+        let entries = self.entries().clone();
+        let app = |(id, entry): (String, Arc<Entry>)| {
+            let (wanted, busy) = (services::wanted(Some(&entry)), self.is_busy(&id));
+            (id, gone::App { wanted, busy })
+        };
+        let apps = entries.into_iter().map(app).collect();
+        let mut sightings = self.sightings();
+        // Under the lock: an older list must not follow a newer one.
+        sightings.see(&self.inner.runtime.list(), &apps, Timestamp::now());
+    }
+
     /// What repair is at.
     pub(super) fn under_way(&self) -> MutexGuard<'_, Mends> {
         self.inner.mends.lock().unwrap_or_else(PoisonError::into_inner)

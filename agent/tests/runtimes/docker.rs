@@ -259,7 +259,7 @@ async fn f_r1_limits_mounts_user_and_health_reach_the_engine() {
 /// An engine that falls silent makes nothing gone: what is there keeps its id, and nothing is made in its stead. Before it is
 /// known how things stand nothing is planned (F-D1).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f_c1_f_c2_f_d1_a_silent_engine_is_unknown_and_a_missing_container_is_gone() {
+async fn f_c2_f_d1_a_silent_engine_is_unknown() {
     let _alone = GATE.write().await;
     let bench = Bench::on_engine("silent", None).await;
     bench.apply(&sleeper("")).await.unwrap();

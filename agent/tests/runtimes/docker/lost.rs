@@ -96,3 +96,34 @@ async fn f_c2_what_the_engine_says_of_one_container_is_about_that_one() {
 async fn f_c2_one_container_that_the_engine_hangs_over_holds_up_no_other() {
     one_that_cannot_be_looked_at("hanging", Fate::Held, "no answer within").await;
 }
+
+/// The engine says not found; what it was is shown until another has its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_c1_what_the_engine_does_not_find_any_more_is_gone() {
+    let bench = Bench::new("gone").await;
+    bench.apply(&sleeper("  drift: report\n")).await.unwrap();
+    let unit = bench.until("readiness", is_ready).await.units.remove(0).id;
+    bench.engine.docker(&["rm", "--force", &bench.containers()[0]]);
+    let is_gone = |service: &Service| {
+        let shown: Vec<_> = service.units.iter().map(|unit| (unit.id.as_str(), &unit.status)).collect();
+        shown == [(unit.as_str(), &UnitStatus::Gone)]
+    };
+    let service = bench.until("it to be gone", is_gone).await;
+    assert_eq!(service.status, ServiceStatus::Degraded);
+    assert!(service.units[0].reason.is_some() && service.units[0].pid.is_none(), "{service:?}");
+    // It stays so until somebody acts.
+    bench.apply(&sleeper("  drift: report\n")).await.unwrap();
+    let is_back = |service: &Service| is_ready(service) && service.units.iter().all(|now| now.id != unit);
+    assert_eq!(bench.until("another in its place", is_back).await.units.len(), 1);
+    // What is removed here is not gone but away, and what is mended is gone no longer.
+    bench.apply(&sleeper("  units: 2\n")).await.unwrap();
+    let lost = bench.containers().remove(0);
+    bench.engine.docker(&["rm", "--force", &lost]);
+    let two = |service: &Service| is_ready(service) && service.units.len() == 2;
+    bench.until("repair", |service| two(service) && bench.containers().len() == 2).await;
+    assert!(!bench.containers().contains(&lost));
+    bench.apply(&sleeper("")).await.unwrap();
+    let one = |service: &Service| is_ready(service) && service.units.len() == 1;
+    bench.until("one unit alone", one).await;
+    bench.end().await;
+}
