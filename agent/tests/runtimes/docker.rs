@@ -6,6 +6,7 @@ mod files;
 mod hooks;
 mod lost;
 mod mounts;
+mod undone;
 
 use std::{
     collections::BTreeSet,

@@ -106,8 +106,18 @@ impl DockerHost {
         }
     }
 
-    /// Stops a container, by its own signal and within its own time; what has ended or gone stays so.
+    /// Stops a container, by its own signal and within its own time; what has ended or gone stays so, and takes no change.
     pub(super) async fn stop_container(&self, seen: &Seen) -> Result<(), RuntimeError> {
+        // Once more, for somebody may have started it meanwhile.
+        if seen.course.is_idle {
+            let now = match self.fresh(&seen.container).await {
+                Err(RuntimeError::NotFound { .. }) => return Ok(()),
+                now => now?,
+            };
+            if now.course.is_idle {
+                return Ok(());
+            }
+        }
         let question =
             async |client: Docker| client.stop_container(&seen.container, None::<StopContainerOptions>).await;
         match self.begin(seen.grace + SLACK, question).await {

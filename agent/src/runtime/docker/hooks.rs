@@ -242,7 +242,7 @@ impl DockerHost {
     }
 
     /// How a container stands now.
-    async fn fresh(&self, container: &str) -> Result<Seen, RuntimeError> {
+    pub(super) async fn fresh(&self, container: &str) -> Result<Seen, RuntimeError> {
         let found = self.inspect(container).await?.map(|status| status.unit);
         found.map_or_else(
             || Err(RuntimeError::NotFound { unit: container.to_owned() }),
