@@ -50,7 +50,7 @@ use towline_protocol::{
 
 pub(crate) use self::file_looks::EVERY as LOOK_AT_FILES;
 pub(crate) use self::logs::on_the_wire;
-pub(crate) use self::owned::Owned;
+pub(crate) use self::{apply::Failure, owned::Owned};
 use self::{entry::Entry, journal::Journal};
 pub use crate::calls::Caller;
 use crate::{

@@ -32,10 +32,10 @@ use crate::{
 
 /// Why one resource was not done.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) error: ItemError,
+pub(crate) struct Failure {
+    pub(crate) error: ItemError,
     /// Everything is as it was before.
-    undone: bool,
+    pub(crate) undone: bool,
 }
 
 impl From<ItemError> for Failure {

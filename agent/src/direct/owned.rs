@@ -7,7 +7,12 @@ use serde_json::{Value, json};
 use towline_bus::clock;
 use towline_protocol::{Code, ItemError, Name, ResourceId};
 
-use super::{Direct, converge::Revive, entry::Entry};
+use super::{
+    Direct,
+    apply::Failure,
+    converge::{Revive, refused},
+    entry::Entry,
+};
 use crate::{
     asker::Asker,
     engine::Room,
@@ -31,20 +36,22 @@ pub(crate) struct Owned {
 
 impl Direct {
     /// Brings the units of `app` to its definition; on a failure, back to what they were. Says under which generation.
-    pub(crate) async fn bring_about(&self, app: &Owned, asker: &Asker) -> Result<Value, ItemError> {
+    ///
+    /// # Errors
+    /// What failed, and whether everything is as it was before.
+    pub(crate) async fn bring_about(&self, app: &Owned, asker: &Asker) -> Result<Value, Failure> {
         let manifest = read(self.inner.runtime.kind(), app)?;
         let _lock = self.lock(&app.id).await;
         let before = self.entry(&app.id);
         let direct = before.as_ref().is_some_and(|before| before.owner.is_none());
         if direct && !app.adopt {
             let text = format!("{} was brought here by apply, and belongs to no bundle", app.id);
-            return Err(
-                ItemError::new(Code::Conflict, text).with_help("delete it there, or put with --adopt")
-            );
+            let refused = ItemError::new(Code::Conflict, text);
+            return Err(refused.with_help("delete it there, or put with --adopt").into());
         }
         let owner = before.as_ref().and_then(|before| before.owner.as_ref());
         if let Some(other) = owner.filter(|owner| **owner != app.bundle) {
-            return Err(ItemError::new(Code::Conflict, format!("{} is of bundle {other}", app.id)));
+            return Err(ItemError::new(Code::Conflict, format!("{} is of bundle {other}", app.id)).into());
         }
         let generation = app.generation.clone();
         let entry = Arc::new(Entry::of_bundle(
@@ -55,7 +62,10 @@ impl Direct {
             clock::unix_ms(),
         ));
         if let Err(why) = self.converge(&app.id, &entry, Revive::Failed, asker).await {
-            return Err(self.undo(&app.id, before.as_deref(), why).await.error);
+            return Err(match before.as_ref().filter(|before| before.paused) {
+                Some(_) => self.stop_again(&app.id, why).await,
+                None => self.undo(&app.id, before.as_deref(), why).await,
+            });
         }
         if direct {
             let gone = vec![Change::Remove(app.id.clone())];
@@ -66,6 +76,15 @@ impl Direct {
         let generation = entry.resource.facts.generation.clone();
         self.change(&app.id, Some(entry));
         Ok(json!({"generation": generation}))
+    }
+
+    /// Stops what a failed resumption started, and says what failed.
+    async fn stop_again(&self, id: &str, mut error: ItemError) -> Failure {
+        let stopped = self.stop_units(id).await;
+        if let Err(second) = &stopped {
+            error.message.push_str(&format!("; and stopping what was started failed, too: {second}"));
+        }
+        Failure { error, undone: stopped.is_ok() }
     }
 
     /// Removes the units of `app`, unless it is another's.
@@ -79,12 +98,19 @@ impl Direct {
         Ok(())
     }
 
-    /// Stops the units of `app`, and lets nobody start them until it is brought about again.
+    /// Stops the units of `app`, unless it is another's, and lets nobody start them until it is brought about again.
     pub(crate) async fn pause(&self, app: &Owned) -> Result<(), ItemError> {
         let _lock = self.lock(&app.id).await;
         let Some(entry) = self.entry(&app.id) else {
-            return Err(ItemError::new(Code::NotFound, format!("{} does not run", app.id)));
+            // Nobody starts them, but one that was begun and never carried out may have left some.
+            let manifest = read(self.inner.runtime.kind(), app).ok();
+            let choice = manifest.as_ref().and_then(|manifest| manifest.spec.host());
+            self.inner.runtime.observe(&app.id, choice).await.map_err(|error| refused(&error))?;
+            return self.stop_units(&app.id).await;
         };
+        if entry.owner.as_ref() != Some(&app.bundle) {
+            return Ok(());
+        }
         self.change(&app.id, Some(Arc::new(entry.to_be_paused())));
         let stopped = self.stop_units(&app.id).await;
         if stopped.is_err() {

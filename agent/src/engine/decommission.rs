@@ -28,6 +28,7 @@ impl Engine {
         workload: &WorkloadId,
         reason: &str,
     ) -> Result<Option<JobId>, CallError> {
+        let _segment = self.segment().await;
         let _gate = self.inner.gates.pass(bundle).await;
         let mut row = {
             let state = self.state();

@@ -239,9 +239,9 @@ pub(super) fn is_to_retry(phase: &BundlePhase, row: &WorkloadRow) -> bool {
     match phase {
         BundlePhase::Deleted => false,
         // Begun it will be when it is resumed; until then there is only what could not be stopped.
-        BundlePhase::Paused => row.attempts > 0 && row.result.state == ResultState::Ok,
+        BundlePhase::Paused => row.is_to_pause(),
         BundlePhase::Deleting => true,
-        _ => !row.given_up && (row.attempts > 0 || row.holds.is_none()),
+        _ => !row.given_up && (row.is_failing() || row.holds.is_none()),
     }
 }
 

@@ -239,8 +239,9 @@ impl Registry {
             (Verb::Update, Some(before)) => Some(manager.update(work, before)),
             (Verb::Add | Verb::Update | Verb::Again, _) => Some(manager.provision(work)),
             (Verb::Remove, _) => Some(manager.deprovision(work)),
-            (Verb::Pause, _) if *state != ResultState::Ok => {
-                return refuse("can only pause workloads in ok state");
+            // Also what failed: some of it may run.
+            (Verb::Pause, _) if matches!(state, ResultState::Deleted) => {
+                return refuse("can only pause workloads that are there");
             }
             (Verb::Resume, _) if *state != ResultState::Paused => {
                 return refuse("can only resume workloads in paused state");

@@ -81,12 +81,12 @@ pub(crate) fn recorded(verb: Verb, before: &ResultState, ran: Option<&Ran>) -> R
         // It is as it is to be: what failed before does so no more.
         Verdict::NoAction if !matches!(before, ResultState::Ok | ResultState::Paused) => done(success),
         Verdict::NoAction => done(before.clone()),
+        // Something is left of it, so nothing says that what was before still holds.
+        _ if !ran.is_some_and(|ran| ran.undone) => failed(ResultState::Error),
         Verdict::Unchanged => failed(ResultState::Unchanged),
         // What was before still holds, for it was brought back.
-        Verdict::Failed if verb == Verb::Update && ran.is_some_and(|ran| ran.undone) => {
-            failed(ResultState::Unchanged)
-        }
-        Verdict::Failed => failed(ResultState::Error),
+        Verdict::Failed if verb == Verb::Update => failed(ResultState::Unchanged),
+        Verdict::Failed | Verdict::Halfway => failed(ResultState::Error),
     }
 }
 

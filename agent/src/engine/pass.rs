@@ -67,6 +67,10 @@ impl Todo {
     /// What takes it back.
     fn inverse(&self) -> Option<Self> {
         let verb = self.verb.inverse()?;
+        // What failed before it was stopped is tried again by itself.
+        if verb == Verb::Resume && self.before.is_none() {
+            return None;
+        }
         let this = (self.definition.clone(), self.digest, self.version);
         let (definition, digest, version) = match verb {
             Verb::Update | Verb::Add => self.before.clone()?,
@@ -366,7 +370,14 @@ impl Pass {
         self.needed.clear();
         let inverses: Vec<Todo> = self.begun.drain(..).rev().filter_map(|todo| todo.inverse()).collect();
         self.cancelled = CancellationToken::new();
-        for todo in inverses {
+        for mut todo in inverses {
+            // Of what was cut short before it was stopped nothing is to be resumed; it is made sure of.
+            let is_paused = |bundle: &Bundle| {
+                bundle.workloads.get(&todo.id).is_some_and(|row| row.result.state == ResultState::Paused)
+            };
+            if todo.verb == Verb::Resume && !self.read(is_paused).unwrap_or(false) {
+                todo.verb = Verb::Again;
+            }
             self.act(&todo).await?;
         }
         self.taken_back = true;

@@ -21,6 +21,8 @@ pub(crate) struct Stop {
 pub(crate) enum Verdict {
     /// It failed.
     Failed,
+    /// It failed halfway, and what was before could not be brought back.
+    Halfway,
     /// It failed, and what was before still holds.
     Unchanged,
     /// There was nothing to do; nothing is recorded.
@@ -175,8 +177,8 @@ pub(crate) async fn execute(steps: Vec<Step>, asker: &Asker) -> Ran {
         }
     }
     let undone = match &mut result {
-        Err(stop) if matches!(stop.verdict, Verdict::Failed | Verdict::Unchanged) => {
-            undo(done, stop, &mut taken).await
+        Err(stop) if stop.verdict != Verdict::NoAction => {
+            undo(done, stop, &mut taken).await && stop.verdict != Verdict::Halfway
         }
         _ => true,
     };

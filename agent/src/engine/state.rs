@@ -138,7 +138,7 @@ impl Bundle {
             id: row.id.clone(),
             holds: row.holds,
             state: row.result.state.clone(),
-            failing: row.attempts > 0,
+            failing: row.is_failing(),
         };
         self.in_order().into_iter().map(there).collect()
     }

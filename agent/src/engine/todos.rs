@@ -54,8 +54,13 @@ impl Pass {
             Goal::Bring { again, only } => return self.bring(target, &known, &held, *again, only).await,
             Goal::Remove { .. } => (Vec::new(), down.map(|row| of_row(Verb::Remove, row)).collect()),
             Goal::Pause => {
-                let running = down.filter(|row| row.result.state == ResultState::Ok);
-                (Vec::new(), running.map(|row| of_row(Verb::Pause, row)).collect())
+                let stops = |row: &WorkloadRow| {
+                    let todo = of_row(Verb::Pause, row);
+                    // What did not hold before is not what taking this back brings back.
+                    let sound = row.result.state == ResultState::Ok && !row.is_failing();
+                    Todo { before: todo.before.filter(|_| sound), ..todo }
+                };
+                (Vec::new(), down.filter(|row| row.is_to_pause()).map(stops).collect())
             }
             Goal::Repair(id) => {
                 let row = known.workloads.get(id).filter(|row| row.result.state == ResultState::Ok);

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use towline_protocol::{Code, ItemError, Name, ResourceId, bundle::ResultState};
+use towline_protocol::{
+    Code, ItemError, Name, ResourceId,
+    bundle::{BundlePhase, ResultState},
+};
 
 use super::{
     Engine, backoff,
@@ -10,7 +13,7 @@ use super::{
     lanes::Item,
     manager::{Known, Manager},
     observe::work,
-    state::State,
+    state::{Bundle, State},
 };
 use crate::store::{
     StoreError,
@@ -27,17 +30,24 @@ impl Engine {
         for manager in self.inner.registry.iter() {
             self.make_ready(manager.as_ref()).await;
         }
-        let rows: Vec<(Name, WorkloadRow)> = {
+        let rows: Vec<(Name, bool, WorkloadRow)> = {
             let mut state = self.state();
             state.partial = skipped;
-            let all = state.bundles.iter();
-            all.flat_map(|(name, bundle)| bundle.workloads.values().map(|row| (name.clone(), row.clone())))
-                .collect()
+            let rows = |(name, bundle): (&Name, &Bundle)| {
+                // Whatever a row says: what is not stopped yet is not to be started again either.
+                let (name, paused) = (name.clone(), bundle.row.phase == BundlePhase::Paused);
+                bundle
+                    .workloads
+                    .values()
+                    .map(move |row| (name.clone(), paused, row.clone()))
+                    .collect::<Vec<_>>()
+            };
+            state.bundles.iter().flat_map(rows).collect()
         };
         self.inner.store.read(|transaction| {
             let held = rows::Held::open(transaction)?;
-            for (name, row) in rows.iter().filter(|(_, row)| row.holds.is_some()) {
-                let paused = row.result.state == ResultState::Paused;
+            for (name, paused, row) in rows.iter().filter(|(.., row)| row.holds.is_some()) {
+                let paused = *paused || row.result.state == ResultState::Paused;
                 // After a reboot each comes up in its turn; until then nobody brings it back on its own.
                 if row.given_up || (rebooted && !paused) {
                     continue;

@@ -86,13 +86,16 @@ impl Pass {
     }
 
     /// Stores that it is begun: a crash from here on leaves what the next agent knows of.
-    async fn announce(&mut self, todo: &Todo, row: WorkloadRow) -> Result<WorkloadRow, Ending> {
+    async fn announce(&mut self, todo: &Todo, mut row: WorkloadRow) -> Result<WorkloadRow, Ending> {
         // What was never carried out may be half there from here on; to take it down its definition is needed.
         let definition = (todo.verb == Verb::Add).then(|| todo.definition.clone());
         let record = self.step(todo, Some(todo.verb.word().to_owned()), None, None);
-        if record.is_none() && definition.is_none() {
+        // Who makes sure of what holds changes nothing that the row says.
+        let changes = todo.verb != Verb::Again;
+        if record.is_none() && !changes {
             return Ok(row);
         }
+        row.in_doubt |= changes;
         let (bundle, stored, job) = (self.bundle.clone(), row.clone(), self.job.clone());
         self.persist(move |transaction| {
             rows::put_workload(transaction, &bundle, &stored, definition.as_ref())?;
@@ -109,8 +112,8 @@ impl Pass {
     }
 
     async fn run_steps(&self, todo: &Todo, row: &WorkloadRow, beat: &Beat) -> Option<Ran> {
-        // Accepted, and never begun: there is nothing to take down.
-        if todo.verb == Verb::Remove && todo.definition.is_empty() {
+        // Accepted, and never begun: there is nothing to take down, or to stop.
+        if matches!(todo.verb, Verb::Remove | Verb::Pause) && todo.definition.is_empty() {
             return None;
         }
         if let Some(error) = self.engine.held_up(row.id.kind()) {
@@ -301,8 +304,14 @@ fn after(
     if todo.verb == Verb::Remove {
         return None;
     }
-    row.attempts = 0;
+    // What failed before is brought about when it is resumed, and says until then why it is to be.
+    let stays_failing = todo.verb == Verb::Pause && row.attempts > 0;
+    if !stays_failing {
+        row.attempts = 0;
+        row.result.message.clone_from(&result.message);
+    }
     row.given_up = false;
+    row.in_doubt = false;
     if matches!(todo.verb, Verb::Add | Verb::Update | Verb::Again) {
         if row.holds != Some(todo.digest) {
             row.version = todo.version;
@@ -320,7 +329,6 @@ fn after(
         row.result.since_unix_ms = now;
     }
     row.result.state = state;
-    row.result.message.clone_from(&result.message);
     row.result.job = job.or(row.result.job);
     Some(row)
 }

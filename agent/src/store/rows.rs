@@ -7,7 +7,7 @@ use redb::{ReadOnlyTable, ReadTransaction, ReadableTable as _, TableDefinition, 
 use serde::{Deserialize, Serialize};
 use towline_protocol::{
     ContentDigest, JobId, Name, ResourceId, WorkloadId,
-    bundle::{BundlePhase, Envelope, WorkloadResult},
+    bundle::{BundlePhase, Envelope, ResultState, WorkloadResult},
     wire,
 };
 
@@ -107,6 +107,9 @@ pub(crate) struct WorkloadRow {
     /// A monitor gave it up: it is not tried again by itself.
     #[serde(default)]
     pub(crate) given_up: bool,
+    /// An operation on it was begun, and what came of it was not recorded: the row alone does not say what is there.
+    #[serde(default)]
+    pub(crate) in_doubt: bool,
     /// What its manager wants to be told again.
     #[serde(default)]
     pub(crate) data: serde_json::Value,
@@ -127,8 +130,19 @@ impl WorkloadRow {
             shared: false,
             needs: Room::default(),
             given_up: false,
+            in_doubt: false,
             data: serde_json::Value::Null,
         }
+    }
+
+    /// Whether it may be otherwise than its result says, or failed since: it is brought about anew.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.attempts > 0 || self.in_doubt
+    }
+
+    /// Whether it is to be stopped when its bundle pauses: all that is not known to be, for also of what failed some may run.
+    pub(crate) fn is_to_pause(&self) -> bool {
+        !self.given_up && (self.result.state != ResultState::Paused || self.in_doubt)
     }
 }
 

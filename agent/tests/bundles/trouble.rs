@@ -6,7 +6,7 @@ use towline_protocol::{
     Code, Effect,
     bundle::{
         BundleChangesRequest, BundlePhase, DeleteBundleRequest, PauseBundleRequest, PutBundleRequest,
-        ResultState, RetryBundleRequest,
+        ResultState, ResumeBundleRequest, RetryBundleRequest,
     },
     job::{CancelJobRequest, JobKind, JobState, ListJobsRequest},
     platform::Definition,
@@ -71,6 +71,68 @@ async fn z_u6_an_update_that_fails_leaves_what_was_and_says_so() {
     assert!(web.result.message.as_ref().unwrap().contains("no-such-program"), "{web:?}");
     assert!(bench.changes().await.contains(&"App/web unchanged".to_owned()));
     assert_eq!(web.observed.as_ref().unwrap().units.len(), 1);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn z_u6_an_update_that_could_not_be_undone_is_an_error() {
+    let bench = Bench::new().await;
+    let work = bench.path("work");
+    fs::create_dir(&work).unwrap();
+    let app = |units: u32| {
+        let more =
+            format!("  units: {units}\n  strategy: {{type: recreate}}\n  workingDir: {}\n", work.display());
+        bench.app("web", &more).replace("sleep 1000", &format!("sleep 100{units}"))
+    };
+    bench.done(app(1)).await;
+    fs::remove_dir(&work).unwrap();
+    let job = bench.done(app(2)).await;
+    assert_eq!(job.state, JobState::Failed);
+    let web = bench.status().await.workloads.remove(0);
+    assert_eq!((web.version, &web.result.state), (1, &ResultState::Error));
+    let said = web.result.message.unwrap();
+    assert!(said.contains("bringing back what was there before failed, too"), "{said}");
+    assert!(bench.changes().await.contains(&"App/web error".to_owned()));
+    bench.end().await;
+}
+
+/// Repair looks every two seconds.
+#[tokio::test]
+async fn z_p3_nothing_of_a_paused_bundle_runs_whatever_failed_of_it() {
+    let bench = Bench::new().await;
+    let work = bench.path("work");
+    fs::create_dir(&work).unwrap();
+    let app = bench.app("web", &format!("  units: 2\n  workingDir: {}\n", work.display()));
+    bench.done(app.clone()).await;
+    fs::remove_dir(&work).unwrap();
+    let units = bench.agent.direct().runtime().units_of("default/App/web");
+    let shim = rustix::process::Pid::from_raw(units[0].state.shim.unwrap().0).unwrap();
+    rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+    let again = PutBundleRequest { force: true, ..bench.request(app) };
+    let lost = || bench.agent.direct().runtime().list().iter().any(|unit| unit.state.final_state);
+    bench.until("the loss to be seen", async || lost()).await;
+    let put = bench.platform.put_bundle(&cx(), &again).await.unwrap();
+    assert_eq!(bench.ended(put.job.unwrap()).await.0.state, JobState::Failed);
+    assert_eq!(bench.states().await, ["App/web error"]);
+    let pause = PauseBundleRequest { bundle: shop(), reason: None };
+    let paused = bench.platform.pause_bundle(&cx(), &pause).await.unwrap();
+    assert_eq!(bench.ended(paused.job).await.0.state, JobState::Done);
+    let running = |bench: &Bench| {
+        bench.agent.direct().runtime().list().iter().filter(|unit| !unit.state.final_state).count()
+    };
+    assert_eq!((bench.states().await, running(&bench)), (vec!["App/web paused".to_owned()], 0));
+    assert!(bench.status().await.workloads[0].result.message.is_some(), "why it failed is still told");
+    fs::create_dir(&work).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    assert_eq!((running(&bench), bench.journal().len()), (0, 2));
+    // Nor by the next agent.
+    let bench = bench.reopened().await;
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    assert_eq!((running(&bench), bench.journal().len()), (0, 2));
+    let resume = ResumeBundleRequest { bundle: shop(), reason: None };
+    let resumed = bench.platform.resume_bundle(&cx(), &resume).await.unwrap();
+    assert_eq!(bench.ended(resumed.job).await.0.state, JobState::Done);
+    assert_eq!(running(&bench), 2);
     bench.end().await;
 }
 

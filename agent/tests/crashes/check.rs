@@ -165,8 +165,8 @@ async fn settled(far: &Remote, stands: &BTreeMap<Name, Stand>) {
         until(&format!("bundle {bundle} to settle as {stand:?}"), async || {
             let status = far.bundle_status(&cx(), &request).await.unwrap();
             let is_good = |workload: &WorkloadStatus| match workload.result.state {
-                // What failed before begins when it is resumed.
-                ResultState::Error => stand.paused || workload.id.as_str().ends_with(BAD),
+                ResultState::Error => !stand.paused && workload.id.as_str().ends_with(BAD),
+                // Also what failed before: it begins when it is resumed.
                 ResultState::Paused => stand.paused,
                 ResultState::Ok => !stand.paused,
                 _ => false,

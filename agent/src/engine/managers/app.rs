@@ -5,11 +5,11 @@ use serde_json::Value;
 use towline_protocol::{ResourceId, platform::ServiceStatus};
 
 use crate::{
-    direct::{Direct, Owned},
+    direct::{Direct, Failure, Owned},
     engine::{
         Room,
         manager::{Manager, Mend, Seen, Traits, Work},
-        pipeline::Step,
+        pipeline::{Step, Stop, Verdict},
     },
     manifest::{Complaint, read_app_of_bundle},
     runtime::RuntimeKind,
@@ -45,6 +45,12 @@ fn owned(work: &Work) -> Owned {
     }
 }
 
+/// Its one step undoes what it did, or could not.
+fn stopped(failure: Failure) -> Stop {
+    let verdict = if failure.undone { Verdict::Failed } else { Verdict::Halfway };
+    Stop { verdict, error: failure.error }
+}
+
 #[async_trait]
 impl Manager for Apps {
     fn kind(&self) -> &'static str {
@@ -68,11 +74,9 @@ impl Manager for Apps {
     fn provision(&self, work: Work) -> Vec<Step> {
         let direct = self.direct.clone();
         // What it does halfway it undoes itself: it alone knows which units it started.
-        vec![
-            Step::new("run").forward(move |given| async move {
-                Ok(direct.bring_about(&owned(&work), &given.asker).await?)
-            }),
-        ]
+        vec![Step::new("run").forward(move |given| async move {
+            direct.bring_about(&owned(&work), &given.asker).await.map_err(stopped)
+        })]
     }
 
     fn update(&self, work: Work, _before: Work) -> Vec<Step> {

@@ -219,8 +219,49 @@ async fn z_p3_pausing_calls_who_can_and_marks_the_rest() {
         let steps = rig.engine.inner.registry.steps(verb, &state, work.clone(), None);
         steps.unwrap_err().error.message
     };
-    assert_eq!(refusal(model::Verb::Pause, ResultState::Error), "can only pause workloads in ok state");
+    let gone = refusal(model::Verb::Pause, ResultState::Deleted);
+    assert_eq!(gone, "can only pause workloads that are there");
     assert_eq!(refusal(model::Verb::Resume, ResultState::Ok), "can only resume workloads in paused state");
+}
+
+#[tokio::test]
+async fn z_p3_what_failed_is_stopped_as_well_and_keeps_saying_why() {
+    let rig = Rig::new().await;
+    rig.done("shop", &[thing("old", ""), thing("sound", "")].concat()).await;
+    rig.script.failing.lock().unwrap().extend(["old", "new"]);
+    let content = [thing("old", ""), thing("sound", ""), thing("new", "")].concat();
+    let again = PutBundleRequest { force: true, ..PutBundleRequest::new(shop(), content) };
+    let put = rig.engine.put(&caller(), again).await.unwrap();
+    rig.ended(&put).await;
+    assert_eq!(rig.states("shop").await["old"], ResultState::Error);
+    rig.script.failing.lock().unwrap().clear();
+    rig.took();
+    let pause = rig.engine.operation(&caller(), JobKind::Pause, shop(), None, Vec::new()).await.unwrap();
+    assert_eq!(rig.job_ended(pause.job).await.state, JobState::Done);
+    assert_eq!(rig.took(), ["pause new", "pause sound", "pause old"]);
+    let shown = rig.workloads("shop").await;
+    assert!(shown.iter().all(|workload| workload.result.state == ResultState::Paused), "{shown:?}");
+    let messages: Vec<_> = shown.iter().map(|workload| workload.result.message.as_deref()).collect();
+    assert_eq!(messages, [Some("new fails"), Some("old fails"), None]);
+    assert_eq!(rig.engine.state().bundles[&shop()].due, None, "until it is resumed");
+    let resume = rig.engine.operation(&caller(), JobKind::Resume, shop(), None, Vec::new()).await.unwrap();
+    assert_eq!(rig.job_ended(resume.job).await.state, JobState::Done);
+    assert_eq!(rig.took(), ["update old", "resume sound", "add new"], "what failed is brought about anew");
+    assert!(rig.workloads("shop").await.iter().all(|workload| workload.result.message.is_none()));
+}
+
+#[tokio::test]
+async fn z_p3_what_cannot_be_stopped_is_tried_again_until_it_is() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("a", "")).await;
+    rig.took();
+    rig.script.failing.lock().unwrap().push("a");
+    let pause = rig.engine.operation(&caller(), JobKind::Pause, shop(), None, Vec::new()).await.unwrap();
+    assert_eq!(rig.job_ended(pause.job).await.state, JobState::Failed);
+    rig.script.failing.lock().unwrap().clear();
+    rig.until(|state| state.bundles[&shop()].due.is_none() && state.lanes.is_idle(&shop())).await;
+    assert_eq!(rig.took(), ["pause a", "pause a"]);
+    assert_eq!(rig.states("shop").await["a"], ResultState::Paused);
 }
 
 #[tokio::test]

@@ -95,6 +95,20 @@ async fn z_e7_a_failure_at_boot_that_passes_turns_nothing_into_an_error() {
     assert_eq!(took, ["add c", "update a", "update b"]);
 }
 
+/// A pass that ends all open jobs goes on alone: nobody else changes rows or jobs meanwhile.
+#[tokio::test]
+async fn z_e14_a_monitor_waits_while_all_open_jobs_end() {
+    let rig = Rig::new().await;
+    rig.done("shop", &thing("a", "")).await;
+    let alone = rig.engine.inner.segments.clone().write_owned().await;
+    let (bundle, a) = (shop(), "Thing/a".parse().unwrap());
+    let mut asked = Box::pin(rig.engine.decommission(&bundle, &a, "it eats"));
+    tokio::time::timeout(Duration::from_millis(100), &mut asked).await.unwrap_err();
+    drop(alone);
+    let job = asked.await.unwrap().unwrap();
+    assert_eq!(rig.job_ended(job).await.state, JobState::Done);
+}
+
 #[tokio::test]
 async fn leftovers_are_what_nobody_has_or_is_about_to_have() {
     let rig = Rig::new().await;
