@@ -169,6 +169,11 @@ impl Engine {
         if let Some(client) = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Ok(client);
         }
+        // In a box: it is rarely made anew, and all that is asked has room for it.
+        Box::pin(self.negotiate()).await
+    }
+
+    async fn negotiate(&self) -> Result<Docker, Refusal> {
         let (place, client) = self.connect().await?;
         let negotiated = tokio::time::timeout(QUICK, client.negotiate_version()).await;
         let client = match negotiated {

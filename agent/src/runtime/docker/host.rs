@@ -189,7 +189,8 @@ impl DockerHost {
         self.inner.agents.may_act().await?;
         for _ in 0..TURNS {
             // Before the turn: it may take half a minute, and whoever raises the mark waits for turns.
-            self.inner.mark.acquire(&self.inner.engine, age).await?;
+            // In a box: as a rule it has been looked at, and all changes have room for it.
+            Box::pin(self.inner.mark.acquire(&self.inner.engine, age)).await?;
             let turn = self.inner.agents.turn().await?;
             // A turn may have to be waited for, too.
             if self.inner.mark.is_fresh() {
