@@ -45,7 +45,7 @@ openssh:
 build:
 	$(CARGO) build --workspace --bins --locked
 
-bench: nats-server ## figures, one JSON object a line; on a machine that does nothing else
+bench: nats-server docker ## figures, one JSON object a line; on a machine that does nothing else
 	$(CARGO) build --release --workspace --bins --locked
 	target/release/towline-bench $(BENCH)
 

@@ -17,11 +17,14 @@ use serde::Serialize;
 
 use self::{
     census::Census,
-    verdict::{Group, Homes, Verdict},
+    verdict::{Container, Group, Homes, Verdict},
 };
 use crate::{
     proc,
-    runtime::process::{UnitOnDisk, blocking},
+    runtime::{
+        docker::HostConfig,
+        process::{UnitOnDisk, blocking},
+    },
     shim,
 };
 
@@ -34,6 +37,10 @@ pub struct Places {
     pub mark_dirs: Vec<PathBuf>,
     /// The socket of a Docker engine; none is asked without it.
     pub docker_socket: Option<PathBuf>,
+    /// Hosts with engines, as an agent's configuration names them.
+    pub docker_hosts: Vec<HostConfig>,
+    /// The program of an agent, or one that plays its small parts ([`crate::tether`]): for hosts that are reached through SSH.
+    pub program: PathBuf,
 }
 
 /// What a leftover is.
@@ -75,10 +82,21 @@ pub struct Leftover {
     pub name: String,
     /// The instance that it was of, where that is known.
     pub instance: Option<String>,
+    /// The host that it is on, where that is one of an agent's configuration; else this one.
+    pub host: Option<String>,
     /// How it is known that nobody has it.
     pub why: String,
     /// What it is made of: process ids, paths.
     pub parts: Vec<String>,
+}
+
+/// A host that could not be looked at. What is there is not known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Unseen {
+    /// Its name.
+    pub host: String,
+    /// Why not.
+    pub why: String,
 }
 
 /// What was found.
@@ -86,28 +104,26 @@ pub struct Leftover {
 pub struct Report {
     /// What nobody has any more, ordered.
     pub leftovers: Vec<Leftover>,
-    /// What may be somebody's, and where could not be looked. It is left alone.
+    /// What may be somebody's. It is left alone.
     pub untold: Vec<String>,
+    /// Hosts that could not be looked at, ordered.
+    pub unseen: Vec<Unseen>,
 }
 
-/// Looks at this host.
+/// Looks at this host, and at the engines of all that are named.
 ///
 /// # Errors
 /// That this host does not tell of its processes.
 pub async fn examine(places: &Places) -> io::Result<Report> {
-    let mut report = Report::default();
-    let containers = match &places.docker_socket {
-        None => Vec::new(),
-        Some(socket) => containers::list(socket).await.unwrap_or_else(|why| {
-            report.untold.push(why);
-            Vec::new()
-        }),
-    };
+    let (containers, unseen) = containers::list(places).await;
+    let mut report = Report { unseen, ..Report::default() };
     let named: Vec<PathBuf> = containers.iter().filter_map(|found| found.home.clone()).collect();
     let census = take(places, named).await?;
     let mut add = |kind, name: String, instance: Option<String>, verdict, parts| match verdict {
         Verdict::Belongs => {}
-        Verdict::Leftover(why) => report.leftovers.push(Leftover { kind, name, instance, why, parts }),
+        Verdict::Leftover(why) => {
+            report.leftovers.push(Leftover { kind, name, instance, host: None, why, parts });
+        }
         Verdict::Untold(why) => report.untold.push(format!("{} {name}: {why}", kind.word())),
     };
     // What runs in a container that was listed is told of with it.
@@ -125,19 +141,31 @@ pub async fn examine(places: &Places) -> io::Result<Report> {
         let verdict = verdict::of_mark(found, &census.homes);
         add(Kind::Mark, found.path.display().to_string(), Some(found.instance.clone()), verdict, Vec::new());
     }
-    for found in &containers {
-        let verdict = verdict::of_container(found, &census.homes);
-        add(
-            Kind::Container,
-            found.name.clone(),
-            Some(found.instance.clone()),
-            verdict,
-            vec![found.id.clone()],
-        );
+    for found in containers {
+        report.add_container(found, &census.homes);
     }
-    report.leftovers.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    report.leftovers.sort_by(|a, b| (a.kind, &a.name, &a.host).cmp(&(b.kind, &b.name, &b.host)));
     report.untold.sort();
+    report.unseen.sort();
     Ok(report)
+}
+
+impl Report {
+    fn add_container(&mut self, found: Container, homes: &Homes) {
+        let verdict = verdict::of_container(&found, homes);
+        let Container { id, name, instance, host, home: _ } = found;
+        match verdict {
+            Verdict::Belongs => {}
+            Verdict::Leftover(why) => {
+                let (kind, instance, parts) = (Kind::Container, Some(instance), vec![id]);
+                self.leftovers.push(Leftover { kind, name, instance, host, why, parts });
+            }
+            Verdict::Untold(why) => {
+                let place = host.map(|host| format!(" on {host}")).unwrap_or_default();
+                self.untold.push(format!("container {name}{place}: {why}"));
+            }
+        }
+    }
 }
 
 /// Removes a leftover, if it still is one; says whether it was.
@@ -147,17 +175,17 @@ pub async fn examine(places: &Places) -> io::Result<Report> {
 pub async fn remove(places: &Places, leftover: &Leftover) -> Result<bool, String> {
     let now = examine(places).await.map_err(|error| error.to_string())?;
     // Of those that went meanwhile nothing need be done; of those that came to life nothing may be.
-    let same = |other: &&Leftover| other.kind == leftover.kind && other.name == leftover.name;
+    let same = |other: &&Leftover| {
+        (other.kind, &other.name, &other.host) == (leftover.kind, &leftover.name, &leftover.host)
+    };
     let Some(leftover) = now.leftovers.iter().find(same) else { return Ok(false) };
     match leftover.kind {
         Kind::Unit => remove_group(places, &leftover.name).await?,
         Kind::Directory => remove_directory(places, leftover.name.clone().into()).await?,
         Kind::Mark => remove_mark(&leftover.name)?,
         Kind::Container => {
-            let (Some(socket), Some(id)) = (&places.docker_socket, leftover.parts.first()) else {
-                return Ok(false);
-            };
-            containers::remove(socket, id).await?;
+            let Some(id) = leftover.parts.first() else { return Ok(false) };
+            containers::remove(places, leftover.host.as_deref(), id).await?;
         }
         Kind::Dev => return Ok(false),
     }

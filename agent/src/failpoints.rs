@@ -13,7 +13,7 @@ pub struct Failpoint {
 }
 
 /// Every point, in the order of a put's way through the agent.
-pub const ALL: [Failpoint; 14] = [
+pub const ALL: [Failpoint; 19] = [
     point("accept.checked", true),
     point("store.before-commit", true),
     point("store.after-commit", true),
@@ -22,6 +22,12 @@ pub const ALL: [Failpoint; 14] = [
     point("pass.begun", false),
     point("op.announced", false),
     point("pipeline.step", true),
+    // Of each runtime: a container or a directory is there, has its name, its files; its command runs; it has ended.
+    point("unit.created", false),
+    point("unit.renamed", false),
+    point("unit.files-written", false),
+    point("unit.started", false),
+    point("unit.stopped", false),
     point("pipeline.undo", true),
     point("label.written", true),
     point("op.done", false),

@@ -10,7 +10,7 @@ use towline_bus::{
     task::Tasks,
 };
 use towline_protocol::{
-    CallError, ResourceId,
+    CallError, Code, ResourceId,
     bundle::{
         BundleChangesRequest, BundleChangesResponse, BundleStatusRequest, BundleStatusResponse,
         DeleteBundleRequest, DeleteBundleResponse, GetBundleRequest, GetBundleResponse, JobResponse,
@@ -28,7 +28,7 @@ use towline_protocol::{
 use crate::{
     direct::{Caller, Direct, on_the_wire},
     engine::Engine,
-    runtime::UnitLogLine,
+    runtime::LogLines,
 };
 
 /// Answers for bundles and for direct resources on the process runtime.
@@ -231,15 +231,20 @@ impl Platform for AgentPlatform {
     }
 }
 
-async fn forward(mut lines: tokio::sync::mpsc::Receiver<UnitLogLine>, sink: ItemSink<LogLine>) {
+async fn forward(mut lines: LogLines, sink: ItemSink<LogLine>) {
     loop {
         let line = tokio::select! {
             line = lines.recv() => line,
             () = sink.closed() => return,
         };
-        let Some(line) = line else { return };
-        if !sink.send(on_the_wire(line)).await {
-            return;
+        match line {
+            Some(Ok(line)) => {
+                if !sink.send(on_the_wire(line)).await {
+                    return;
+                }
+            }
+            Some(Err(error)) => return sink.fail(CallError::new(Code::Cluster, error.to_string())).await,
+            None => return,
         }
     }
 }

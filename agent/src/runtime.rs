@@ -13,13 +13,13 @@ pub mod battery;
 pub mod docker;
 mod exec;
 mod files;
+mod logs;
 pub mod process;
 
 use async_trait::async_trait;
 use std::{fmt, path::Path, str::FromStr, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use towline_bus::clock::{self, Moment};
 
 use crate::{
@@ -30,9 +30,8 @@ use crate::{
 pub use self::astray::{Astray, How};
 pub use self::exec::{Exec, ExecEvent, ExecOutput, ExecSpec};
 pub use self::files::{FILE_BYTES_MAX, FileAccess, FileKind, FileStat};
-pub use self::process::{
-    Changed, Changes, LogQuery, PortBinding, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher,
-};
+pub use self::logs::{LogLines, LogQuery, UnitLogLine};
+pub use self::process::{Changed, Changes, PortBinding, RuntimeError, UnitSpec, UnitStatus, Watcher};
 
 /// The runtimes that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -181,8 +180,10 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     async fn falls_within(&self, unit: &str, patience: Duration) -> bool;
 
     /// The log lines of an app's units, ordered by time within each unit, through a bounded queue. The stream ends after
-    /// the last line or, when following, with the receiver or the runtime. A unit that starts meanwhile joins in.
-    fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine>;
+    /// the last line or, when following, with the receiver or the runtime. A unit that starts meanwhile joins in; one that ends
+    /// and starts again goes on, and so does one whose runtime fell silent and answers again, with no line left out or told twice.
+    /// Lines that were gone before they were read leave a line that says so.
+    fn logs(&self, query: LogQuery) -> LogLines;
 
     /// Runs a command in a unit that runs: as its user, in its working directory, with its environment. The command ends with
     /// the unit, with the runtime, and when [`Exec`] is dropped; see there for an agent that is killed. What a command that has

@@ -11,6 +11,7 @@ use clap::builder::{FalseyValueParser, Resettable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use towline_agent::shim::ShimArgs;
+use towline_agent::tether::TetherArgs;
 use towline_protocol::{InstanceId, RequestId};
 
 pub(crate) use self::bundle::{
@@ -159,6 +160,9 @@ pub(crate) enum Command {
     /// Stand over one unit (started by the agent, not by hand)
     #[command(hide = true)]
     Shim(ShimArgs),
+    /// Become another program that does not outlive this one (started by `towline doctor`, not by hand)
+    #[command(hide = true)]
+    Tether(TetherArgs),
 }
 
 #[derive(Debug, Args)]

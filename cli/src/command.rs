@@ -91,7 +91,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Events(args) => watch::events(&session()?, args).await,
         Command::Doctor(args) => doctor::run(args, &cli.global).await,
         Command::Completions { shell } => completions(&Screen::new(&cli.global), shell),
-        Command::Shim(_) => Err(Failure::error("a shim is started before anything else")),
+        Command::Shim(_) | Command::Tether(_) => {
+            Err(Failure::error("what is started for another program comes before anything else"))
+        }
     }
 }
 

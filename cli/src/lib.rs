@@ -23,7 +23,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
-use towline_agent::shim;
+use towline_agent::{shim, tether};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command, Output};
@@ -33,6 +33,10 @@ use crate::failure::Failure;
 /// particular before any thread is started.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Started by `ssh`, whose words are none of ours.
+    if let Some(ended) = tether::tell_password() {
+        return ended;
+    }
     let parsed = args::without_empty_variables(Cli::command()).try_get_matches();
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
@@ -45,6 +49,9 @@ pub fn main() -> ExitCode {
     if let Command::Shim(args) = &cli.command {
         // First of all, for it must be alone in its process.
         return shim::run(args);
+    }
+    if let Command::Tether(args) = &cli.command {
+        return tether::run(args);
     }
     let filter = EnvFilter::try_from_env("TOWLINE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();

@@ -157,6 +157,36 @@ fn a_doctor_removes_what_nobody_has_and_nothing_else() {
     home.expect_nothing_left();
 }
 
+/// Hosts that an agent's configuration names are looked at; one that does not answer is no clean bill of health.
+#[test]
+fn a_doctor_says_which_hosts_it_did_not_look_at() {
+    let home = Home::new();
+    let nowhere = home.elsewhere().join("nowhere").display().to_string();
+    let places = ["doctor", "--data-dir", &nowhere, "--mark-dir", &nowhere, "--output", "json", "--config"];
+    let config = format!(
+        "docker:\n  hosts:\n    edge-1: {{socket: {nowhere}}}\n    edge-2: {{socket: {nowhere}-2}}\n"
+    );
+    let file = home.file("agent.yaml", &config).display().to_string();
+    let found = home.run(&[places.as_slice(), &[&file]].concat()).expect(1);
+    let found: Value = serde_json::from_str(&found.stdout).unwrap();
+    for (unseen, host) in found["unseen"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|unseen| unseen["host"] != "this host")
+        .zip(["edge-1", "edge-2"])
+    {
+        assert_eq!(unseen["host"], host);
+        assert!(unseen["why"].as_str().unwrap().contains("does not answer"), "{found}");
+    }
+    assert!(found["unseen"].as_array().unwrap().len() >= 2, "{found}");
+    let bad = home.file("bad.yaml", "docker: {hosts: {edge-1: {sokcet: /x}}}\n").display().to_string();
+    let refused = home.run(&[places.as_slice(), &[&bad]].concat()).expect(2);
+    assert!(refused.stderr.contains("docker.hosts.edge-1.sokcet"), "{refused:?}");
+    let unasked = home.run(&["doctor", "--data-dir", &nowhere, "--mark-dir", &nowhere]);
+    assert!(unasked.stderr.contains("--config FILE"), "{unasked:?}");
+}
+
 fn pids(home: &Home) -> BTreeMap<String, u64> {
     let services = home.run(&["services", "local", "--output", "json"]).expect(0);
     let services: Value = serde_json::from_str(&services.stdout).unwrap();

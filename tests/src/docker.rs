@@ -7,6 +7,10 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 /// The image that an engine of ours has: busybox.
 pub const IMAGE: &str = "towline-test:1";
 
+/// How long a call of the client may take, in seconds, and how `timeout` says that it took longer.
+const CLIENT_SECONDS: &str = "120";
+const TIMED_OUT: i32 = 124;
+
 /// An engine. It ends when this is dropped: the script behind it waits for the end of its input.
 #[derive(Debug)]
 pub struct DockerEngine {
@@ -44,11 +48,17 @@ impl DockerEngine {
     /// Runs the engine's own client; returns what it printed.
     ///
     /// # Panics
-    /// When it fails.
+    /// When it fails, or takes longer than any healthy engine has it take.
     pub fn docker(&self, words: &[&str]) -> String {
         let host = format!("unix://{}", self.socket.display());
-        let output = Command::new("docker").args(words).env("DOCKER_HOST", host).output();
-        let output = output.expect("`make test` installs docker's client");
+        let bounded = ["--kill-after=5", CLIENT_SECONDS, "docker"];
+        let output = Command::new("timeout").args(bounded).args(words).env("DOCKER_HOST", host).output();
+        let output = output.expect("`timeout` is part of every system");
+        assert_ne!(
+            output.status.code(),
+            Some(TIMED_OUT),
+            "docker {words:?}: no end within {CLIENT_SECONDS} s"
+        );
         assert!(output.status.success(), "docker {words:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }

@@ -8,7 +8,7 @@ use towline_protocol::bundle::PutBundleRequest;
 use towline_protocol::job::{GetJobRequest, JobState};
 use towline_protocol::platform::{Definition, LogsRequest, ServiceStatus, SyncAction, UnitStatus};
 use towline_protocol::{Code, Effect, ResourceId};
-use towline_tests::chain::HubChain;
+use towline_tests::chain::{HubChain, Wire};
 use towline_tests::docker::{DockerEngine, IMAGE};
 use towline_tests::wait::until;
 
@@ -33,9 +33,9 @@ fn define(name: &str, definition: Bytes) -> Definition {
 
 /// One engine is started for all of it: that takes longer than the calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker() {
+async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker_on_nats() {
     let engine = DockerEngine::start("chain", &[]);
-    let hub = HubChain::start().await;
+    let hub = HubChain::start_over(Wire::nats().await).await;
     let agent = hub.docker("site", &engine).await;
     let (platform, cx) = (hub.platform("site"), CallContext::new);
 
@@ -64,8 +64,11 @@ async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker() {
     // B8: errors by id, and the rest is done.
     let absent =
         app("absent", "  image: towline-absent:1\n  docker: {pullPolicy: Never}\n  command: [\"true\"]\n");
-    let definitions =
-        [define("good", sleeper("good")), define("absent", absent), define("misnamed", sleeper("another"))];
+    let definitions = [
+        define("good", sleeper("good")),
+        define("absent", absent.clone()),
+        define("misnamed", sleeper("another")),
+    ];
     let error = platform.apply(&cx(), &definitions).await.unwrap_err();
     assert_eq!(
         (&error.code, &error.effect, error.errors.len()),
@@ -87,6 +90,22 @@ async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker() {
     assert_ne!(before[0].units[0].id, after[0].units[0].id, "it was deleted first");
     assert_eq!(platform.some_services(&cx(), &[id("web"), id("late")]).await.unwrap().len(), 1);
 
+    // B10: errors by id, and the rest is done.
+    let actions = [
+        SyncAction { id: id("absent"), delete: None, apply: Some(absent) },
+        SyncAction { id: id("misnamed"), delete: None, apply: Some(sleeper("another")) },
+        SyncAction { id: id("last"), delete: None, apply: Some(sleeper("last")) },
+    ];
+    let error = platform.sync(&cx(), &actions).await.unwrap_err();
+    assert_eq!(
+        (&error.code, &error.effect, error.errors.len()),
+        (&Code::Cluster, &Effect::Partial, 2),
+        "{error:?}"
+    );
+    assert!(error.errors["default/App/absent"].message.contains("towline-absent:1"), "{error:?}");
+    assert_eq!(error.errors["default/App/misnamed"].code, Code::Invalid);
+    assert_eq!(platform.some_services(&cx(), &[id("last"), id("misnamed")]).await.unwrap().len(), 1);
+
     // Logs.
     let request = LogsRequest { app: id("late"), unit: None, follow: true, since_unix_ms: None, tail: None };
     let mut lines = platform.logs(&cx(), &request).await.unwrap();
@@ -95,6 +114,11 @@ async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker() {
     drop(lines);
 
     agent.end().await;
+    // B4, B6: an error is no empty answer.
+    let nobody = platform.some_services(&cx(), &[id("last")]).await.unwrap_err();
+    assert_eq!((&nobody.code, &nobody.effect), (&Code::Unavailable, &Effect::None), "{nobody:?}");
+    let nobody = platform.all_services(&cx(), None, &Default::default()).await.unwrap_err();
+    assert_eq!(nobody.code, Code::Unavailable, "{nobody:?}");
     assert_eq!(engine.containers("default/site"), Vec::<String>::new(), "no unit is left");
     hub.stop().await;
 }

@@ -224,7 +224,7 @@ impl Direct {
             ..LogQuery::default()
         };
         let last = self.inner.runtime.logs(query).recv().await;
-        last.map_or_else(String::new, |line| {
+        last.and_then(Result::ok).map_or_else(String::new, |line| {
             let text: String = line.line.text.chars().take(LAST_WORDS).collect();
             format!("; its last words: {text}")
         })

@@ -21,7 +21,7 @@ use towline_protocol::Name;
 use super::{Direct, entry::Entry};
 use crate::{
     manifest::Drift,
-    runtime::{Astray, UnitSpec},
+    runtime::{Astray, RuntimeError, UnitSpec},
 };
 
 /// Between two looks at the files of one app, unless configured otherwise.
@@ -168,10 +168,12 @@ impl Direct {
         let looks = &self.inner.file_looks;
         let found = match self.inner.runtime.look_at_files(&spec).await {
             Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(id, %error, "its files cannot be looked at");
+            // Then the units are unknown, and what was known of their files stays so.
+            Err(error @ RuntimeError::Unknown { .. }) => {
+                tracing::debug!(id, %error, "its files are looked at when the runtime answers");
                 return looks.put_off(id, clock::now());
             }
+            Err(error) => return self.note_unreadable(id, &error),
         };
         let drift = (!found.is_empty()).then(|| sentence(&found));
         if looks.note(id, drift.clone(), clock::now()) {
@@ -188,6 +190,14 @@ impl Direct {
             let drift = format!("{drift}; it cannot be mended: {}", error.message);
             tracing::warn!(id, error = error.message, "files cannot be mended");
             looks.note(id, Some(drift), clock::now());
+        }
+    }
+
+    /// Nobody knows whether they are as declared, so they are not taken for sound.
+    fn note_unreadable(&self, id: &str, error: &RuntimeError) {
+        if self.inner.file_looks.note(id, Some(format!("files cannot be looked at: {error}")), clock::now()) {
+            self.inner.drift.with_label_values(&["files"]).inc();
+            tracing::warn!(id, %error, "files cannot be looked at");
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Logs of a direct resource.
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 use towline_protocol::{
     CallError, Code,
     platform::{LogLine, LogSource, LogsRequest},
@@ -9,7 +8,7 @@ use towline_protocol::{
 
 use super::Direct;
 use crate::{
-    runtime::{LogQuery, UnitLogLine},
+    runtime::{LogLines, LogQuery, UnitLogLine},
     shim::LogStream,
 };
 
@@ -18,7 +17,7 @@ impl Direct {
     ///
     /// # Errors
     /// [`Code::NotFound`] when there is no such app or unit.
-    pub fn logs(&self, request: &LogsRequest) -> Result<mpsc::Receiver<UnitLogLine>, CallError> {
+    pub fn logs(&self, request: &LogsRequest) -> Result<LogLines, CallError> {
         let app = request.app.as_str();
         let units = self.inner.runtime.units_of(app);
         if units.is_empty() && self.entry(app).is_none() {

@@ -140,6 +140,8 @@ pub(super) struct Container {
     pub(super) instance: String,
     /// The data directory of the agent that made it, if that was on this host.
     pub(super) home: Option<PathBuf>,
+    /// The host that it is on, where that has a name.
+    pub(super) host: Option<String>,
 }
 
 /// Whose a container is.
@@ -240,6 +242,7 @@ mod tests {
             name: "web-1".to_owned(),
             instance: instance.to_owned(),
             home: home.map(PathBuf::from),
+            host: None,
         };
         assert_eq!(of_container(&container("default/far", Some("/gone")), &homes()), gone);
         assert_eq!(of_container(&container("default/here", Some("/gone")), &homes()), Verdict::Belongs);

@@ -5,11 +5,14 @@
 
 mod bounds;
 mod commands;
+mod declared;
 mod files;
 mod health;
 mod hooks;
 mod logs;
+mod mark;
 mod ports;
+mod silence;
 
 use std::{fmt, fs, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
@@ -17,12 +20,16 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use self::{
-    bounds::{a_log_keeps_to_its_bounds, what_two_agents_do_at_once_is_done_once},
+    bounds::{a_log_keeps_to_its_bounds, a_tail_keeps_to_its_bytes, what_two_agents_do_at_once_is_done_once},
     commands::{
         a_command_runs_as_its_unit_does, a_command_that_nobody_wants_ends_with_all_it_started,
         a_command_that_writes_much_waits_for_its_reader, a_program_that_there_is_not_says_so,
         how_a_command_ended_is_told, only_what_runs_runs_commands, what_a_command_reads_ends,
         what_a_command_writes_comes_in_order,
+    },
+    declared::{
+        files_are_changed_under_a_unit_that_runs_on, files_are_there_before_it_starts,
+        files_that_differ_are_told_and_written_again, what_is_in_a_file_is_never_told,
     },
     files::{
         a_file_comes_back_as_it_was_put, a_path_may_be_relative, files_belong_to_whom_they_are_given,
@@ -38,10 +45,19 @@ use self::{
         a_hook_that_fails_at_the_start_is_the_starts_failure, a_hook_that_is_no_program_says_so,
         hooks_have_what_their_unit_has, hooks_run_once_around_each_life, who_follows_the_log_hears_of_hooks,
     },
-    logs::{a_tail_is_the_last_lines, following_goes_on_and_joins_who_comes, lines_come_in_order},
+    logs::{
+        a_tail_is_the_last_lines, following_goes_on_across_crashes, following_goes_on_and_joins_who_comes,
+        following_goes_on_where_a_unit_starts_again, lines_come_in_order,
+    },
+    mark::an_agent_of_a_later_epoch_acts_and_an_earlier_one_does_not_any_more,
     ports::ports_are_given_and_told,
+    silence::{
+        a_log_that_cannot_be_read_is_no_short_one, following_goes_on_when_the_runtime_answers_again,
+        following_goes_on_when_the_runtime_has_died_and_come_back,
+        what_does_not_answer_is_unknown_and_stays_as_it_is, what_has_died_and_come_back_has_its_units_once,
+    },
 };
-use super::{Astray, How, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus};
+use super::{LogLines, LogQuery, Runtime, RuntimeError, RuntimeKind, UnitLogLine, UnitSpec, UnitStatus};
 use crate::{
     manifest,
     shim::{Ended, Status},
@@ -63,6 +79,31 @@ pub trait Place: Send + Sync {
 
     /// A directory that units find under the same path, and may write to.
     fn shared(&self) -> &Path;
+
+    /// Opens the runtime as an agent of the same instance does that has a store of its own.
+    fn open_other(&self) -> BoxFuture<'_, Arc<dyn Runtime>>;
+
+    /// Who runs the units, where that is somebody who can fall silent; then [`SILENCE`] is to be passed, too. Processes have none:
+    /// each unit's supervisor is the agent's own, and one that dies takes its unit along.
+    fn daemon(&self) -> Option<&dyn Daemon> {
+        None
+    }
+}
+
+/// Who runs a runtime's units on its behalf. No case has it do something to others than its own units; all of it is done when it
+/// returns, which may take a moment, and is undone with the [`Place`].
+pub trait Daemon: Send + Sync {
+    /// It answers nobody any more, and its units run on.
+    fn freeze(&self);
+
+    /// It answers again.
+    fn thaw(&self);
+
+    /// It is killed, and cannot tidy up.
+    fn kill(&self);
+
+    /// It is started again after that.
+    fn start(&self);
 }
 
 /// A place, and the runtime that is open there.
@@ -120,6 +161,15 @@ pub const REACHING: &[Case] = cases! {
     what_is_unhealthy_is_not_restarted,
 };
 
+/// Cases in which the runtime does not answer: for those with a [`Daemon`]. They are alone with it.
+pub const SILENCE: &[Case] = cases! {
+    what_does_not_answer_is_unknown_and_stays_as_it_is,
+    what_has_died_and_come_back_has_its_units_once,
+    following_goes_on_when_the_runtime_answers_again,
+    following_goes_on_when_the_runtime_has_died_and_come_back,
+    a_log_that_cannot_be_read_is_no_short_one,
+};
+
 /// Every other case.
 pub const BATTERY: &[Case] = cases! {
     a_unit_starts_stops_starts_again_and_goes,
@@ -138,6 +188,8 @@ pub const BATTERY: &[Case] = cases! {
     lines_come_in_order,
     a_tail_is_the_last_lines,
     following_goes_on_and_joins_who_comes,
+    following_goes_on_where_a_unit_starts_again,
+    following_goes_on_across_crashes,
     units_belong_to_their_app,
     units_are_found_again,
     what_ended_while_nobody_looked_is_told_with_its_status_and_its_log,
@@ -157,6 +209,8 @@ pub const BATTERY: &[Case] = cases! {
     what_is_no_file_is_refused,
     what_is_too_large_is_refused,
     a_log_keeps_to_its_bounds,
+    a_tail_keeps_to_its_bytes,
+    an_agent_of_a_later_epoch_acts_and_an_earlier_one_does_not_any_more,
     what_two_agents_do_at_once_is_done_once,
     a_command_that_fails_makes_a_unit_unhealthy,
     what_is_unhealthy_is_not_restarted,
@@ -203,6 +257,10 @@ impl Stand<'_> {
         }
     }
 
+    fn follow(&self) -> LogLines {
+        self.runtime.logs(LogQuery { follow: true, ..Self::query() })
+    }
+
     fn query() -> LogQuery {
         LogQuery { app: "default/App/web".to_owned(), ..LogQuery::default() }
     }
@@ -233,11 +291,17 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-async fn all(mut lines: tokio::sync::mpsc::Receiver<UnitLogLine>) -> Vec<UnitLogLine> {
+/// The next line of a log that is followed.
+async fn next(lines: &mut LogLines) -> UnitLogLine {
+    let line = tokio::time::timeout(PATIENCE, lines.recv()).await.expect("a line comes");
+    line.expect("the log goes on").expect("the log can be read")
+}
+
+async fn all(mut lines: LogLines) -> Vec<UnitLogLine> {
     let mut found = Vec::new();
     let read = async {
         while let Some(line) = lines.recv().await {
-            found.push(line);
+            found.push(line.expect("the log can be read"));
         }
     };
     tokio::time::timeout(PATIENCE, read).await.expect("the log ends");
@@ -348,97 +412,6 @@ async fn the_environment_is_as_declared(stand: &mut Stand<'_>) {
     let given = unit.ports.first().expect("it has a port");
     let expected = if stand.runtime.kind() == RuntimeKind::Process { given.host_port } else { 8080 };
     assert_eq!(told, expected, "where it is to listen");
-}
-
-async fn files_are_there_before_it_starts(stand: &mut Stand<'_>) {
-    let script =
-        "cat conf/a.txt; echo; stat -c %a conf/a.txt conf/b.bin; wc -c < conf/b.bin; exec sleep 1000";
-    let more =
-        "  files: [{path: conf/a.txt, content: one}, {path: conf/b.bin, base64: AAEC/w==, mode: \"0640\"}]\n";
-    stand.start(script, more).await;
-    assert_eq!(stand.texts(4).await, ["one", "600", "640", "4"]);
-}
-
-/// Files of a unit that spoils its own: `a` holds something else, `b` has another mode, `c` is gone, `d` is a directory.
-const SPOILT: &str = "for f in a b c d; do while ! [ -f conf/$f ]; do sleep 0.05; done; done; echo other > conf/a; \
-                      chmod 644 conf/b; rm conf/c; rm conf/d; ln -s /etc conf/d; echo done; exec sleep 1000";
-
-fn four_files(content: &str) -> String {
-    let file = |name: &str| format!("{{path: conf/{name}, content: {content}-{name}}}");
-    format!("  files: [{}]\n", ["a", "b", "c", "d"].map(file).join(", "))
-}
-
-/// What was found, by the last part of the path.
-fn found(astray: &[Astray]) -> Vec<(String, How)> {
-    let name = |astray: &Astray| {
-        let name = astray.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        (name, astray.how)
-    };
-    let mut found: Vec<(String, How)> = astray.iter().map(name).collect();
-    found.sort();
-    found
-}
-
-async fn files_that_differ_are_told_and_written_again(stand: &mut Stand<'_>) {
-    let spec = stand.spec("web", SPOILT, &four_files("one"));
-    let unit = stand.runtime.start(&spec).await.expect("it starts");
-    stand.log(1).await;
-    let expected = [("a", How::Content), ("b", How::Mode), ("c", How::Gone), ("d", How::NoFile)];
-    let expected = expected.map(|(name, how)| (name.to_owned(), how));
-    let looked = stand.runtime.look_at_files(&spec).await.expect("they can be looked at");
-    assert_eq!(found(&looked), expected);
-    assert!(looked.iter().all(|astray| astray.unit == unit.unit), "{looked:?}");
-    let restored = stand.runtime.restore_files(&spec).await.expect("they can be written");
-    assert_eq!(found(&restored), expected);
-    assert_eq!(stand.runtime.look_at_files(&spec).await.expect("they can be looked at"), []);
-    assert_eq!(stand.runtime.restore_files(&spec).await.expect("nothing is left to do"), []);
-    let seen = stand.look(&unit.unit).await.map(|seen| seen.state.pid);
-    assert_eq!(seen, Some(unit.state.pid), "it runs on");
-    // Of another generation it has nothing to say.
-    let other = UnitSpec { generation: "g2".to_owned(), ..spec };
-    assert_eq!(stand.runtime.look_at_files(&other).await.expect("there are none"), []);
-}
-
-async fn files_are_changed_under_a_unit_that_runs_on(stand: &mut Stand<'_>) {
-    let script = "last=; while :; do now=\"$(cat conf/a 2>/dev/null) $(cat conf/e 2>/dev/null)\"; \
-                  [ \"$now\" = \"$last\" ] || echo \"$now\"; last=$now; sleep 0.05; done";
-    let unit = stand.start(script, "  files: [{path: conf/a, content: one}]\n").await;
-    stand.log(1).await;
-    let more = "  files: [{path: conf/a, content: two}, {path: conf/e, content: new}]\n";
-    let spec = stand.spec("web", script, more);
-    let restored = stand.runtime.restore_files(&spec).await.expect("they can be written");
-    assert_eq!(found(&restored), [("a".to_owned(), How::Content), ("e".to_owned(), How::Gone)]);
-    let begun = Instant::now();
-    // It may see the one before the other.
-    while stand.texts(2).await.last().map(String::as_str) != Some("two new") {
-        assert!(begun.elapsed() < PATIENCE, "{:?}", stand.texts(1).await);
-        tokio::time::sleep(PAUSE).await;
-    }
-    let seen = stand.look(&unit.unit).await.expect("it is there");
-    assert_eq!((seen.state.pid, seen.state.restarts), (unit.state.pid, 0), "it runs on");
-    // What has ended finds them when it is started again.
-    stand.runtime.stop(&unit.unit).await.expect("it stops");
-    let last = stand.spec("web", script, "  files: [{path: conf/a, content: three}]\n");
-    stand.runtime.restore_files(&last).await.expect("also of what has ended");
-    stand.runtime.start_again(&unit.unit).await.expect("it starts again");
-    let begun = Instant::now();
-    while !stand.texts(3).await.last().is_some_and(|text| text.starts_with("three")) {
-        assert!(begun.elapsed() < PATIENCE, "{:?}", stand.texts(1).await);
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-async fn what_is_in_a_file_is_never_told(stand: &mut Stand<'_>) {
-    let spec = stand.spec("web", "echo secret-one; exec sleep 1000", &four_files("hunter2"));
-    stand.runtime.start(&spec).await.expect("it starts");
-    let told = format!("{spec:?} {:?} {:?}", stand.runtime, stand.runtime.list());
-    assert!(!told.contains("hunter2"), "{told}");
-    let other = stand.spec("web", "", &four_files("hunter3").replace("conf/", "/no/such/directory/"));
-    let told = match stand.runtime.restore_files(&other).await {
-        Ok(restored) => format!("{restored:?}"),
-        Err(error) => format!("{error} {error:?}"),
-    };
-    assert!(!told.contains("hunter"), "{told}");
 }
 
 async fn units_belong_to_their_app(stand: &mut Stand<'_>) {

@@ -56,15 +56,15 @@ use towline_bus::{
 
 pub use self::endpoint::{Endpoint, HostConfig, ParseRemoteEngineError, RemoteEngine, SshConfig, TlsFiles};
 pub(crate) use self::engine::PULL;
-pub(crate) use self::leftovers::{Labelled, labelled, remove_labelled};
+pub(crate) use self::leftovers::{Engines, Labelled};
 pub use self::registry::{RegistryAuth, RegistryAuthError};
 use self::{
     choice::Candidate,
     host::{DockerHost, Shared},
 };
 use super::{
-    Astray, Changes, Exec, ExecSpec, FileAccess, FileStat, LogQuery, Runtime, RuntimeError, RuntimeKind,
-    UnitLogLine, UnitSpec, UnitStatus, Watcher,
+    Astray, Changes, Exec, ExecSpec, FileAccess, FileStat, LogLines, LogQuery, Runtime, RuntimeError,
+    RuntimeKind, UnitSpec, UnitStatus, Watcher, logs::QUEUE,
 };
 use crate::{
     manifest::{AppSpec, HostChoice, Resources},
@@ -300,8 +300,8 @@ impl Runtime for DockerRuntime {
         }
     }
 
-    fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine> {
-        let (sender, receiver) = mpsc::channel(logs::QUEUE);
+    fn logs(&self, query: LogQuery) -> LogLines {
+        let (sender, receiver) = mpsc::channel(QUEUE);
         let tasks = &self.inner.shared.tasks;
         let work = logs::run(self.inner.hosts.clone(), tasks.clone(), query, sender);
         tasks.spawn("docker-logs", work);

@@ -48,7 +48,6 @@ pub use self::changes::{Changed, Changes, Watcher};
 pub use self::error::RuntimeError;
 pub(crate) use self::files::{owner_of, remove_file, write_file, write_whole};
 pub(crate) use self::launch::blocking;
-pub use self::logs::{LogQuery, UnitLogLine};
 pub(crate) use self::on_disk::UnitOnDisk;
 pub use self::unit::{PortBinding, UnitStatus};
 use self::{
@@ -57,6 +56,8 @@ use self::{
     unit::{Unit, UnitRecord},
     units::Units,
 };
+use super::logs::QUEUE;
+pub use super::logs::{LogLines, LogQuery, UnitLogLine};
 use crate::{manifest::Manifest, mark::Mark, shim::ShimSpec};
 
 /// `PATH` of units unless configured otherwise.
@@ -293,8 +294,8 @@ impl ProcessRuntime {
 
     /// The log lines of an app's units, ordered by time, through a bounded queue. The stream ends after the last line
     /// or, when following, with the receiver or the runtime. A unit that starts meanwhile joins in.
-    pub fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine> {
-        let (sender, receiver) = mpsc::channel(logs::QUEUE);
+    pub fn logs(&self, query: LogQuery) -> LogLines {
+        let (sender, receiver) = mpsc::channel(QUEUE);
         let inner = Arc::downgrade(&self.inner);
         self.inner
             .tasks

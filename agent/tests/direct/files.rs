@@ -89,7 +89,7 @@ async fn f_d10_a_stopped_unit_has_its_files_written_and_is_started_in_the_same_p
         let line = tokio::time::timeout(Duration::from_secs(60), lines.recv())
             .await
             .expect("it writes what it read");
-        texts.push(line.unwrap().line.text);
+        texts.push(line.unwrap().unwrap().line.text);
     }
     drop(lines);
     bench.end().await;
@@ -199,6 +199,37 @@ async fn f_c3_drift_of_files_is_mended_or_reported_as_the_app_says() {
     let counted =
         metrics.lines().find_map(|line| line.strip_prefix("towline_agent_drift_total{kind=\"files\"} "));
     assert!(counted.is_some_and(|count| count.parse::<u32>().unwrap() >= 8), "{metrics}");
+    bench.end().await;
+}
+
+/// What cannot be looked at is not taken for sound; as soon as it can be, it is mended.
+#[tokio::test]
+async fn f_c3_a_file_that_cannot_be_looked_at_is_told_with_its_unit() {
+    let bench = Bench::looking_at_files(tempfile::tempdir().unwrap(), Duration::from_millis(200)).await;
+    let outside = tempfile::tempdir().unwrap();
+    let (dir, conf) = (outside.path().join("dir"), outside.path().join("dir/conf"));
+    fs::create_dir(&dir).unwrap();
+    let spec = sleeper(&format!("  drift: repair\n  files: [{}]\n", file(&conf, "hunter2")));
+    bench.apply("web", &spec).await.unwrap();
+    let before = bench.pids("web").await;
+    let unit = before.keys().next().unwrap().clone();
+    // A name that no system takes.
+    fs::remove_dir_all(&dir).unwrap();
+    symlink("x".repeat(300), &dir).unwrap();
+    let tells = |service: &Service| {
+        let drift = service.metadata.get("drift");
+        let named = |drift: &String| {
+            drift.starts_with("files cannot be looked at: spec.files[0]: ")
+                && drift.contains(&format!(" of {unit}: "))
+        };
+        service.status == ServiceStatus::Degraded && drift.is_some_and(named)
+    };
+    bench.until("web", "the reason", tells).await;
+    assert_eq!(bench.pids("web").await, before, "it runs on");
+    fs::remove_file(&dir).unwrap();
+    fs::create_dir(&dir).unwrap();
+    bench.until("web", "repair", |service| !service.metadata.contains_key("drift")).await;
+    assert_eq!(fs::read_to_string(&conf).unwrap(), "hunter2");
     bench.end().await;
 }
 

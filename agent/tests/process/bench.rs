@@ -3,12 +3,12 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 use towline_agent::{
     manifest::{self, Manifest},
     runtime::RuntimeKind,
     runtime::process::{
-        DEFAULT_PATH, LogQuery, ProcessConfig, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec,
+        DEFAULT_PATH, LogLines, LogQuery, ProcessConfig, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec,
         UnitStatus,
     },
 };
@@ -135,11 +135,11 @@ pub(crate) async fn wait<T>(what: &str, look: impl Fn() -> Option<T>, describe: 
     }
 }
 
-pub(crate) async fn lines(mut receiver: mpsc::Receiver<UnitLogLine>, count: usize) -> Vec<UnitLogLine> {
+pub(crate) async fn lines(mut receiver: LogLines, count: usize) -> Vec<UnitLogLine> {
     let mut lines = Vec::new();
     while lines.len() < count {
         match timeout(Duration::from_secs(20), receiver.recv()).await {
-            Ok(Some(line)) => lines.push(line),
+            Ok(Some(line)) => lines.push(line.unwrap()),
             Ok(None) => break,
             Err(_) => panic!("only {} of {count} lines came", lines.len()),
         }

@@ -58,6 +58,16 @@ impl Place for Far {
         Box::pin(async { Arc::new(DockerRuntime::open(config).await) as Arc<dyn Runtime> })
     }
 
+    fn open_other(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
+        let mine = config(&self.instance, self.dir.path(), vec![self.endpoint.clone()]);
+        let store = towline_protocol::StoreId::new(uuid::Uuid::from_u128(1));
+        let marks = self.dir.path().join("others-marks");
+        let mark = Mark::open(&marks, &"test/site".parse().unwrap(), store, None).unwrap();
+        Box::pin(async {
+            Arc::new(DockerRuntime::open(DockerConfig { mark, ..mine }).await) as Arc<dyn Runtime>
+        })
+    }
+
     fn lines(&self) -> String {
         let shared = self.shared.path().display();
         format!("  image: {}\n  mounts: [{{source: {shared}, target: {shared}}}]\n", engine::IMAGE)

@@ -25,7 +25,7 @@ use towline_agent::{
     Agent, AgentConfig,
     runtime::{
         Runtime, RuntimeKind,
-        battery::Place,
+        battery::{BATTERY, Case, Daemon, Place, REACHING, SILENCE},
         docker::{DockerConfig, DockerRuntime},
     },
 };
@@ -38,14 +38,36 @@ use towline_protocol::{
 pub(crate) use self::ancestor::bare_image;
 use crate::{
     engine::{Engine, IMAGE},
+    events::Events,
     proxy::Proxy,
 };
 
 struct Containers {
     engine: Arc<Engine>,
     instance: String,
+    /// Lines of `spec`: not every engine has networks.
+    network: &'static str,
     dir: TempDir,
     shared: TempDir,
+}
+
+impl Daemon for Engine {
+    fn freeze(&self) {
+        // Its end is the engine's script's.
+        std::mem::forget(Self::freeze(self));
+    }
+
+    fn thaw(&self) {
+        Self::thaw(self);
+    }
+
+    fn kill(&self) {
+        Self::kill(self);
+    }
+
+    fn start(&self) {
+        self.start_again();
+    }
 }
 
 impl Place for Containers {
@@ -55,9 +77,22 @@ impl Place for Containers {
         Box::pin(async { Arc::new(DockerRuntime::open(config).await) as Arc<dyn Runtime> })
     }
 
+    fn open_other(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
+        let (instance, socket) = (self.instance.clone(), self.engine.socket.clone());
+        // It shares nothing but the engine.
+        let config =
+            DockerConfig::unnamed(instance, socket, crate::others_mark(&self.dir.path().join("other")));
+        Box::pin(async { Arc::new(DockerRuntime::open(config).await) as Arc<dyn Runtime> })
+    }
+
+    fn daemon(&self) -> Option<&dyn Daemon> {
+        Some(&*self.engine)
+    }
+
     fn lines(&self) -> String {
         let shared = self.shared.path().display();
-        format!("  image: {IMAGE}\n  mounts: [{{source: {shared}, target: {shared}}}]\n")
+        let network = self.network;
+        format!("  image: {IMAGE}\n{network}  mounts: [{{source: {shared}, target: {shared}}}]\n")
     }
 
     fn shared(&self) -> &Path {
@@ -68,12 +103,24 @@ impl Place for Containers {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_battery_holds_on_docker() {
     let _among_others = GATE.read().await;
-    let engine = Engine::shared();
-    for case in crate::cases() {
+    run(&crate::cases(&[BATTERY, REACHING]), &Engine::shared(), "").await;
+}
+
+/// With an engine that nobody else uses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_battery_of_silence_holds_on_docker() {
+    let engine = Arc::new(Engine::without_network("silence"));
+    run(&crate::cases(&[SILENCE]), &engine, "  docker: {networkMode: none}\n").await;
+}
+
+async fn run(cases: &[&Case], engine: &Arc<Engine>, network: &'static str) {
+    for case in cases {
         let instance = format!("test/{}", case.name);
         let (dir, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        case.run(&Containers { engine: Arc::clone(&engine), instance: instance.clone(), dir, shared }).await;
-        let left = engine.containers(&format!("dev.towline.instance={instance}"));
+        let engine = Arc::clone(engine);
+        let place = Containers { engine, instance: instance.clone(), network, dir, shared };
+        case.run(&place).await;
+        let left = place.engine.containers(&format!("dev.towline.instance={instance}"));
         assert_eq!(left, Vec::<String>::new(), "no container is left");
     }
 }
@@ -87,6 +134,8 @@ pub(crate) struct Bench {
     agent: Agent,
     platform: Arc<dyn Platform>,
     instance: String,
+    /// What the engine did with containers of the instance.
+    told: Events,
     #[expect(dead_code, reason = "dropped to remove it")]
     dir: TempDir,
     #[expect(dead_code, reason = "held while the engine is used")]
@@ -101,34 +150,37 @@ impl Bench {
 
     /// The same, with credentials for registries.
     pub(crate) async fn with_login(name: &str, registry_auth: Option<PathBuf>) -> Self {
-        let among_others = GATE.read().await;
-        Self { among_others: Some(among_others), ..Self::on_engine(name, registry_auth).await }
+        Self::among_others(name, |config| config.registry_auth = registry_auth).await
     }
 
     /// The same, on a way to the engine where requests go astray.
     pub(crate) async fn through_proxy(name: &str) -> (Self, Proxy) {
-        let among_others = GATE.read().await;
         let proxy = Proxy::before(&Engine::shared());
-        let bench = Self::on_socket(name, None, proxy.socket.clone()).await;
-        (Self { among_others: Some(among_others), ..bench }, proxy)
+        let socket = proxy.socket.clone();
+        (Self::among_others(name, |config| config.docker_socket = socket).await, proxy)
     }
 
-    async fn on_engine(name: &str, registry_auth: Option<PathBuf>) -> Self {
-        Self::on_socket(name, registry_auth, Engine::shared().socket.clone()).await
+    /// On the engine that all use, with an agent that is configured so.
+    async fn among_others(name: &str, configure: impl FnOnce(&mut AgentConfig)) -> Self {
+        let among_others = GATE.read().await;
+        let bench = Self::on(Engine::shared(), name, configure).await;
+        Self { among_others: Some(among_others), ..bench }
     }
 
-    async fn on_socket(name: &str, registry_auth: Option<PathBuf>, docker_socket: PathBuf) -> Self {
-        let (engine, dir) = (Engine::shared(), tempfile::tempdir().unwrap());
+    /// On an engine that is nobody else's, or that nobody else uses now.
+    async fn on(engine: Arc<Engine>, name: &str, configure: impl FnOnce(&mut AgentConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let instance = format!("test/{name}");
-        let config = AgentConfig {
+        let told = Events::of(&engine, &instance).await;
+        let mut config = AgentConfig {
             runtime: RuntimeKind::Docker,
-            docker_socket,
-            registry_auth,
+            docker_socket: engine.socket.clone(),
             ..AgentConfig::new(instance.parse().unwrap(), dir.path())
         };
+        configure(&mut config);
         let agent = Agent::open(config, prometheus::Registry::new()).await.unwrap();
         let platform = agent.platform();
-        Self { engine, agent, platform, instance, dir, among_others: None }
+        Self { engine, agent, platform, instance, told, dir, among_others: None }
     }
 
     pub(crate) async fn apply(&self, spec: &str) -> Result<(), CallError> {
@@ -262,10 +314,10 @@ async fn f_r1_limits_mounts_user_and_health_reach_the_engine() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_c2_f_d1_a_silent_engine_is_unknown() {
     let _alone = GATE.write().await;
-    let bench = Bench::on_engine("silent", None).await;
+    let bench = Bench::on(Engine::shared(), "silent", |_| ()).await;
     bench.apply(&sleeper("")).await.unwrap();
     let before = bench.containers();
-    bench.engine.tell("freeze");
+    let silent = bench.engine.freeze();
     let unknown =
         |service: &Service| service.units.first().is_some_and(|unit| unit.status == UnitStatus::Unknown);
     let service = bench.until("the unit to be unknown", unknown).await;
@@ -274,9 +326,34 @@ async fn f_c2_f_d1_a_silent_engine_is_unknown() {
     );
     let error = bench.apply(&sleeper("  units: 2\n")).await.unwrap_err();
     assert_eq!(error.code, Code::Cluster, "{error:?}");
-    bench.engine.tell("thaw");
+    silent.thaw();
     bench.until("readiness", is_ready).await;
     assert_eq!(bench.containers(), before, "nothing was made, and nothing removed");
+    bench.end().await;
+}
+
+/// An engine that is killed and comes back has the same containers: none is made a second time, and what it stopped is started.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_died_and_came_back_has_its_containers_once() {
+    let engine = Arc::new(Engine::without_network("died"));
+    let bench = Bench::on(Arc::clone(&engine), "died", |_| ()).await;
+    let spec = sleeper("  units: 2\n  docker: {networkMode: none}\n");
+    bench.apply(&spec).await.unwrap();
+    bench.until("readiness", is_ready).await;
+    let before = bench.containers();
+    assert_eq!(before.len(), 2);
+    for _ in 0..2 {
+        engine.kill();
+        let is_unknown =
+            |service: &Service| service.units.iter().all(|unit| unit.status == UnitStatus::Unknown);
+        bench.until("the units to be unknown", is_unknown).await;
+        assert_eq!(bench.apply(&spec).await.unwrap_err().code, Code::Cluster);
+        engine.start_again();
+        bench.until("readiness", is_ready).await;
+        assert_eq!(bench.containers(), before);
+    }
+    bench.apply(&spec).await.unwrap();
+    assert_eq!(bench.containers(), before, "nothing is made");
     bench.end().await;
 }
 

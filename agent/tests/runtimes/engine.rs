@@ -1,7 +1,7 @@
 //! A Docker engine of the tests' own, one for all tests of this process; gone with it.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{
@@ -12,6 +12,10 @@ use std::{
 
 /// The image that an engine of ours has: busybox, with a user `web`.
 pub(crate) const IMAGE: &str = "towline-test:1";
+
+/// How long a call of the client may take, in seconds, and how `timeout` says that it took longer.
+const CLIENT_SECONDS: u32 = 120;
+const TIMED_OUT: i32 = 124;
 
 /// An engine. It ends when this process does: the script behind it waits for the end of its input.
 pub(crate) struct Engine {
@@ -50,7 +54,7 @@ fn base64(text: &str) -> String {
 }
 
 struct Script {
-    #[expect(dead_code, reason = "it ends by itself, after the input")]
+    /// It ends by itself, after the input.
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -76,15 +80,29 @@ impl Engine {
         Self { socket: socket.into(), script: Mutex::new(script) }
     }
 
-    /// Runs the engine's own client.
+    /// Runs the engine's own client, which may take as long as no healthy engine takes.
     pub(crate) fn docker(&self, words: &[&str]) -> String {
-        let output = Command::new("docker")
+        self.docker_within(CLIENT_SECONDS, words).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Runs the engine's own client, and ends it after so many seconds.
+    ///
+    /// # Errors
+    /// What it said, or that it was ended.
+    pub(crate) fn docker_within(&self, seconds: u32, words: &[&str]) -> Result<String, String> {
+        let output = Command::new("timeout")
+            .args(["--kill-after=5", &seconds.to_string(), "docker"])
             .args(words)
             .env("DOCKER_HOST", format!("unix://{}", self.socket.display()))
             .output()
             .unwrap();
-        assert!(output.status.success(), "docker {words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        if output.status.code() == Some(TIMED_OUT) {
+            return Err(format!("docker {words:?}: no end within {seconds} s"));
+        }
+        if !output.status.success() {
+            return Err(format!("docker {words:?}: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
     }
 
     /// Full ids of all containers with a label, sorted.
@@ -101,15 +119,70 @@ impl Engine {
         !self.docker(&["ps", "--quiet", "--filter", &filter]).is_empty()
     }
 
-    /// Lets the script do something to the engine: `freeze`, `thaw`, `kill`, `start`.
-    pub(crate) fn tell(&self, word: &str) {
-        let mut script = self.lock();
-        writeln!(script.input, "{word}").unwrap();
-        assert_eq!(script.read(), word);
+    /// Has the engine fall silent until what is returned is dropped: also by a test that fails, for whoever uses the engine
+    /// beside it, and whoever ends it.
+    #[must_use = "dropped, it thaws the engine"]
+    pub(crate) fn freeze(&self) -> Frozen<'_> {
+        self.tell("freeze");
+        Frozen(self)
+    }
+
+    /// Has it answer again, whoever froze it.
+    pub(crate) fn thaw(&self) {
+        self.tell("thaw");
+    }
+
+    /// Kills it with SIGKILL; its containers run on.
+    pub(crate) fn kill(&self) {
+        self.tell("kill");
+    }
+
+    /// Starts it again after [`Engine::kill`], and waits until it answers.
+    pub(crate) fn start_again(&self) {
+        self.tell("start");
+        for _ in 0..CLIENT_SECONDS {
+            if self.docker_within(1, &["version"]).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        panic!("the engine does not come back");
+    }
+
+    /// Ends it, and waits until nothing is left of it.
+    pub(crate) fn end(self) {
+        let Script { mut child, input, output } =
+            self.script.into_inner().unwrap_or_else(PoisonError::into_inner);
+        drop(input);
+        child.wait().unwrap();
+        drop(output);
+    }
+
+    fn tell(&self, word: &str) {
+        assert_eq!(self.lock().tell(word).unwrap(), word);
     }
 
     fn lock(&self) -> MutexGuard<'_, Script> {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An engine that was made to fall silent.
+pub(crate) struct Frozen<'a>(&'a Engine);
+
+impl Frozen<'_> {
+    /// Has it answer again.
+    pub(crate) fn thaw(self) {}
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let told = self.0.lock().tell("thaw");
+        // Whoever fails already is not to fail twice.
+        assert!(
+            std::thread::panicking() || told.is_ok_and(|word| word == "thaw"),
+            "the engine's script has ended"
+        );
     }
 }
 
@@ -133,8 +206,18 @@ impl Script {
     }
 
     fn read(&mut self) -> String {
+        self.heard().unwrap()
+    }
+
+    fn heard(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.trim().to_owned()
+        self.output.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+
+    /// Says a word to it, and hears its answer.
+    fn tell(&mut self, word: &str) -> io::Result<String> {
+        writeln!(self.input, "{word}")?;
+        self.heard()
     }
 }

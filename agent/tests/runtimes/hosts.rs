@@ -21,7 +21,7 @@ use crate::engine::{Engine, IMAGE};
 
 /// An agent with the hosts `one` (`disk=hdd`) and `two` (`disk=ssd`), both with `site=here`.
 struct Site {
-    engines: [Engine; 2],
+    engines: [Arc<Engine>; 2],
     agent: Option<Agent>,
     dir: TempDir,
     instance: String,
@@ -39,7 +39,7 @@ fn host(name: &str, disk: &str, engine: &Engine) -> HostConfig {
 impl Site {
     /// Each test has engines of its own: they are frozen, and ended.
     async fn new(name: &str) -> Self {
-        let engine = |number: u8| Engine::without_network(&format!("{name}-{number}"));
+        let engine = |number: u8| Arc::new(Engine::without_network(&format!("{name}-{number}")));
         let mut site = Self {
             engines: [engine(1), engine(2)],
             agent: None,
@@ -182,7 +182,8 @@ async fn f_c2_a_lost_host_delays_no_other() {
     site.apply("here", "one", SLEEPER).await.unwrap();
     site.apply("there", "two", SLEEPER).await.unwrap();
     let before = site.containers();
-    site.engines[1].tell("freeze");
+    let engine = Arc::clone(&site.engines[1]);
+    let silent = engine.freeze();
     let is_unknown = |service: &Service| service.units.iter().all(|unit| unit.status == UnitStatus::Unknown);
     let lost = site.until("there", "its unit to be unknown", is_unknown).await;
     let why = lost.units[0].reason.clone().unwrap_or_default();
@@ -208,7 +209,7 @@ async fn f_c2_a_lost_host_delays_no_other() {
     // Nobody knows any more whether the lost host has some of it.
     let error = message(&site.apply("another", "site=here", SLEEPER).await.unwrap_err());
     assert!(error.contains("host two"), "{error}");
-    site.engines[1].tell("thaw");
+    silent.thaw();
     assert_eq!(hosts(&site.ready("there").await), ["two"]);
     assert_eq!(site.containers()[1], before[1], "nothing was made there, and nothing removed");
     site.end().await;

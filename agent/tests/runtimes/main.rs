@@ -3,6 +3,8 @@
 
 mod docker;
 mod engine;
+mod engines;
+mod events;
 mod hosts;
 mod killed;
 mod marks;
@@ -14,19 +16,28 @@ use std::path::Path;
 
 use towline_agent::{
     mark::Mark,
-    runtime::battery::{BATTERY, Case, REACHING},
+    runtime::battery::{BATTERY, Case, REACHING, SILENCE},
 };
 
-/// The cases of both batteries; with `TOWLINE_CASE` those whose names contain it.
-fn cases() -> Vec<&'static Case> {
+/// The cases of these batteries; with `TOWLINE_CASE` those whose names contain it.
+fn cases(of: &[&'static [Case]]) -> Vec<&'static Case> {
     let name = std::env::var("TOWLINE_CASE").unwrap_or_default();
-    let found: Vec<&Case> = BATTERY.iter().chain(REACHING).filter(|case| case.name.contains(&name)).collect();
-    assert!(!found.is_empty(), "no case is called {name}");
-    found
+    let all = || [BATTERY, REACHING, SILENCE].into_iter().flatten();
+    assert!(all().any(|case| case.name.contains(&name)), "no case is called {name}");
+    of.iter().copied().flatten().filter(|case| case.name.contains(&name)).collect()
 }
 
 /// Nobody else acts there.
 fn mark(dir: &Path) -> Mark {
-    let store = towline_protocol::StoreId::new(uuid::Uuid::nil());
+    mark_of(dir, 0)
+}
+
+/// The same, for an agent with another store.
+fn others_mark(dir: &Path) -> Mark {
+    mark_of(dir, 1)
+}
+
+fn mark_of(dir: &Path, store: u128) -> Mark {
+    let store = towline_protocol::StoreId::new(uuid::Uuid::from_u128(store));
     Mark::open(&dir.join("marks"), &"test/site".parse().unwrap(), store, None).unwrap()
 }

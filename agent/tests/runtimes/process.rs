@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use tempfile::TempDir;
 use towline_agent::runtime::{
     Runtime,
-    battery::Place,
+    battery::{BATTERY, Place, REACHING},
     process::{DEFAULT_PATH, ProcessConfig, ProcessRuntime},
 };
 
@@ -36,6 +36,14 @@ impl Place for Processes {
         })
     }
 
+    fn open_other(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
+        let config = ProcessConfig { mark: crate::others_mark(self.dir.path()), ..config(self.dir.path()) };
+        Box::pin(async {
+            let runtime = ProcessRuntime::open(config).await.expect("a directory of our own can be used");
+            Arc::new(runtime) as Arc<dyn Runtime>
+        })
+    }
+
     fn lines(&self) -> String {
         String::new()
     }
@@ -47,7 +55,7 @@ impl Place for Processes {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_battery_holds_on_processes() {
-    for case in crate::cases() {
+    for case in crate::cases(&[BATTERY, REACHING]) {
         let dir = || tempfile::tempdir().unwrap();
         case.run(&Processes { dir: dir(), shared: dir() }).await;
     }

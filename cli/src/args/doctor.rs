@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 
 pub(crate) const HELP: &str = "\
-Looks at this very host, and needs no hub: processes, data directories, marks, and a Docker engine. Shown is what nobody has
-any more, such as units whose data directory was removed. What a running agent has, or a store that is there, is left
+Looks at this very host, and needs no hub: processes, data directories, marks, and a Docker engine; with --config also at the
+engines of all hosts that the agent's configuration names. Shown is what nobody has any more, such as units whose data directory was removed. What a running agent has, or a store that is there, is left
 alone, and so is what nobody can tell the owner of. Run it as the user whose agents these were, or as root.
 
 Examples:
   towline doctor                                   exit code 1 if there is anything
+  towline doctor --config /etc/towline/agent.yaml  the agent's other hosts, too
   towline doctor --fix                             remove it, after asking
   towline doctor --fix --yes --output json
   towline doctor --data-dir /srv/agent --docker-socket /run/user/1000/docker.sock";
@@ -35,4 +36,7 @@ pub(crate) struct DoctorArgs {
     /// The socket of a Docker engine [default: /var/run/docker.sock, where it is there]
     #[arg(long, env = "TOWLINE_DOCKER_SOCKET", value_name = "FILE")]
     pub(crate) docker_socket: Option<PathBuf>,
+    /// The configuration of an agent: the engines of its hosts are looked at, too
+    #[arg(long, env = "TOWLINE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::Stand;
+use super::{Stand, next};
 use crate::shim::Status;
 
 fn hook(name: &str, script: &str) -> String {
@@ -132,17 +132,13 @@ pub(super) async fn hooks_have_what_their_unit_has(stand: &mut Stand<'_>) {
 pub(super) async fn who_follows_the_log_hears_of_hooks(stand: &mut Stand<'_>) {
     let more = hooks(&[hook("preStart", "echo before"), hook("preStop", "echo goes")]);
     let unit = stand.start("echo runs; exec sleep 1000", &more).await.unit;
-    let query = crate::runtime::LogQuery { follow: true, ..Stand::query() };
-    let mut lines = stand.runtime.logs(query);
+    let mut lines = stand.follow();
     let mut heard = Vec::new();
-    let listen = async {
-        while heard.len() < 2 {
-            heard.push(lines.recv().await.expect("the log goes on").line.text);
-        }
-        heard.sort();
-        stand.runtime.stop(&unit).await.expect("it stops");
-        heard.push(lines.recv().await.expect("the log goes on").line.text);
-    };
-    tokio::time::timeout(super::PATIENCE, listen).await.expect("all is told");
+    while heard.len() < 2 {
+        heard.push(next(&mut lines).await.line.text);
+    }
+    heard.sort();
+    stand.runtime.stop(&unit).await.expect("it stops");
+    heard.push(next(&mut lines).await.line.text);
     assert_eq!(heard, ["before", "runs", "goes"]);
 }

@@ -16,6 +16,7 @@ use super::{
     request,
 };
 use crate::{
+    failpoints::failpoint,
     manifest::ContainerSpec,
     runtime::{RuntimeError, UnitSpec, UnitStatus},
 };
@@ -50,6 +51,7 @@ impl DockerHost {
         })?;
         let started = async {
             self.write_files(spec, &id).await?;
+            failpoint!("unit.files-written");
             if spec.manifest.spec.hooks.is_empty() {
                 self.start_container(&id).await?;
             } else {
@@ -84,7 +86,10 @@ impl DockerHost {
             let options = CreateContainerOptions { name, ..CreateContainerOptions::default() };
             let question = async |client: Docker| client.create_container(Some(options), body).await;
             match self.change(question).await {
-                Ok(created) => return Ok(created.id),
+                Ok(created) => {
+                    failpoint!("unit.created");
+                    return Ok(created.id);
+                }
                 Err(Refusal::Said { status: 409, message }) => last = Some(message),
                 Err(refusal) => return Err(refusal.of("cannot create a container")),
             }
@@ -98,7 +103,10 @@ impl DockerHost {
         let question =
             async |client: Docker| client.start_container(container, None::<StartContainerOptions>).await;
         match self.change(question).await {
-            Ok(()) | Err(Refusal::Said { status: 304, .. }) => Ok(()),
+            Ok(()) | Err(Refusal::Said { status: 304, .. }) => {
+                failpoint!("unit.started");
+                Ok(())
+            }
             Err(Refusal::Said { message: reason, .. } | Refusal::NotFound(reason)) => {
                 Err(RuntimeError::NotStarted { reason })
             }
@@ -121,7 +129,10 @@ impl DockerHost {
         let question =
             async |client: Docker| client.stop_container(&seen.container, None::<StopContainerOptions>).await;
         match self.begin(seen.grace + SLACK, question).await {
-            Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => Ok(()),
+            Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => {
+                failpoint!("unit.stopped");
+                Ok(())
+            }
             Err(refusal) => Err(refusal.of("cannot stop a container")),
         }
     }

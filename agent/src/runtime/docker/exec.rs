@@ -166,7 +166,7 @@ impl Command {
     ) {
         let work = async {
             tokio::select! {
-                () = forward(output, &self.events) => {}
+                read = forward(output, &self.events) => read?,
                 () = feed(stdin, input) => {}
             }
             self.end().await
@@ -254,8 +254,14 @@ async fn kill_from_here(look: impl Fn() -> Vec<Process> + Send + 'static) {
     looked.await.ok();
 }
 
-async fn forward(mut output: Output, events: &Events) {
-    while let Some(Ok(output)) = output.next().await {
+/// Passes on what a command writes, to its end.
+///
+/// # Errors
+/// That there is more, and it cannot be read. Without a guard's word the command ends then.
+async fn forward(mut output: Output, events: &Events) -> Result<(), RuntimeError> {
+    while let Some(output) = output.next().await {
+        let output =
+            output.map_err(|error| Refusal::from(error).of("cannot read what the command writes"))?;
         let (stream, mut bytes) = match output {
             LogOutput::StdErr { message } => (LogStream::Stderr, message),
             LogOutput::StdOut { message } | LogOutput::Console { message } => (LogStream::Stdout, message),
@@ -264,10 +270,11 @@ async fn forward(mut output: Output, events: &Events) {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE));
             if events.send(Ok(ExecEvent::Output(stream, piece))).await.is_err() {
-                return;
+                return Ok(());
             }
         }
     }
+    Ok(())
 }
 
 /// Writes what the command is to read; never returns, for a command may go on after that.
@@ -282,4 +289,24 @@ async fn feed(from: Option<mpsc::Receiver<Bytes>>, mut to: Input) {
         to.shutdown().await.ok();
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn output_that_is_cut_off_is_no_end() {
+        let (events, mut receiver) = mpsc::channel(QUEUE);
+        let piece = LogOutput::StdOut { message: Bytes::from_static(b"one") };
+        let cut = Error::IOError { err: std::io::ErrorKind::ConnectionReset.into() };
+        let read = forward(Box::pin(stream::iter([Ok(piece.clone()), Err(cut), Ok(piece)])), &events).await;
+        assert!(matches!(read, Err(RuntimeError::Unknown { .. })), "{read:?}");
+        drop(events);
+        let told = receiver.recv().await.unwrap().unwrap();
+        assert_eq!(told, ExecEvent::Output(LogStream::Stdout, Bytes::from_static(b"one")));
+        assert!(receiver.recv().await.is_none(), "nothing that comes after what is missing");
+    }
 }

@@ -27,6 +27,7 @@ use super::{
     host::{DockerHost, Seen},
 };
 use crate::{
+    failpoints::failpoint,
     runtime::{ExecEvent, ExecSpec, RuntimeError},
     shim::{Ended, HOOK_MAX, LogLine, LogStream, Role},
 };
@@ -237,6 +238,7 @@ impl DockerHost {
         let options = RenameContainerOptions { name: phase.name(&seen.status.unit) };
         let question = async |client: Docker| client.rename_container(&seen.container, options).await;
         self.change(question).await.map_err(|refusal| refusal.of("cannot rename a container"))?;
+        failpoint!("unit.renamed");
         seen.course.phase = phase;
         Ok(())
     }

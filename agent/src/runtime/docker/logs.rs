@@ -1,194 +1,201 @@
 //! The log of an app: its containers' logs, in order within each.
+//!
+//! ```text
+//! what is there, of all, merged by time ─► to follow: of each, on from where it was told (`logs/reader.rs`)
+//! ```
+
+mod place;
+mod reader;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use bollard::{container::LogOutput, query_parameters::LogsOptions};
-use bytes::Bytes;
-use futures::StreamExt as _;
-use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinSet};
 use towline_bus::task::Tasks;
 
-use super::{hooks, host::DockerHost};
-use crate::{
-    runtime::{LogQuery, UnitLogLine},
-    shim::{LogLine, LogStream},
+pub(super) use self::reader::line;
+use self::{place::Place, reader::Reader};
+use super::{
+    hooks,
+    host::{DockerHost, Seen},
 };
-
-/// Lines that wait for a slow reader.
-pub(super) const QUEUE: usize = 256;
-
-/// Most lines that `tail` may ask for: they are held in memory.
-const TAIL_MAX: usize = 10_000;
+use crate::{
+    runtime::{
+        LogQuery, RuntimeError, UnitLogLine,
+        logs::{Last, LogSender, QUEUE},
+    },
+    shim::LogLine,
+};
 
 /// Between two looks for units that have joined.
 const POLL: Duration = Duration::from_millis(500);
 
 /// Sends the lines of `query` until there are no more, nobody listens, or `tasks` are to stop.
-pub(super) async fn run(
-    hosts: Vec<DockerHost>,
-    tasks: Tasks,
-    query: LogQuery,
-    sender: mpsc::Sender<UnitLogLine>,
-) {
+pub(super) async fn run(hosts: Vec<DockerHost>, tasks: Tasks, query: LogQuery, sender: LogSender) {
     let listening = sender.clone();
-    let stopping = tasks.stopping().clone();
     tokio::select! {
-        () = async {
-            if query.follow { follow(hosts, query, sender).await } else { all(hosts, tasks, query, sender).await }
-        } => {}
+        () = produce(hosts, query, sender) => {}
         () = listening.closed() => {}
-        () = stopping.cancelled() => {}
+        () = tasks.stopping().cancelled() => {}
     }
 }
 
-/// What is there, merged by time.
-async fn all(hosts: Vec<DockerHost>, tasks: Tasks, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
-    let mut heads = Vec::new();
-    for (host, unit, container) in containers(&hosts, &query) {
-        let (lines, receiver) = mpsc::channel(QUEUE);
-        let query = query.clone();
-        heads.push(Head { next: None, receiver });
-        heads.push(hooks_head(&host, &unit, &query));
-        tasks.spawn("docker-log", async move { read(&host, &query, &unit, &container, &lines).await });
+async fn produce(hosts: Vec<DockerHost>, query: LogQuery, sender: LogSender) {
+    let past = Past::read(&hosts, &query, &sender).await;
+    if query.follow {
+        return follow(hosts, query, sender, past).await;
     }
-    let mut last = query.tail.map(|most| (VecDeque::new(), most.min(TAIL_MAX)));
-    while let Some(line) = earliest(&mut heads).await {
-        match &mut last {
-            Some((lines, most)) => {
-                lines.push_back(line);
-                if lines.len() > *most {
-                    lines.pop_front();
-                }
+    // What could be read was told; that it is not all, must be told, too.
+    let missing = past.missing.or_else(|| hosts.iter().find_map(|host| unheard(host, &query)));
+    if let Some(error) = missing {
+        sender.send(Err(error)).await.ok();
+    }
+}
+
+/// That a host may have units which are not known, if it may.
+fn unheard(host: &DockerHost, query: &LogQuery) -> Option<RuntimeError> {
+    let candidate = host.candidate(&query.app);
+    let is_sure = candidate.answers || candidate.looked;
+    let what = format!("cannot read the logs of {} on {host}", query.app);
+    let reason = host.trouble().filter(|_| !is_sure)?;
+    Some(RuntimeError::Engine { what, reason })
+}
+
+/// How far what is there was told.
+#[derive(Default)]
+struct Past {
+    readers: Vec<Reader>,
+    /// How many lines of hooks, by unit.
+    hooks: BTreeMap<String, u64>,
+    /// Why not all of it.
+    missing: Option<RuntimeError>,
+}
+
+impl Past {
+    /// Sends what is there, merged by time.
+    async fn read(hosts: &[DockerHost], query: &LogQuery, sender: &LogSender) -> Self {
+        let mut past = Self::default();
+        let (mut heads, mut readings) = (Vec::new(), JoinSet::new());
+        for (host, seen) in containers(hosts, query) {
+            let (lines, receiver) = mpsc::channel(QUEUE);
+            let unit = seen.status.unit.clone();
+            heads.push(Head { next: None, receiver });
+            let (head, told) = hooks_head(&host, &unit, query);
+            heads.push(head);
+            past.hooks.insert(unit, told);
+            let mut reader = reader(host, &seen, query, lines);
+            readings.spawn(async move {
+                let read = reader.read_past().await;
+                // The end of its lines is heard by whoever merges them.
+                reader.lines = mpsc::channel(1).0;
+                (reader, read)
+            });
+        }
+        let mut last = query.tail.map(Last::new);
+        while let Some(line) = earliest(&mut heads).await {
+            match &mut last {
+                Some(last) => last.push(line),
+                None if sender.send(Ok(line)).await.is_err() => return past,
+                None => {}
             }
-            None if sender.send(line).await.is_err() => return,
-            None => {}
         }
-    }
-    for line in last.into_iter().flat_map(|(lines, _)| lines) {
-        if sender.send(line).await.is_err() {
-            return;
+        for line in last.into_iter().flat_map(Last::into_lines) {
+            if sender.send(Ok(line)).await.is_err() {
+                return past;
+            }
         }
+        while let Some(Ok((reader, read))) = readings.join_next().await {
+            past.missing = past.missing.or(read.err());
+            past.readers.push(reader);
+        }
+        past
     }
 }
 
 /// One unit's lines, and the next of them.
 struct Head {
     next: Option<UnitLogLine>,
-    receiver: mpsc::Receiver<UnitLogLine>,
+    receiver: mpsc::Receiver<Result<UnitLogLine, RuntimeError>>,
 }
 
 /// The earliest line of all that come next.
 async fn earliest(heads: &mut Vec<Head>) -> Option<UnitLogLine> {
     for head in heads.iter_mut().filter(|head| head.next.is_none()) {
-        head.next = head.receiver.recv().await;
+        // Why one ends too early is known by its reader.
+        head.next = head.receiver.recv().await.and_then(Result::ok);
     }
     heads.retain(|head| head.next.is_some());
     let first = heads.iter_mut().min_by_key(|head| head.next.as_ref().map(|line| line.line.time))?;
     first.next.take()
 }
 
-/// What is there and what comes, as it comes; units that join later, too.
-async fn follow(hosts: Vec<DockerHost>, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
-    let mut readers = JoinSet::new();
-    let mut read_already = BTreeSet::new();
-    let mut told_of_hooks: BTreeMap<String, u64> = BTreeMap::new();
+/// Sends what comes, as it comes; of units that join later, too.
+async fn follow(hosts: Vec<DockerHost>, query: LogQuery, sender: LogSender, past: Past) {
+    // What could not be read yet, is, when its engine answers.
+    let Past { readers, mut hooks, missing: _ } = past;
+    // Of those that join, all.
+    let query = LogQuery { tail: None, ..query };
+    let mut attended: BTreeSet<String> = BTreeSet::new();
+    let mut attending = JoinSet::new();
+    for mut reader in readers {
+        attended.insert(reader.container.clone());
+        reader.lines = sender.clone();
+        attending.spawn(reader.attend());
+    }
     loop {
-        for (host, unit, container) in containers(&hosts, &query) {
-            if read_already.insert(container.clone()) {
-                let (query, sender) = (query.clone(), sender.clone());
-                let (host, unit) = (host.clone(), unit.clone());
-                readers.spawn(async move { read(&host, &query, &unit, &container, &sender).await });
+        for (host, seen) in containers(&hosts, &query) {
+            let unit = &seen.status.unit;
+            if attended.insert(seen.container.clone()) {
+                attending.spawn(reader(host.clone(), &seen, &query, sender.clone()).attend());
             }
-            let told = told_of_hooks.entry(unit.clone()).or_default();
-            let (lines, next) = host.inner.hook_log.after(&unit, *told);
+            let told = hooks.entry(unit.clone()).or_default();
+            let (lines, next) = host.inner.hook_log.after(unit, *told);
             *told = next;
             for line in asked_for(lines, &query) {
-                if sender.send(UnitLogLine { unit: unit.clone(), line }).await.is_err() {
+                if sender.send(Ok(UnitLogLine { unit: unit.clone(), line })).await.is_err() {
                     return;
                 }
             }
         }
         tokio::time::sleep(POLL).await;
-        while readers.try_join_next().is_some() {}
+        while attending.try_join_next().is_some() {}
     }
 }
 
-/// Host, unit and container, of those that are asked for.
-fn containers(hosts: &[DockerHost], query: &LogQuery) -> Vec<(DockerHost, String, String)> {
+fn reader(host: DockerHost, seen: &Seen, query: &LogQuery, lines: LogSender) -> Reader {
+    let (unit, container) = (seen.status.unit.clone(), seen.container.clone());
+    Reader { host, unit, container, query: query.clone(), place: Place::default(), lines }
+}
+
+/// Host and container of the units that are asked for.
+fn containers(hosts: &[DockerHost], query: &LogQuery) -> Vec<(DockerHost, Seen)> {
     let wanted = |unit: &String| query.unit.as_ref().is_none_or(|only| only == unit);
     let mut found = Vec::new();
     for host in hosts {
         let known = host.known();
         let asked_for =
             known.units.iter().filter(|(unit, seen)| seen.status.app == query.app && wanted(unit));
-        found.extend(asked_for.map(|(unit, seen)| (host.clone(), unit.clone(), seen.container.clone())));
+        found.extend(asked_for.map(|(_, seen)| (host.clone(), seen.clone())));
     }
     found
 }
 
-/// What a unit's hooks wrote.
-fn hooks_head(host: &DockerHost, unit: &str, query: &LogQuery) -> Head {
+/// What a unit's hooks wrote, and how many lines that are with those that nobody asked for.
+fn hooks_head(host: &DockerHost, unit: &str, query: &LogQuery) -> (Head, u64) {
     let (sender, receiver) = mpsc::channel(hooks::LINES_MAX);
-    for line in asked_for(host.inner.hook_log.after(unit, 0).0, query) {
+    let (lines, told) = host.inner.hook_log.after(unit, 0);
+    for line in asked_for(lines, query) {
         // There is room for all.
-        sender.try_send(UnitLogLine { unit: unit.to_owned(), line }).ok();
+        sender.try_send(Ok(UnitLogLine { unit: unit.to_owned(), line })).ok();
     }
-    Head { next: None, receiver }
+    (Head { next: None, receiver }, told)
 }
 
 /// Those of a unit's lines that `query` asks for.
 fn asked_for(lines: Vec<LogLine>, query: &LogQuery) -> Vec<LogLine> {
     let mut lines = lines;
     lines.retain(|line| query.since.is_none_or(|since| line.time >= since));
-    let surplus = lines.len().saturating_sub(query.tail.unwrap_or(lines.len()));
-    lines.split_off(surplus)
-}
-
-async fn read(
-    host: &DockerHost,
-    query: &LogQuery,
-    unit: &str,
-    container: &str,
-    lines: &mpsc::Sender<UnitLogLine>,
-) {
-    let Ok(client) = host.inner.engine.client().await else { return };
-    // The engine takes whole seconds; the rest is left out here.
-    let since = query.since.map_or(0, |since| i32::try_from(since.as_second()).unwrap_or(i32::MAX));
-    let options = LogsOptions {
-        follow: query.follow,
-        stdout: true,
-        stderr: true,
-        since,
-        timestamps: true,
-        tail: query.tail.map_or_else(|| "all".to_owned(), |tail| tail.min(TAIL_MAX).to_string()),
-        ..LogsOptions::default()
-    };
-    let mut outputs = client.logs(container, Some(options));
-    while let Some(Ok(output)) = outputs.next().await {
-        let Some(line) = line(output).filter(|line| query.since.is_none_or(|since| line.time >= since))
-        else {
-            continue;
-        };
-        if lines.send(UnitLogLine { unit: unit.to_owned(), line }).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// A line, from a time, a space, and what was written.
-pub(super) fn line(output: LogOutput) -> Option<LogLine> {
-    let (stream, bytes): (LogStream, Bytes) = match output {
-        LogOutput::StdErr { message } => (LogStream::Stderr, message),
-        LogOutput::StdOut { message } | LogOutput::Console { message } => (LogStream::Stdout, message),
-        LogOutput::StdIn { .. } => return None,
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let (time, text) = text.split_once(' ')?;
-    let time: Timestamp = time.parse().ok()?;
-    let whole = text.strip_suffix('\n');
-    Some(LogLine { time, stream, text: whole.unwrap_or(text).to_owned(), partial: whole.is_none() })
+    lines
 }

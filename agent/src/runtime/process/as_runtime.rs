@@ -4,14 +4,13 @@ use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use towline_bus::clock::Moment;
 
-use super::{LogQuery, ProcessRuntime, RuntimeError, UnitLogLine, UnitSpec, UnitStatus, Watcher};
+use super::{ProcessRuntime, RuntimeError, UnitSpec, UnitStatus, Watcher};
 use crate::{
     manifest::{AppSpec, HostChoice, Resources},
     mark::Mark,
-    runtime::{Astray, Exec, ExecSpec, FileAccess, FileStat, Runtime, RuntimeKind},
+    runtime::{Astray, Exec, ExecSpec, FileAccess, FileStat, LogLines, LogQuery, Runtime, RuntimeKind},
 };
 
 #[async_trait]
@@ -94,7 +93,7 @@ impl Runtime for ProcessRuntime {
         Self::falls_within(self, unit, patience).await
     }
 
-    fn logs(&self, query: LogQuery) -> mpsc::Receiver<UnitLogLine> {
+    fn logs(&self, query: LogQuery) -> LogLines {
         Self::logs(self, query)
     }
 

@@ -131,6 +131,16 @@ fn after(error: RuntimeError, written: &[String]) -> RuntimeError {
     }
 }
 
+/// The error, with the unit that it is about.
+fn of_unit(error: RuntimeError, unit: &Unit) -> RuntimeError {
+    match error {
+        RuntimeError::Io { what, source } => {
+            RuntimeError::Io { what: format!("{what} of {}", unit.id()), source }
+        }
+        other => other,
+    }
+}
+
 /// What is looked for.
 struct Look<'a> {
     spec: &'a UnitSpec,
@@ -156,7 +166,8 @@ impl<'a> Look<'a> {
         let astray = |path: PathBuf, how| Astray { unit: unit.id().to_owned(), path, how };
         let mut found = Vec::new();
         for file in placed {
-            if let Some(how) = file.look(&unit.dir, self.run_as())? {
+            let looked = file.look(&unit.dir, self.run_as()).map_err(|error| of_unit(error, unit))?;
+            if let Some(how) = looked {
                 found.push((astray(file.path.clone(), how), Some(file)));
             }
         }

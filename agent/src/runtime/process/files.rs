@@ -163,10 +163,12 @@ impl Door {
         let temporary = temporary(path);
         let below = unit_dir.and_then(|dir| Some((dir, parent.strip_prefix(dir).ok()?)));
         let Some((base, way)) = below else {
-            if !parent.is_dir() {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "its directory does not exist"));
-            }
-            return Ok(Self { file: path.to_owned(), temporary, _dir: None });
+            return match fs::metadata(parent) {
+                Ok(meta) if meta.is_dir() => Ok(Self { file: path.to_owned(), temporary, _dir: None }),
+                // Whether it is there is not known.
+                Err(error) if !is_no_way(&error) => Err(error),
+                _ => Err(io::Error::new(io::ErrorKind::NotFound, "its directory does not exist")),
+            };
         };
         let dir = Dir::open(base, way, missing)?;
         let of_temporary = temporary.file_name().unwrap_or_default();

@@ -18,6 +18,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixStream,
@@ -34,6 +35,7 @@ use super::{
     users::{self, Account},
 };
 use crate::{
+    failpoints::failpoint,
     manifest::{AppSpec, ProbeSpec},
     mark::Turn,
     proc,
@@ -87,7 +89,9 @@ impl ProcessRuntime {
             self.units().insert(Arc::clone(&unit));
             self.make_dir(&unit, &shim_spec)
                 .map_err(|source| RuntimeError::io(format!("cannot make {}", unit.dir.display()), source))?;
-            files::write(&placed, &unit.dir, run_as)
+            files::write(&placed, &unit.dir, run_as)?;
+            failpoint!("unit.files-written");
+            Ok(())
         });
         if let Err(error) = made {
             self.undo(&unit, &others);
@@ -124,7 +128,10 @@ impl ProcessRuntime {
             }
             unit.record.write(&dir)?;
             spec.write(&dir)?;
-            fs::rename(&dir, &unit.dir)
+            failpoint!("unit.created");
+            fs::rename(&dir, &unit.dir)?;
+            failpoint!("unit.renamed");
+            Ok(())
         });
         if made.is_err() {
             // Not there if it could not even be made.
@@ -243,11 +250,21 @@ impl ProcessRuntime {
                 Err(RuntimeError::NotStarted { reason: state.reason.unwrap_or_default() })
             }
             // A command that is done already did run.
-            _ => Ok(()),
+            _ => {
+                failpoint!("unit.started");
+                Ok(())
+            }
         }
     }
 
+    /// Starts a shim, and connects to it. Waits for the disk.
     fn spawn_shim(&self, unit: &Arc<Unit>) -> io::Result<UnixStream> {
+        // Held until whoever else starts it finds this one's socket: two shims would run the command twice.
+        let alone = File::open(&unit.dir)?;
+        flock(&alone, FlockOperation::LockExclusive)?;
+        if let Ok(stream) = connect(&unit.dir) {
+            return Ok(stream);
+        }
         // The socket is ours to bind, so that connecting needs no waiting and a refusal proves a dead shim.
         let listener = shim::bind(&unit.dir)?;
         // Before anyone could refuse: a shim that ends at once is then a connection that ends, like any other's.

@@ -1,60 +1,21 @@
 //! The log of an app: its units' logs, merged by time.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    path::PathBuf,
-    sync::Weak,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Weak, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{sync::mpsc, task::spawn_blocking, time::sleep};
+use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Inner, tail::Tail};
-use crate::shim::LogLine;
+use super::{Inner, RuntimeError, tail::Tail};
+use crate::runtime::logs::{Last, LogQuery, LogSender, UnitLogLine};
 
-/// Lines that wait for a slow reader.
-pub(super) const QUEUE: usize = 256;
 /// Lines read at one go, between two looks whether anyone still listens.
 const BATCH: usize = 512;
 /// Between two looks for new lines.
 const POLL: Duration = Duration::from_millis(100);
-/// Most lines that `tail` may ask for, and most bytes that they may take: they are held in memory.
-const MAX_TAIL: usize = 10_000;
-const MAX_TAIL_BYTES: usize = 8 * 1024 * 1024;
-
-/// Which lines are wanted.
-#[derive(Debug, Clone, Default)]
-pub struct LogQuery {
-    /// Id of the app.
-    pub app: String,
-    /// Only this unit.
-    pub unit: Option<String>,
-    /// Go on with what is written later.
-    pub follow: bool,
-    /// Only what was written at this time or later.
-    pub since: Option<Timestamp>,
-    /// Of what is there, only this many last lines (10,000 and 8 MiB at most).
-    pub tail: Option<usize>,
-}
-
-/// A line and the unit that wrote it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnitLogLine {
-    /// Id of the unit.
-    pub unit: String,
-    /// The line.
-    pub line: LogLine,
-}
 
 /// Sends the lines of `query` until there are no more, nobody listens, or `token` says so.
-pub(super) async fn run(
-    inner: Weak<Inner>,
-    query: LogQuery,
-    sender: mpsc::Sender<UnitLogLine>,
-    token: CancellationToken,
-) {
+pub(super) async fn run(inner: Weak<Inner>, query: LogQuery, sender: LogSender, token: CancellationToken) {
     let listening = sender.clone();
     tokio::select! {
         () = produce(inner, query, sender) => {}
@@ -63,7 +24,7 @@ pub(super) async fn run(
     }
 }
 
-async fn produce(inner: Weak<Inner>, query: LogQuery, sender: mpsc::Sender<UnitLogLine>) {
+async fn produce(inner: Weak<Inner>, query: LogQuery, sender: LogSender) {
     let mut merge = Merge { tails: BTreeMap::new(), since: query.since };
     let mut last = query.tail.map(Last::new);
     loop {
@@ -86,15 +47,19 @@ async fn produce(inner: Weak<Inner>, query: LogQuery, sender: mpsc::Sender<UnitL
             for line in lines {
                 match &mut last {
                     Some(last) => last.push(line),
-                    None if sender.send(line).await.is_err() => return,
+                    None if sender.send(Ok(line)).await.is_err() => return,
                     None => {}
                 }
             }
         }
-        for line in last.take().into_iter().flat_map(|last| last.lines) {
-            if sender.send(line).await.is_err() {
+        for line in last.take().into_iter().flat_map(Last::into_lines) {
+            if sender.send(Ok(line)).await.is_err() {
                 return;
             }
+        }
+        if let Some(error) = merge.failure() {
+            sender.send(Err(error)).await.ok();
+            return;
         }
         if !query.follow {
             return;
@@ -120,6 +85,13 @@ impl Merge {
         }
     }
 
+    /// Why one of them cannot be read to its end.
+    fn failure(&mut self) -> Option<RuntimeError> {
+        self.tails.iter_mut().find_map(|(unit, tail)| {
+            Some(RuntimeError::io(format!("cannot read the log of {unit}"), tail.failure()?))
+        })
+    }
+
     /// The next lines, oldest first; none when all was read.
     fn batch(mut self) -> (Self, Vec<UnitLogLine>) {
         let mut lines = Vec::new();
@@ -133,27 +105,5 @@ impl Merge {
             }
         }
         (self, lines)
-    }
-}
-
-/// The last lines of many, bounded by number and size.
-struct Last {
-    lines: VecDeque<UnitLogLine>,
-    bytes: usize,
-    most: usize,
-}
-
-impl Last {
-    fn new(most: usize) -> Self {
-        Self { lines: VecDeque::new(), bytes: 0, most: most.min(MAX_TAIL) }
-    }
-
-    fn push(&mut self, line: UnitLogLine) {
-        self.bytes += line.line.text.len();
-        self.lines.push_back(line);
-        while self.lines.len() > self.most || self.bytes > MAX_TAIL_BYTES {
-            let Some(first) = self.lines.pop_front() else { break };
-            self.bytes -= first.line.text.len();
-        }
     }
 }

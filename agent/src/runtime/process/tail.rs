@@ -8,13 +8,13 @@ use std::{
     path::PathBuf,
 };
 
-use crate::shim::{LogLine, LogStream, segments};
+use crate::{
+    runtime::logs::gap,
+    shim::{LogLine, segments},
+};
 
 /// Longest line that is read: a piece of 16 KiB and its head, with room.
 const MAX_LINE: usize = 64 * 1024;
-
-/// Stands in a log where lines were removed before they were read: following goes on, but not in silence.
-const GAP: &str = "[towline: lines are missing here; they were rotated away before they were read]";
 
 /// A place in a unit's log.
 #[derive(Debug)]
@@ -27,12 +27,22 @@ pub(super) struct Tail {
     next: VecDeque<LogLine>,
     /// Segments were removed before they were read.
     missed: bool,
+    /// Why it cannot be read on.
+    failure: Option<io::Error>,
 }
 
 impl Tail {
     /// At the oldest line of the log in `dir`.
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, segment: 0, file: None, partial: Vec::new(), next: VecDeque::new(), missed: false }
+        Self {
+            dir,
+            segment: 0,
+            file: None,
+            partial: Vec::new(),
+            next: VecDeque::new(),
+            missed: false,
+            failure: None,
+        }
     }
 
     /// The next line, left in place; none when all that is written was read.
@@ -41,9 +51,8 @@ impl Tail {
             && let Some(line) = self.read()
         {
             // At the time of the line after it, so that merging keeps them together.
-            let gap =
-                LogLine { stream: LogStream::Stderr, text: GAP.to_owned(), partial: false, ..line.clone() };
-            self.next.extend(std::mem::take(&mut self.missed).then_some(gap));
+            let gap = std::mem::take(&mut self.missed).then(|| gap(line.time));
+            self.next.extend(gap);
             self.next.push_back(line);
         }
         self.next.front()
@@ -55,8 +64,21 @@ impl Tail {
         self.next.pop_front()
     }
 
+    /// Why it could not be read to its end, if it could not.
+    pub(super) fn failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
+    }
+
     fn read(&mut self) -> Option<LogLine> {
-        while self.complete_line().ok()? {
+        loop {
+            match self.complete_line() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    self.failure = Some(error);
+                    return None;
+                }
+            }
             let line = std::mem::take(&mut self.partial);
             let text = String::from_utf8_lossy(&line);
             // What is no log line (a disk was full) is passed over.
@@ -64,7 +86,6 @@ impl Tail {
                 return Some(line);
             }
         }
-        None
     }
 
     /// Reads a line to its end, over into the next segment; says whether there was one.
@@ -121,6 +142,17 @@ mod tests {
         assert_eq!(texts(), ["three", "four"], "where reading begins, nothing is missing");
         segment(6, "six");
         segment(7, "seven");
-        assert_eq!(texts(), [GAP, "six", "seven"]);
+        let gap = gap(jiff::Timestamp::UNIX_EPOCH).text;
+        assert_eq!(texts(), [&gap, "six", "seven"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tail = Tail::new(dir.path().to_owned());
+        assert!(tail.take().is_none() && tail.failure().is_none());
+        fs::create_dir(dir.path().join("00000001.log")).unwrap();
+        assert!(tail.take().is_none());
+        assert_eq!(tail.failure().map(|error| error.kind()), Some(io::ErrorKind::IsADirectory));
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{changes::Changes, error::RuntimeError};
 use crate::{
+    failpoints::failpoint,
     manifest::Protocol,
     mark::Turn,
     proc,
@@ -220,6 +221,7 @@ impl Unit {
         // They see that it has ended, as we do.
         let late = |_| self.not_stopped("a command beside it has not ended");
         timeout(SLACK, self.execs.wait()).await.map_err(late)?;
+        failpoint!("unit.stopped");
         match state.reason {
             Some(reason) if reason.starts_with("could not kill") => Err(self.not_stopped(&reason)),
             _ => Ok(()),

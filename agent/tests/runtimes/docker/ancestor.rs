@@ -4,42 +4,7 @@ use towline_agent::runtime::{ExecEvent, ExecSpec};
 use towline_protocol::bundle::{DeleteBundleRequest, PutBundleRequest};
 
 use super::*;
-
-impl Bench {
-    /// What the engine did with containers of this instance, in its order: action and name of the app.
-    fn told_events(&self) -> Vec<(String, String)> {
-        let label = format!("label=dev.towline.instance={}", self.instance);
-        let said = self.engine.docker(&[
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "type=container",
-            "--filter",
-            &label,
-            "--format",
-            "{{.Action}} {{index .Actor.Attributes \"dev.towline.app\"}}",
-        ]);
-        let event =
-            |line: &str| line.split_once(' ').map(|(action, app)| (action.to_owned(), app.to_owned()));
-        said.lines().filter_map(event).collect()
-    }
-
-    /// Waits until the engine has told of so many; it tells a little later.
-    async fn counted(&self, action: &str, count: usize) {
-        let begun = Instant::now();
-        while self.count(action) != count {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{action}: {:?}", self.told_events());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    fn count(&self, action: &str) -> usize {
-        self.told_events().iter().filter(|(seen, _)| seen == action).count()
-    }
-}
+use crate::events::Event;
 
 /// F-K1: files go in by the archive call, so no helper container is made for them that could be left behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,10 +13,12 @@ async fn f_d14_f_k1_each_unit_is_made_and_started_once_and_nothing_else_is_made(
     let files = "  units: 3\n  files: [{path: /etc/a.conf, content: b}]\n";
     bench.apply(&sleeper(files)).await.unwrap();
     bench.until("readiness", is_ready).await;
-    bench.counted("create", 3).await;
-    bench.counted("start", 3).await;
+    bench.told.counted("create", 3).await;
+    bench.told.counted("start", 3).await;
     bench.apply(&sleeper(files)).await.unwrap();
-    assert_eq!((bench.count("create"), bench.count("start"), bench.count("die")), (3, 3, 0));
+    let all = bench.told.all(&bench.engine).await;
+    let count = |action: &str| all.iter().filter(|event| event.action == action).count();
+    assert_eq!((count("create"), count("start"), count("die")), (3, 3, 0));
     bench.end().await;
 }
 
@@ -63,8 +30,8 @@ async fn f_d3_f_d4_what_fails_leaves_nothing_and_the_next_pass_succeeds() {
     let refused = bench.refusal(&missing).await;
     assert!(refused.contains("/no/such/program"), "{refused}");
     assert_eq!(bench.containers(), Vec::<String>::new());
-    bench.counted("create", 1).await;
-    bench.counted("destroy", 1).await;
+    bench.told.counted("create", 1).await;
+    bench.told.counted("destroy", 1).await;
     bench.apply(&sleeper("")).await.unwrap();
     bench.until("readiness", is_ready).await;
     bench.end().await;
@@ -83,13 +50,14 @@ async fn f_d15_a_bundle_is_made_in_its_declared_order_every_time() {
         let bench = Bench::new(run).await;
         let request = PutBundleRequest::new("shop".parse().unwrap(), content.clone());
         bench.platform.put_bundle(&CallContext::new(), &request).await.unwrap();
-        bench.counted("start", declared.len()).await;
-        let events = bench.told_events().into_iter().filter(|(action, _)| action == "create");
-        let made: Vec<String> = events.map(|(_, app)| app).collect();
+        bench.told.counted("start", declared.len()).await;
+        let all = bench.told.all(&bench.engine).await;
+        let made = all.iter().filter(|event| event.action == "create");
+        let made: Vec<&str> = made.map(Event::app).collect();
         assert_eq!(made, declared.map(|name| format!("default/App/{name}")));
         let request = DeleteBundleRequest::new("shop".parse().unwrap());
         bench.platform.delete_bundle(&CallContext::new(), &request).await.unwrap();
-        bench.counted("destroy", declared.len()).await;
+        bench.told.counted("destroy", declared.len()).await;
         bench.end().await;
     }
 }

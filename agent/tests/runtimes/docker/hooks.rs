@@ -85,7 +85,13 @@ struct Bare {
 impl Bare {
     async fn new(name: &str) -> Self {
         let (dir, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let place = Containers { engine: Engine::shared(), instance: format!("test/{name}"), dir, shared };
+        let place = Containers {
+            engine: Engine::shared(),
+            network: "",
+            instance: format!("test/{name}"),
+            dir,
+            shared,
+        };
         let runtime = place.open().await;
         Self { place, runtime }
     }
