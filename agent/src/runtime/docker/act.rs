@@ -84,7 +84,10 @@ impl DockerHost {
             let body = request::container(&spec.manifest.spec, container, &label, &self.inner.instance);
             let name = Some(Phase::before_start(&label.hooks).name(&unit));
             let options = CreateContainerOptions { name, ..CreateContainerOptions::default() };
-            let question = async |client: Docker| client.create_container(Some(options), body).await;
+            // In boxes: the body is large, and would be carried through all that a change is.
+            let body = Box::new(body);
+            let question =
+                async |client: Docker| Box::pin(client.create_container(Some(options), *body)).await;
             match self.change(question).await {
                 Ok(created) => {
                     failpoint!("unit.created");

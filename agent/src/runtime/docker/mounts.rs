@@ -164,8 +164,9 @@ impl DockerHost {
             host_config: Some(HostConfig { mounts: Some(vec![host]), ..HostConfig::default() }),
             ..ContainerCreateBody::default()
         };
+        let body = Box::new(body);
         let question = async |client: bollard::Docker| {
-            client.create_container(None::<CreateContainerOptions>, body).await
+            Box::pin(client.create_container(None::<CreateContainerOptions>, *body)).await
         };
         let created = self.change(question).await;
         created.map(|created| created.id).map_err(|refusal| refusal.of("cannot create a helper for mounts"))

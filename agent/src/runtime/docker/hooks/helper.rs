@@ -74,8 +74,10 @@ impl DockerHost {
         let mut labels = labels::of_helper(&self.inner.instance, ROLE, self.home().as_ref());
         labels.insert(labels::UNIT.to_owned(), seen.status.unit.clone());
         let body = body(&unit, &seen.container, argv, labels);
-        let create =
-            async |client: Docker| client.create_container(None::<CreateContainerOptions>, body).await;
+        let body = Box::new(body);
+        let create = async |client: Docker| {
+            Box::pin(client.create_container(None::<CreateContainerOptions>, *body)).await
+        };
         Ok(self.change(create).await?.id)
     }
 
