@@ -16,9 +16,11 @@ mod converge;
 mod entry;
 mod file_looks;
 mod generation;
+mod gone;
 mod health;
 mod journal;
 mod logs;
+mod mends;
 mod owned;
 mod plan;
 mod prove;
@@ -93,8 +95,10 @@ struct Inner {
     vitals: watch::Sender<Vitals>,
     drift: IntCounterVec,
     file_looks: file_looks::FileLooks,
-    /// When repair last came on.
+    /// When repair last looked.
     beat: Mutex<Moment>,
+    mends: Mutex<mends::Mends>,
+    sightings: Mutex<gone::Sightings>,
     /// What else does not come on, if something does not.
     stalled: OnceLock<Box<dyn Fn(Moment) -> Option<String> + Send + Sync>>,
     tasks: Tasks,
@@ -134,6 +138,8 @@ impl Direct {
             drift,
             file_looks: file_looks::FileLooks::new(look_at_files),
             beat: Mutex::new(clock::now()),
+            mends: Mutex::default(),
+            sightings: Mutex::default(),
             stalled: OnceLock::new(),
             tasks,
         };
@@ -285,6 +291,11 @@ impl Direct {
         let digest = Bytes::copy_from_slice(&*applied);
         self.inner.vitals.send_modify(|vitals| vitals.applied = digest);
         before.is_some()
+    }
+
+    /// What is known of units that are missing.
+    fn sightings(&self) -> MutexGuard<'_, gone::Sightings> {
+        self.inner.sightings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entry(&self, id: &str) -> Option<Arc<Entry>> {

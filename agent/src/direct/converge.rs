@@ -173,7 +173,14 @@ impl Direct {
                 Ok(())
             }
             Step::Revive(unit) => {
-                let Err(error) = runtime.start_again(&unit).await else { return Ok(()) };
+                let error = match runtime.start_again(&unit).await {
+                    Ok(_) => return Ok(()),
+                    // It may well run by now, or be another agent's to start: only what cannot be started is replaced.
+                    Err(error @ (RuntimeError::Unknown { .. } | RuntimeError::Fenced { .. })) => {
+                        return Err(refused(&error));
+                    }
+                    Err(error) => error,
+                };
                 // Its port was taken, or its directory damaged: then another unit in its stead.
                 tracing::info!(unit, %error, "a unit cannot be started again; replacing it");
                 self.remove(unit).await?;
@@ -194,7 +201,9 @@ impl Direct {
     }
 
     async fn remove(&self, unit: String) -> Result<(), ItemError> {
-        self.inner.runtime.delete(&unit).await.map_err(|error| refused(&error))
+        self.sightings().removing(&unit);
+        let removed = self.inner.runtime.delete(&unit).await;
+        removed.inspect_err(|_| self.sightings().kept(&unit)).map_err(|error| refused(&error))
     }
 
     /// Why a new version was given up; its log goes with it, so its last words are worth telling.

@@ -10,7 +10,7 @@ use towline_protocol::session::{Health, HealthState};
 use super::{Direct, repair};
 use crate::store::StoreError;
 
-/// How long repair may take to come on: five looks. One that waits for a unit to stop in its grace looks stalled, too.
+/// How long repair may take between two looks: five times what it does. What it mends is judged by itself (`mends.rs`).
 const STALLED: Duration = repair::EVERY.saturating_mul(5);
 
 /// Looks, and tells, until the agent ends.
@@ -22,7 +22,8 @@ pub(super) async fn run(direct: Direct) {
         let beat = *direct.inner.beat.lock().unwrap_or_else(PoisonError::into_inner);
         let at = clock::now();
         let elsewhere = direct.inner.stalled.get().and_then(|stalled| stalled(at));
-        let now = health(at.since(beat), direct.inner.store.failure(), elsewhere);
+        let late = direct.under_way().stalled(at).or(elsewhere);
+        let now = health(at.since(beat), direct.inner.store.failure(), late);
         direct.inner.vitals.send_if_modified(|vitals| {
             // Also while it stays stalled: what does not come on, and for how long, changes.
             let changed = vitals.health != now;
@@ -40,7 +41,7 @@ impl Direct {
         self.inner.stalled.get_or_init(|| Box::new(stalled));
     }
 
-    /// Repair comes on.
+    /// Repair looks.
     pub(super) fn beat(&self, now: Moment) {
         *self.inner.beat.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
@@ -50,7 +51,7 @@ fn health(idle: Duration, failure: Option<StoreError>, elsewhere: Option<String>
     let stalled = |detail| Health { state: HealthState::Stalled, detail: Some(detail) };
     match failure {
         Some(error) => stalled(error.to_string()),
-        None if idle > STALLED => stalled(format!("repair has not come on for {} s", idle.as_secs())),
+        None if idle > STALLED => stalled(format!("repair has not looked for {} s", idle.as_secs())),
         None => elsewhere.map_or_else(Health::default, stalled),
     }
 }
@@ -65,7 +66,7 @@ mod tests {
         let late = health(STALLED + Duration::from_secs(2), None, None);
         assert_eq!(
             (late.state, late.detail.as_deref()),
-            (HealthState::Stalled, Some("repair has not come on for 12 s"))
+            (HealthState::Stalled, Some("repair has not looked for 12 s"))
         );
         let elsewhere = health(Duration::ZERO, None, Some("bundle shop has not come on".to_owned()));
         assert_eq!(elsewhere.detail.as_deref(), Some("bundle shop has not come on"));

@@ -73,6 +73,8 @@ impl Direct {
         let busy = self.is_busy(id.as_str());
         let drift = self.file_drift(id.as_str());
         let mut service = service(id, entry, units, busy, drift);
+        let missing = wanted(entry).saturating_sub(units.len());
+        service.units.extend(self.sightings().gone_of(service.id.as_str(), missing));
         let resources = entry.and_then(|entry| Some(&entry.manifest.as_ref().ok()?.spec.resources));
         let limits = resources.and_then(|resources| self.inner.runtime.limits(resources).ok().flatten());
         service.metadata.extend(limits.map(|limits| ("limits".to_owned(), limits)));
@@ -88,7 +90,7 @@ fn service(
     drift: Option<String>,
 ) -> Service {
     let manifest = entry.and_then(|entry| entry.manifest.as_ref().ok());
-    let wanted = manifest.map_or(0, |manifest| usize::try_from(manifest.spec.units).unwrap_or(usize::MAX));
+    let wanted = wanted(entry);
     let mut metadata = BTreeMap::new();
     if let Some(entry) = entry {
         let facts = &entry.resource.facts;
@@ -122,6 +124,12 @@ fn service(
         units: units.iter().map(unit).collect(),
         excuse,
     }
+}
+
+/// How many units there are to be.
+pub(super) fn wanted(entry: Option<&Entry>) -> usize {
+    let manifest = entry.and_then(|entry| entry.manifest.as_ref().ok());
+    manifest.map_or(0, |manifest| usize::try_from(manifest.spec.units).unwrap_or(usize::MAX))
 }
 
 /// How a service stands as a whole.

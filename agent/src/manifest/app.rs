@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -78,11 +79,17 @@ impl AppSpec {
         self.container.as_ref()?.host.as_ref()
     }
 
-    /// How long it may take by what is declared until a unit that is told to stop has ended, and one that was started is known
-    /// to work.
-    pub(crate) fn longest_turn(&self) -> std::time::Duration {
-        let proof = self.health.as_ref().map_or_else(std::time::Duration::default, HealthSpec::longest);
-        self.stop.grace_period.get().saturating_add(proof)
+    /// How long one step may take by what is declared: until a unit that is told to stop has ended, and another was made (whose image
+    /// may have to be fetched) and started, each with the hooks around that, and is known to work.
+    pub(crate) fn longest_turn(&self) -> Duration {
+        let proof = self.health.as_ref().map_or(Duration::ZERO, HealthSpec::longest);
+        let pull = self.container.as_ref().map_or(Duration::ZERO, ContainerSpec::longest_pull);
+        self.stop
+            .grace_period
+            .get()
+            .saturating_add(proof)
+            .saturating_add(pull)
+            .saturating_add(self.hooks.longest())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an `App` says that only a container engine can honour.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     fields::{Field, Fields},
@@ -8,6 +8,7 @@ use super::{
     host::HostChoice,
     rules,
 };
+use crate::runtime::docker::PULL;
 
 /// How units of an app are containers.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -30,6 +31,13 @@ pub struct ContainerSpec {
     pub pid_mode: Option<String>,
     /// `none`, `private`, `shareable`, `host` or `container:<name>`.
     pub ipc_mode: Option<String>,
+}
+
+impl ContainerSpec {
+    /// How long fetching the image may take; nothing where it is never fetched.
+    pub(super) fn longest_pull(&self) -> Duration {
+        if self.pull_policy == PullPolicy::Never { Duration::ZERO } else { PULL }
+    }
 }
 
 /// A part of the host that is seen in a container.

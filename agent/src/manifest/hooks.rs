@@ -1,8 +1,11 @@
 //! Commands around the life of a unit.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, Fields};
+use crate::shim::HOOK_MAX;
 
 /// Commands that are run before and after a unit starts and stops; each a list of words, empty where there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,12 @@ impl Hooks {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// How long all of them may take together.
+    pub(super) fn longest(&self) -> Duration {
+        let hooks = [&self.pre_start, &self.post_start, &self.pre_stop, &self.post_stop];
+        hooks.into_iter().filter(|hook| !hook.is_empty()).map(|_| HOOK_MAX).sum()
     }
 }
 

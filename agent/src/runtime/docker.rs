@@ -55,6 +55,7 @@ use towline_bus::{
 };
 
 pub use self::endpoint::{Endpoint, HostConfig, ParseRemoteEngineError, RemoteEngine, SshConfig, TlsFiles};
+pub(crate) use self::engine::PULL;
 pub(crate) use self::leftovers::{Engines, Labelled};
 pub use self::registry::{RegistryAuth, RegistryAuthError};
 use self::{
@@ -262,6 +263,7 @@ impl Runtime for DockerRuntime {
     ) -> Result<Vec<UnitStatus>, RuntimeError> {
         let concerned = self.concerned(app, choice).into_iter();
         try_join_all(concerned.map(|host| host.look(Some(app), since))).await?;
+        try_join_all(self.inner.hosts.iter().map(|host| host.clear_up(app))).await?;
         Ok(self.units_of(app))
     }
 

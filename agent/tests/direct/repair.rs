@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, fs, sync::Arc};
 
 use towline_agent::runtime::RuntimeKind;
 use towline_bus::CallContext;
-use towline_protocol::platform::{Definition, Service, ServiceStatus};
+use towline_protocol::{
+    platform::{Definition, Service, ServiceStatus},
+    session::HealthState,
+};
 
 use crate::bench::*;
 
@@ -118,5 +121,56 @@ async fn what_was_accepted_is_carried_out_by_the_next_agent_whatever_is_said_of_
     let bench = bench.reopened().await;
     let new = |service: &Service| service.units.iter().any(|unit| !before.contains_key(&unit.id));
     bench.until("web", "the new unit", new).await;
+    bench.end().await;
+}
+
+/// Kills what stands over the unit of an app.
+fn lose(bench: &Bench, name: &str) {
+    let units = bench.agent.direct().runtime().units_of(id(name).as_str());
+    let shim = rustix::process::Pid::from_raw(units[0].state.shim.unwrap().0).unwrap();
+    rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_c2_a_repair_that_takes_long_holds_up_no_other_and_is_not_stuck() {
+    let bench = Bench::new().await;
+    let file = |name: &str| bench.dir.path().join(name);
+    let (slow, begun, ended) = (file("slow"), file("begun"), file("ended"));
+    // Longer than repair may not look.
+    let hook = format!(
+        "test ! -e {} || {{ touch {}; sleep 15; touch {}; }}",
+        slow.display(),
+        begun.display(),
+        ended.display()
+    );
+    bench.apply("hangs", &sleeper(&format!("  hooks: {{preStart: [sh, -c, \"{hook}\"]}}\n"))).await.unwrap();
+    bench.apply("web", &sleeper("")).await.unwrap();
+    let ready = |service: &Service| service.status == ServiceStatus::Ready;
+    bench.until("hangs", "readiness", ready).await;
+    let before = bench.pids("web").await;
+    let mut vitals = bench.agent.direct().vitals();
+    fs::write(&slow, "").unwrap();
+    lose(&bench, "hangs");
+    bench.until("hangs", "its repair to begin", |_| begun.exists()).await;
+    lose(&bench, "web");
+    bench
+        .until("web", "repair", |service| {
+            ready(service) && before.values().all(|pid| *pid != service.units[0].pid)
+        })
+        .await;
+    assert!(!ended.exists(), "the other is still at it");
+    let mut seen = Vec::new();
+    let watching = async {
+        loop {
+            seen.push(vitals.borrow_and_update().health.clone());
+            vitals.changed().await.unwrap();
+        }
+    };
+    tokio::select! {
+        _ = bench.until("hangs", "its repair", ready) => {}
+        () = watching => {}
+    }
+    assert!(ended.exists(), "it took as long as it takes");
+    assert!(seen.iter().all(|health| health.state == HealthState::Healthy), "{seen:?}");
     bench.end().await;
 }

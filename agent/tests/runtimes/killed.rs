@@ -41,13 +41,15 @@ struct Site {
     socket: Option<PathBuf>,
     unit: String,
     command: Vec<String>,
+    /// Lines of the app's `spec`.
+    more: String,
 }
 
 impl Site {
     fn new(dir: &TempDir, instance: &str, engine: Option<&Engine>) -> Self {
         let socket = engine.map(|engine| engine.socket.clone());
         let (dir, instance) = (dir.path().to_owned(), instance.to_owned());
-        Self { dir, instance, socket, unit: String::new(), command: Vec::new() }
+        Self { dir, instance, socket, unit: String::new(), command: Vec::new(), more: String::new() }
     }
 
     async fn open(&self) -> Arc<dyn Runtime> {
@@ -66,7 +68,8 @@ impl Site {
         let image = if self.socket.is_some() { format!("  image: {image}\n") } else { String::new() };
         let yaml = format!(
             "apiVersion: towline/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n{image}  command: [{command}, \"1000\"]\n  \
-             stop: {{gracePeriod: 0s}}\n"
+             stop: {{gracePeriod: 0s}}\n{}",
+            self.more
         );
         let manifest = manifest::parse(runtime.kind(), "killed", yaml.as_bytes()).unwrap().remove(0);
         let spec = UnitSpec { manifest: Arc::new(manifest), generation: "g".to_owned() };
@@ -142,10 +145,25 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 /// Processes of this host, and so of the containers of its engine, that sleep for so long.
 fn sleepers(seconds: &str) -> usize {
     let words = format!("sleep\0{seconds}\0");
-    let sleeps = |process: &Path| {
-        fs::read(process.join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).ends_with(&words))
-    };
-    fs::read_dir("/proc").unwrap().flatten().filter(|entry| sleeps(&entry.path())).count()
+    processes(|process| shows(process, "cmdline", |line| line.ends_with(&words))).len()
+}
+
+/// Shells in containers of `instance` that run a script with `words` in it.
+fn scripts(instance: &str, words: &str) -> Vec<PathBuf> {
+    let entry = format!("TOWLINE_INSTANCE={instance}");
+    let is_there = |environ: &str| environ.split('\0').any(|found| found == entry);
+    processes(|process| {
+        shows(process, "cmdline", |line| line.contains(words)) && shows(process, "environ", is_there)
+    })
+}
+
+fn processes(are_meant: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    all.filter(|process| are_meant(process)).collect()
+}
+
+fn shows(process: &Path, file: &str, holds: impl Fn(&str) -> bool) -> bool {
+    fs::read(process.join(file)).is_ok_and(|text| holds(&String::from_utf8_lossy(&text)))
 }
 
 /// Nobody else sleeps so long.
@@ -191,4 +209,47 @@ async fn a_command_ends_with_the_next_agent_where_there_is_no_shell() {
     next.close().await;
     site.end(&unit).await;
     engine.docker(&["rmi", &image]);
+}
+
+/// A container with `pidMode: host` sees what runs in all others, whosever they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_other_instances_are_none_of_the_next_agents_business() {
+    let (_among_others, engine) = (GATE.read().await, Engine::shared());
+    let (dir, other_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (own, others) = (seconds(50_000_000), seconds(60_000_000));
+    // Its name begins like the one whose commands are to be ended.
+    let mut other = Site::new(&other_dir, "test/killed-host-2", Some(&engine));
+    let other_unit = other.start(IMAGE, "sleep").await;
+    let neighbour = other.open().await;
+    let mut command = neighbour.exec(&other.unit, ExecSpec::new(["sleep", &others])).await.unwrap();
+    until("the other's command to be begun", || sleepers(&others) == 1).await;
+
+    let mut site = Site::new(&dir, "test/killed-host", Some(&engine));
+    site.more = "  docker: {pidMode: host}\n".to_owned();
+    let unit = site.start(IMAGE, "sleep").await;
+    site.command = vec!["sleep".to_owned(), own.clone()];
+    let mut agent = Agent::begin(&site);
+    let guards = || scripts(&site.instance, "read -r word");
+    until("a command with its guard", || sleepers(&own) == 1 && guards().len() == 1).await;
+    // Neither ends it: that is left to the next agent.
+    for guard in guards() {
+        let pid = guard.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    until("no guard", || guards().is_empty()).await;
+    agent.0.kill().unwrap();
+    agent.0.wait().unwrap();
+    assert_eq!(sleepers(&own), 1, "there is nobody who could end it");
+
+    let next = site.open().await;
+    until("the command to end", || sleepers(&own) == 0).await;
+    until("the look for it to end", || scripts(&site.instance, "for round in").is_empty()).await;
+    assert_eq!(sleepers(&others), 1, "another instance's command runs on");
+    assert!(tokio::time::timeout(Duration::ZERO, command.next()).await.is_err(), "and has told of no end");
+    next.close().await;
+    site.end(&unit).await;
+    drop(command);
+    neighbour.close().await;
+    other.end(&other_unit).await;
 }

@@ -9,6 +9,7 @@ mod hosts;
 mod killed;
 mod marks;
 mod process;
+mod proxy;
 mod registry;
 
 use std::path::Path;

@@ -13,16 +13,26 @@ use towline_agent::{
 };
 use towline_protocol::{Epoch, StoreId};
 
-use crate::engine::{Engine, IMAGE};
+use crate::{
+    engine::{Engine, IMAGE},
+    proxy::{Fate, Proxy},
+};
 
 const INSTANCE: &str = "test/marks";
 
 /// An agent on a machine of its own: with its own store, and marks in `dir`.
 async fn agent(engine: &Engine, dir: &Path, store: u128, epoch: u64) -> DockerRuntime {
+    agent_at(&engine.socket, mark(dir, store, epoch)).await
+}
+
+async fn agent_at(socket: &Path, mark: Mark) -> DockerRuntime {
+    DockerRuntime::open(DockerConfig::unnamed(INSTANCE, socket, mark)).await
+}
+
+fn mark(dir: &Path, store: u128, epoch: u64) -> Mark {
     let store = StoreId::new(uuid::Uuid::from_u128(store));
     let served = Some(Epoch::new(epoch).unwrap());
-    let mark = Mark::open(dir, &INSTANCE.parse().unwrap(), store, served).unwrap();
-    DockerRuntime::open(DockerConfig::unnamed(INSTANCE, &engine.socket, mark)).await
+    Mark::open(dir, &INSTANCE.parse().unwrap(), store, served).unwrap()
 }
 
 fn spec() -> UnitSpec {
@@ -93,5 +103,77 @@ async fn two_agents_with_stores_of_their_own_never_both_change_one_engine() {
     again.delete_all().await.unwrap();
     assert_eq!(shown(&engine), ["towline-mark-test.marks-7"]);
     again.close().await;
+    old.close().await;
+}
+
+/// Meanwhile another agent took over, which waits no longer than any change takes to be begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_that_waited_for_a_way_to_the_engine_looks_once_more_who_may_change_it() {
+    let engine = Engine::without_network("marks-way");
+    let proxy = Proxy::before(&engine);
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let old = agent_at(&proxy.socket, mark(dirs[0].path(), 1, 5)).await;
+    let unit = old.start(&spec()).await.unwrap();
+    let looked = Instant::now();
+    proxy.rule(|request| match request {
+        "GET /containers/json" => Fate::Cut,
+        "GET /version" => Fate::Held,
+        _ => Fate::Passes,
+    });
+    assert!(old.observe(&unit.app, None).await.is_err(), "the way is lost");
+    let asked = proxy.count("GET", "/version");
+    let stop = async {
+        let stopped = old.stop(&unit.unit).await;
+        assert!(
+            matches!(stopped, Err(RuntimeError::Fenced { .. } | RuntimeError::Unknown { .. })),
+            "{stopped:?}"
+        );
+    };
+    let take_over = async {
+        until("a new way to be sought", || proxy.count("GET", "/version") > asked).await;
+        let new = agent(&engine, dirs[1].path(), 2, 6).await;
+        until("its mark", || shown(&engine).contains(&"towline-mark-test.marks-6".to_owned())).await;
+        // From when on an earlier look counts no more.
+        tokio::time::sleep_until(looked + Duration::from_secs(6)).await;
+        proxy.release();
+        new
+    };
+    let ((), new) = tokio::join!(stop, take_over);
+    assert_eq!(proxy.count("POST", "/stop"), 0, "nothing was begun");
+    assert!(engine.is_running(&engine.docker(&["inspect", "--format", "{{.Id}}", &unit.unit])));
+    new.delete_all().await.unwrap();
+    new.close().await;
+    old.close().await;
+}
+
+/// A holder that does not let go is killed, and this one is only slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_over_waits_for_one_call_of_a_slow_engine_and_not_for_a_whole_start() {
+    let engine = Engine::without_network("marks-slow");
+    let (proxy, dir) = (Proxy::before(&engine), tempfile::tempdir().unwrap());
+    let old = agent_at(&proxy.socket, mark(dir.path(), 1, 5)).await;
+    proxy.rule(|request| match request {
+        "POST /containers/create" => Fate::Held,
+        _ => Fate::Passes,
+    });
+    let slow = async {
+        let started = old.start(&spec()).await;
+        assert!(matches!(started, Err(RuntimeError::Fenced { .. })), "{started:?}");
+    };
+    let take_over = async {
+        until("a container to be made", || proxy.count("POST", "/containers/create") == 1).await;
+        let marks = dir.path().to_owned();
+        let raised = tokio::task::spawn_blocking(move || mark(&marks, 2, 6));
+        let shows =
+            |file: &Path| std::fs::read_to_string(file).is_ok_and(|text| text.contains("\"epoch\":6"));
+        let is_shown = || std::fs::read_dir(dir.path()).unwrap().any(|file| shows(&file.unwrap().path()));
+        until("the mark to be raised", is_shown).await;
+        assert!(!raised.is_finished(), "it waits for the call");
+        proxy.release();
+        raised.await.unwrap();
+        assert_eq!(proxy.count("POST", "/start"), 0, "and for nothing after it");
+    };
+    tokio::join!(slow, take_over);
+    assert_eq!(proxy.count("POST", "/start"), 0);
     old.close().await;
 }

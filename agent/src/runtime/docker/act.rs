@@ -24,9 +24,6 @@ use crate::{
 /// How long the engine may take beyond the grace period to kill what is left.
 const SLACK: Duration = Duration::from_secs(30);
 
-/// By then the engine has been told to stop a container.
-const BEGUN: Duration = Duration::from_secs(5);
-
 /// Between two looks whether a container that is being removed has gone.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -42,9 +39,9 @@ impl DockerHost {
         let container = spec.manifest.spec.container.as_ref().ok_or_else(|| RuntimeError::NotStarted {
             reason: "its definition was read for another runtime".to_owned(),
         })?;
-        // Before the turn: an image may take long, and to have it changes nothing that runs.
         self.provide_image(container).await?;
-        let turn = self.turn().await?;
+        // Before its time of creation is noted: whoever takes over may wait for half a minute.
+        self.may_change().await?;
         self.make_mount_dirs(&spec.manifest.spec, container).await?;
         let id = self.create(spec, container).await.inspect_err(|error| {
             // It may have heard the question.
@@ -58,8 +55,6 @@ impl DockerHost {
             if spec.manifest.spec.hooks.is_empty() {
                 self.start_container(&id).await?;
             } else {
-                // Hooks take their time, and whoever takes over need not wait for them.
-                drop(turn);
                 self.start_with_hooks(&id).await?;
             }
             let status = self.inspect(&id).await?;
@@ -71,11 +66,7 @@ impl DockerHost {
             Ok(status) => Ok(status),
             Err(error) => {
                 // The first error is the one worth telling; what cannot be removed is found by its labels.
-                let removed = async {
-                    let _turn = self.turn().await?;
-                    self.remove_container(&id).await
-                };
-                if let Err(second) = removed.await {
+                if let Err(second) = self.remove_container(&id).await {
                     tracing::warn!(container = id, error = %second, "a container that did not start cannot be removed");
                 }
                 Err(error)
@@ -93,8 +84,11 @@ impl DockerHost {
             let body = request::container(&spec.manifest.spec, container, &label, &self.inner.instance);
             let name = Some(Phase::before_start(&label.hooks).name(&unit));
             let options = CreateContainerOptions { name, ..CreateContainerOptions::default() };
-            let question = async |client: Docker| client.create_container(Some(options), body).await;
-            match self.change(QUICK, question).await {
+            // In boxes: the body is large, and would be carried through all that a change is.
+            let body = Box::new(body);
+            let question =
+                async |client: Docker| Box::pin(client.create_container(Some(options), *body)).await;
+            match self.change(question).await {
                 Ok(created) => {
                     failpoint!("unit.created");
                     return Ok(created.id);
@@ -111,7 +105,7 @@ impl DockerHost {
     pub(super) async fn start_container(&self, container: &str) -> Result<(), RuntimeError> {
         let question =
             async |client: Docker| client.start_container(container, None::<StartContainerOptions>).await;
-        match self.change(QUICK, question).await {
+        match self.change(question).await {
             Ok(()) | Err(Refusal::Said { status: 304, .. }) => {
                 failpoint!("unit.started");
                 Ok(())
@@ -123,25 +117,21 @@ impl DockerHost {
         }
     }
 
-    /// Stops a container, once it is this agent's turn. The turn is for beginning it: a grace period may be long, and whoever
-    /// takes over need not wait for it.
-    pub(super) async fn stop_in_turn(&self, seen: &Seen) -> Result<(), RuntimeError> {
-        let turn = self.turn().await?;
-        let mut stop = std::pin::pin!(self.stop_container(&seen.container, seen.grace));
-        match tokio::time::timeout(BEGUN, &mut stop).await {
-            Ok(stopped) => stopped,
-            Err(_) => {
-                drop(turn);
-                stop.await
+    /// Stops a container, by its own signal and within its own time; what has ended or gone stays so, and takes no change.
+    pub(super) async fn stop_container(&self, seen: &Seen) -> Result<(), RuntimeError> {
+        // Once more, for somebody may have started it meanwhile.
+        if seen.course.is_idle {
+            let now = match self.fresh(&seen.container).await {
+                Err(RuntimeError::NotFound { .. }) => return Ok(()),
+                now => now?,
+            };
+            if now.course.is_idle {
+                return Ok(());
             }
         }
-    }
-
-    /// Stops a container, by its own signal and within its own time; what has ended or gone stays so.
-    async fn stop_container(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
         let question =
-            async |client: Docker| client.stop_container(container, None::<StopContainerOptions>).await;
-        match self.change(grace + SLACK, question).await {
+            async |client: Docker| client.stop_container(&seen.container, None::<StopContainerOptions>).await;
+        match self.begin(seen.grace + SLACK, question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 304, .. }) => {
                 failpoint!("unit.stopped");
                 Ok(())
@@ -153,7 +143,7 @@ impl DockerHost {
     /// Removes a container with its unnamed volumes, and waits until it has gone.
     pub(super) async fn remove_container(&self, container: &str) -> Result<(), RuntimeError> {
         let question = async |client: Docker| client.remove_container(container, Some(removal())).await;
-        match self.change(QUICK, question).await {
+        match self.change(question).await {
             // 409: somebody removes it already.
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => {}
             Err(refusal) => return Err(refusal.of("cannot remove a container")),

@@ -78,7 +78,6 @@ impl DockerHost {
         };
         let archive = archive(Path::new(name), &content, access.mode, owner)
             .map_err(|source| RuntimeError::Io { what: path.display().to_string(), source })?;
-        let _turn = self.turn().await?;
         let options = UploadToContainerOptions {
             path: dir.display().to_string(),
             no_overwrite_dir_non_dir: Some("true".to_owned()),
@@ -98,7 +97,7 @@ impl DockerHost {
         let upload = async |client: Docker| {
             client.upload_to_container(container, Some(options), bollard::body_full(archive)).await
         };
-        self.change(QUICK, upload).await
+        self.change(upload).await
     }
 
     /// What there is at `path` in a container, as an archive, of which no more is read once it is `enough`.

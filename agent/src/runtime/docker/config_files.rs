@@ -47,7 +47,6 @@ impl DockerHost {
             }
             let which: Vec<usize> = found.iter().map(|(index, _)| *index).collect();
             let archive = files::archive(app, &names, &which)?;
-            let _turn = self.turn().await?;
             if let Err(refusal) = self.upload(&target.container, archive).await {
                 return Err(refusal.of(self.what_failed(app, &names, &target, &which).await));
             }

@@ -19,7 +19,7 @@ use super::{
     endpoint::{Endpoint, SshConfig, TlsFiles},
     ssh::Tunnel,
 };
-use crate::runtime::RuntimeError;
+use crate::{mark::Fenced, runtime::RuntimeError};
 
 /// What an engine is called in errors.
 pub(super) const ENGINE: &str = "the docker engine";
@@ -28,7 +28,7 @@ pub(super) const ENGINE: &str = "the docker engine";
 pub(super) const QUICK: Duration = Duration::from_secs(20);
 
 /// How long fetching an image may take.
-pub(super) const PULL: Duration = Duration::from_secs(20 * 60);
+pub(crate) const PULL: Duration = Duration::from_secs(20 * 60);
 
 /// Beyond every wait of ours, in seconds: each call has its own.
 const CLIENT: u64 = 24 * 3600;
@@ -56,6 +56,12 @@ impl Refusal {
             Self::Fenced(reason) => RuntimeError::Fenced { reason },
             Self::Silent(reason) => RuntimeError::Unknown { runtime: ENGINE.to_owned(), reason },
         }
+    }
+}
+
+impl From<Fenced> for Refusal {
+    fn from(fenced: Fenced) -> Self {
+        Self::Fenced(fenced.to_string())
     }
 }
 
@@ -111,12 +117,33 @@ impl Engine {
         F: Future<Output = Result<T, Error>>,
     {
         let asked = async {
-            let client = self.client().await?;
+            let client = within(QUICK, self.client()).await?;
             question(client).await.map_err(Refusal::from)
         };
-        let answer = tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
-            Err(Refusal::Silent(format!("no answer within {}", humantime::format_duration(patience))))
-        });
+        self.answered(within(patience, asked).await)
+    }
+
+    /// The way to it, on which a question leaves at once: whoever must know when it does asks through this.
+    ///
+    /// # Errors
+    /// That there is none within [`QUICK`].
+    pub(super) async fn reach(&self) -> Result<Docker, Refusal> {
+        self.answered(within(QUICK, self.client()).await)
+    }
+
+    /// As [`Engine::ask`], through what [`Engine::reach`] gave.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn ask_through<T>(
+        &self,
+        patience: Duration,
+        asked: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Refusal> {
+        self.answered(within(patience, async { asked.await.map_err(Refusal::from) }).await)
+    }
+
+    fn answered<T>(&self, answer: Result<T, Refusal>) -> Result<T, Refusal> {
         if let Err(Refusal::Silent(_)) = answer {
             self.forget();
         }
@@ -142,6 +169,11 @@ impl Engine {
         if let Some(client) = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Ok(client);
         }
+        // In a box: it is rarely made anew, and all that is asked has room for it.
+        Box::pin(self.negotiate()).await
+    }
+
+    async fn negotiate(&self) -> Result<Docker, Refusal> {
         let (place, client) = self.connect().await?;
         let negotiated = tokio::time::timeout(QUICK, client.negotiate_version()).await;
         let client = match negotiated {
@@ -220,6 +252,16 @@ impl Engine {
     fn forget(&self) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// What comes within `patience`.
+async fn within<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    tokio::time::timeout(patience, answer).await.unwrap_or_else(|_| {
+        Err(Refusal::Silent(format!("no answer within {}", humantime::format_duration(patience))))
+    })
 }
 
 /// Removes a container with its unnamed volumes, whether it runs or not.

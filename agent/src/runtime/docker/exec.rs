@@ -25,13 +25,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::guard::Guard;
+use self::guard::{Entries, Guard};
 use super::{
     engine::{QUICK, Refusal},
     host::{DockerHost, Seen},
 };
 use crate::{
-    proc::{self, Process},
+    proc::{self, INSTANCE_MARK, Process},
     runtime::{
         RuntimeError,
         exec::{ENDING, Exec, ExecEvent, ExecSpec, PIECE, QUEUE},
@@ -77,7 +77,6 @@ impl DockerHost {
         mark: &str,
     ) -> Result<Exec, RuntimeError> {
         let unit = &seen.status.unit;
-        let _turn = self.turn().await?;
         // The second is this one's alone: a hook bears the first once more when it is done again.
         let own = format!("{OWN}={}.{}", self.inner.run, uuid::Uuid::new_v4().simple());
         let marks = vec![format!("{MARK}={mark}"), own.clone()];
@@ -115,9 +114,9 @@ impl DockerHost {
         config: ExecConfig,
     ) -> Result<(String, Output, Input), Refusal> {
         let create = async |client: Docker| client.create_exec(container, config).await;
-        let id = self.change(QUICK, create).await?.id;
+        let id = self.change(create).await?.id;
         let start = async |client: Docker| client.start_exec(&id, None::<StartExecOptions>).await;
-        match self.change(QUICK, start).await? {
+        match self.change(start).await? {
             StartExecResults::Attached { output, input } => Ok((id, output, input)),
             StartExecResults::Detached => Err(Refusal::Silent("it does not show what it runs".to_owned())),
         }
@@ -217,12 +216,20 @@ impl Command {
 }
 
 impl DockerHost {
+    /// What every process of a container of the instance has in its environment.
+    fn instance_mark(&self) -> String {
+        format!("{INSTANCE_MARK}={}", self.inner.instance)
+    }
+
     /// Kills what bears the mark of a command, if anything does.
     pub(super) async fn kill_marked(&self, container: &str, mark: &str) {
-        let mark = format!("{MARK}={mark}");
+        let (instance, mark) = (self.instance_mark(), format!("{MARK}={mark}"));
         let killed = async {
-            if guard::kill(self, container, &mark, "").await.is_err() {
-                kill_from_here(move || proc::carriers(&mark)).await;
+            if guard::kill(self, container, Entries::One(&mark), None).await.is_err() {
+                let is_meant = move |environment: &[&[u8]]| {
+                    [&instance, &mark].into_iter().all(|entry| environment.contains(&entry.as_bytes()))
+                };
+                kill_from_here(move || proc::bearing(&is_meant)).await;
             }
         };
         if timeout(ENDING, killed).await.is_err() {

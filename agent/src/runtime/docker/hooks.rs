@@ -23,7 +23,7 @@ pub(super) use self::{
     log::{HookLog, LINES_MAX},
 };
 use super::{
-    engine::{QUICK, Refusal},
+    engine::Refusal,
     host::{DockerHost, Seen},
 };
 use crate::{
@@ -123,7 +123,6 @@ impl DockerHost {
             self.tidy_up(&mut seen).await?;
             let prepared = self.run_hook(&seen, Role::PreStart).await;
             prepared.map_err(|failure| failure.of(Role::PreStart))?;
-            let _turn = self.turn().await?;
             let phase = Phase::before_start(&seen.course.hooks);
             self.enter(&mut seen, phase).await?;
             self.start_container(container).await?;
@@ -134,10 +133,7 @@ impl DockerHost {
             return Ok(());
         }
         match self.run_hook(&seen, Role::PostStart).await {
-            Ok(()) => {
-                let _turn = self.turn().await?;
-                self.enter(&mut seen, Phase::Up).await
-            }
+            Ok(()) => self.enter(&mut seen, Phase::Up).await,
             Err(failure) => {
                 if matches!(failure, Failure::Hook(_))
                     && let Err(second) = self.end(&mut seen).await
@@ -155,7 +151,7 @@ impl DockerHost {
     /// That it cannot be stopped, or that it is not known how it stands.
     pub(super) async fn stop_with_hooks(&self, seen: &Seen) -> Result<(), RuntimeError> {
         if seen.course.hooks.is_empty() {
-            return self.stop_in_turn(seen).await;
+            return self.stop_container(seen).await;
         }
         let mut seen = match self.fresh(&seen.container).await {
             // What has gone stays so.
@@ -171,7 +167,7 @@ impl DockerHost {
     }
 
     async fn end(&self, seen: &mut Seen) -> Result<(), RuntimeError> {
-        self.stop_in_turn(seen).await?;
+        self.stop_container(seen).await?;
         *seen = match self.fresh(&seen.container).await {
             Err(RuntimeError::NotFound { .. }) => return Ok(()),
             fresh => fresh?,
@@ -187,7 +183,6 @@ impl DockerHost {
         if let Err(failure) = self.run_hook(seen, Role::PostStop).await {
             self.remark(seen, Role::PostStop, failure)?;
         }
-        let _turn = self.turn().await?;
         self.enter(seen, Phase::Ended).await
     }
 
@@ -242,14 +237,14 @@ impl DockerHost {
         }
         let options = RenameContainerOptions { name: phase.name(&seen.status.unit) };
         let question = async |client: Docker| client.rename_container(&seen.container, options).await;
-        self.change(QUICK, question).await.map_err(|refusal| refusal.of("cannot rename a container"))?;
+        self.change(question).await.map_err(|refusal| refusal.of("cannot rename a container"))?;
         failpoint!("unit.renamed");
         seen.course.phase = phase;
         Ok(())
     }
 
     /// How a container stands now.
-    async fn fresh(&self, container: &str) -> Result<Seen, RuntimeError> {
+    pub(super) async fn fresh(&self, container: &str) -> Result<Seen, RuntimeError> {
         let found = self.inspect(container).await?.map(|status| status.unit);
         found.map_or_else(
             || Err(RuntimeError::NotFound { unit: container.to_owned() }),

@@ -17,12 +17,12 @@ use super::{
     checks::{self, Check},
     choice::Candidate,
     endpoint::HostConfig,
-    engine::{ENGINE, Engine, Refusal},
+    engine::{ENGINE, Engine, QUICK, Refusal},
     exec,
     hooks::{Course, HookLog},
     labels::Home,
     look,
-    mark::EngineMark,
+    mark::{EngineMark, FRESH},
 };
 use crate::{
     mark::{Mark, Turn},
@@ -32,6 +32,12 @@ use crate::{
 
 /// Containers of a host that are stopped or removed at the same time.
 const AT_ONCE: usize = 16;
+
+/// By then the engine has begun what it was told to.
+const BEGUN: Duration = Duration::from_secs(5);
+
+/// Looks at the engine's mark for one turn, while turns have to be waited for.
+const TURNS: usize = 4;
 
 /// A host. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -99,6 +105,23 @@ pub(super) struct Seen {
     pub(super) has_commands: bool,
     /// Its hooks, and how far it has come with them.
     pub(super) course: Course,
+    /// Why it may stand otherwise by now, although the engine answers.
+    pub(super) unclear: Option<Unclear>,
+}
+
+/// Why it is not known how one container stands.
+#[derive(Debug, Clone)]
+pub(super) struct Unclear {
+    /// What was asked.
+    pub(super) runtime: String,
+    /// What came instead of an answer.
+    pub(super) reason: String,
+}
+
+impl Unclear {
+    pub(super) fn error(&self) -> RuntimeError {
+        RuntimeError::Unknown { runtime: self.runtime.clone(), reason: self.reason.clone() }
+    }
 }
 
 /// What all hosts of a runtime share.
@@ -112,12 +135,6 @@ pub(super) struct Shared {
     pub(super) changes: Changes,
     pub(super) changed: watch::Sender<()>,
     pub(super) tasks: Tasks,
-}
-
-/// The right to change something, until it is dropped.
-#[derive(Debug)]
-pub(super) struct HostTurn {
-    _among_agents: Turn,
 }
 
 /// As people know it.
@@ -163,24 +180,53 @@ impl DockerHost {
         self.inner.agents.home().map(Home::here)
     }
 
-    /// The right to change something here: on behalf of the instance, and on this engine. What is changed, is changed through
-    /// [`DockerHost::change`].
+    /// The right to change something here, once: on behalf of the instance, and on this engine, whose mark was looked at no longer
+    /// than `age` ago when it was asked for.
     ///
     /// # Errors
-    /// [`RuntimeError::Fenced`] when another agent has it, or that the engine does not tell.
-    pub(super) async fn turn(&self) -> Result<HostTurn, RuntimeError> {
+    /// [`Refusal::Fenced`] when another agent has it, or that the engine does not tell.
+    async fn turn(&self, age: Duration) -> Result<Turn, Refusal> {
         self.inner.agents.may_act().await?;
-        // Before the turn: it may take half a minute, and whoever raises the mark waits for turns.
-        let acquired = self.inner.mark.acquire(&self.inner.engine).await;
-        acquired.map_err(|refusal| refusal.of("who may change the engine"))?;
-        Ok(HostTurn { _among_agents: self.inner.agents.turn().await? })
+        for _ in 0..TURNS {
+            // Before the turn: it may take half a minute, and whoever raises the mark waits for turns.
+            // In a box: as a rule it has been looked at, and all changes have room for it.
+            Box::pin(self.inner.mark.acquire(&self.inner.engine, age)).await?;
+            let turn = self.inner.agents.turn().await?;
+            // A turn may have to be waited for, too.
+            if self.inner.mark.is_fresh() {
+                return Ok(turn);
+            }
+        }
+        Err(Refusal::Fenced("another agent is about to act on this host".to_owned()))
     }
 
-    /// Has the engine change something, if its mark still showed our epoch a moment ago.
+    /// Whether this agent may change something here.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Fenced`] when another agent may, or that the engine does not tell.
+    pub(super) async fn may_change(&self) -> Result<(), RuntimeError> {
+        self.turn(FRESH).await.map(drop).map_err(|refusal| refusal.of("who may change the engine"))
+    }
+
+    /// Has the engine change something that it does at once. Each change is a turn by itself: whoever takes over waits for one call,
+    /// and not for all that a slow engine takes for a unit.
     ///
     /// # Errors
     /// As [`Engine::ask`], and that another agent has the right.
-    pub(super) async fn change<T, F>(
+    pub(super) async fn change<T, F>(&self, question: impl FnOnce(Docker) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let _turn = self.turn(FRESH).await?;
+        self.inner.engine.ask(QUICK, question).await
+    }
+
+    /// The same for what it begins at once, and whose end it tells within `patience`. The turn is for beginning it: whoever takes over
+    /// need not wait for the end.
+    ///
+    /// # Errors
+    /// As [`DockerHost::change`].
+    pub(super) async fn begin<T, F>(
         &self,
         patience: Duration,
         question: impl FnOnce(Docker) -> F,
@@ -188,8 +234,18 @@ impl DockerHost {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        self.inner.mark.acquire(&self.inner.engine).await?;
-        self.inner.engine.ask(patience, question).await
+        // First the way there, which may be long in coming; then who may change it, asked on that very way. So the question leaves right
+        // after a look, and all of `patience` is for the answer.
+        let client = self.inner.engine.reach().await?;
+        let turn = self.turn(Duration::ZERO).await?;
+        let mut answer = std::pin::pin!(self.inner.engine.ask_through(patience, question(client)));
+        match tokio::time::timeout(BEGUN, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                drop(turn);
+                answer.await
+            }
+        }
     }
 
     /// Shows that this agent acts, where it does, so that an older one stops.
@@ -241,7 +297,6 @@ impl DockerHost {
     pub(super) async fn start_again(&self, unit: &str) -> Result<UnitStatus, RuntimeError> {
         let seen = self.find(unit)?;
         if seen.course.hooks.is_empty() {
-            let _turn = self.turn().await?;
             self.start_container(&seen.container).await?;
         } else {
             self.start_with_hooks(&seen.container).await?;
@@ -258,7 +313,6 @@ impl DockerHost {
     pub(super) async fn delete(&self, unit: &str) -> Result<(), RuntimeError> {
         let seen = self.find(unit)?;
         self.stop_with_hooks(&seen).await?;
-        let _turn = self.turn().await?;
         if !seen.course.hooks.is_empty() {
             self.remove_hook_helpers(unit).await?;
         }
@@ -318,9 +372,10 @@ impl DockerHost {
 /// As it stands, or as it stood while nobody knows.
 fn shown(seen: &Seen, trouble: Option<&String>) -> UnitStatus {
     let mut status = seen.status.clone();
-    if let Some(reason) = trouble {
+    let unclear = || seen.unclear.as_ref().map(|unclear| unclear.error().to_string());
+    if let Some(reason) = trouble.cloned().or_else(unclear) {
         status.state.status = Status::Unknown;
-        status.state.reason = Some(reason.clone());
+        status.state.reason = Some(reason);
     }
     status
 }

@@ -12,7 +12,11 @@
 
 mod register;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bollard::{
     Docker,
@@ -27,7 +31,7 @@ use super::engine::{Engine, QUICK, Refusal};
 use crate::mark::Mark;
 
 /// How long a look may be relied on.
-const FRESH: Duration = Duration::from_secs(5);
+pub(super) const FRESH: Duration = Duration::from_secs(5);
 
 /// Between two looks whether the mark still shows, while there is nothing to do: somebody may have tidied up.
 const SHOWN: Duration = Duration::from_secs(30);
@@ -45,12 +49,12 @@ pub(super) struct EngineMark {
     instance: String,
     agents: Mark,
     seen: tokio::sync::Mutex<Seen>,
+    /// Under which epoch it acts, and when that was asked.
+    acts: Mutex<Option<(Option<Epoch>, Moment)>>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Under which epoch it acts, and when that was asked.
-    acts: Option<(Option<Epoch>, Moment)>,
     /// Which epoch was seen to be shown last, and when.
     shown: Option<(Option<Epoch>, Moment)>,
     /// The highest epoch that was ever seen there.
@@ -68,18 +72,18 @@ enum Next {
 
 impl EngineMark {
     pub(super) fn new(instance: String, agents: Mark) -> Self {
-        Self { instance, agents, seen: tokio::sync::Mutex::default() }
+        Self { instance, agents, seen: tokio::sync::Mutex::default(), acts: Mutex::default() }
     }
 
     /// Waits until this agent may change something on `engine`, which takes a moment, or half a minute where it follows upon
-    /// an agent with another store.
+    /// an agent with another store. A look is relied on that began less than `age` ago; with none there is another.
     ///
     /// # Errors
     /// [`Refusal::Fenced`] when another one may, or that the engine does not answer.
-    pub(super) async fn acquire(&self, engine: &Engine) -> Result<(), Refusal> {
+    pub(super) async fn acquire(&self, engine: &Engine, age: Duration) -> Result<(), Refusal> {
         for _ in 0..LOOKS {
             // Not locked while it waits: others may look, and wait, too.
-            let next = self.step(engine).await?;
+            let next = self.step(engine, age).await?;
             match next {
                 Next::Acts => return Ok(()),
                 Next::LookAgain => {}
@@ -89,6 +93,20 @@ impl EngineMark {
         Err(Refusal::Fenced("another agent is just taking over this engine".to_owned()))
     }
 
+    /// Whether the last look may be relied on.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.acts_since(FRESH)
+    }
+
+    fn acts_since(&self, age: Duration) -> bool {
+        let own = self.agents.epoch();
+        self.acts().is_some_and(|(epoch, asked)| epoch == own && clock::now().since(asked) < age)
+    }
+
+    fn acts(&self) -> MutexGuard<'_, Option<(Option<Epoch>, Moment)>> {
+        self.acts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Shows the epoch of this agent as soon as it has the right, so that an older one stops even while there is nothing to do.
     pub(super) async fn keep(&self, engine: &Engine) -> Result<(), Refusal> {
         let shown = self.seen.lock().await.shown;
@@ -96,28 +114,31 @@ impl EngineMark {
             return Ok(());
         }
         for _ in 0..LOOKS {
-            if !matches!(self.step(engine).await?, Next::LookAgain) {
+            if !matches!(self.step(engine, FRESH).await?, Next::LookAgain) {
                 break;
             }
         }
         Ok(())
     }
 
-    async fn step(&self, engine: &Engine) -> Result<Next, Refusal> {
+    async fn step(&self, engine: &Engine, age: Duration) -> Result<Next, Refusal> {
         let locked = tokio::time::timeout(QUICK, self.seen.lock()).await;
         let mut seen =
             locked.map_err(|_| Refusal::Silent("it does not tell who may change it".to_owned()))?;
         let (own, store) = (self.agents.epoch(), self.agents.store());
         let now = clock::now();
-        if seen.acts.is_some_and(|(epoch, asked)| epoch == own && now.since(asked) < FRESH) {
+        if self.acts_since(age) {
             return Ok(Next::Acts);
         }
-        (seen.acts, seen.shown) = (None, None);
+        seen.shown = None;
         let found = self.found(engine).await?;
         seen.highest = found.iter().map(|entry| entry.epoch).max().max(seen.highest);
-        match judge(&found, own, store, seen.highest) {
+        let verdict = judge(&found, own, store, seen.highest);
+        // Until now the last look counted, as long as it may: others have turns by it.
+        *self.acts() = (verdict == Verdict::Acts).then_some((own, now));
+        match verdict {
             Verdict::Acts => {
-                (seen.acts, seen.shown) = (Some((own, now)), Some((own, now)));
+                seen.shown = Some((own, now));
                 Ok(Next::Acts)
             }
             Verdict::Fenced(epoch) => {

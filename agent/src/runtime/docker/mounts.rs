@@ -12,7 +12,7 @@ use bollard::{
 };
 
 use super::{
-    engine::{QUICK, Refusal, removal},
+    engine::{Refusal, removal},
     files,
     host::DockerHost,
     labels,
@@ -164,10 +164,11 @@ impl DockerHost {
             host_config: Some(HostConfig { mounts: Some(vec![host]), ..HostConfig::default() }),
             ..ContainerCreateBody::default()
         };
+        let body = Box::new(body);
         let question = async |client: bollard::Docker| {
-            client.create_container(None::<CreateContainerOptions>, body).await
+            Box::pin(client.create_container(None::<CreateContainerOptions>, *body)).await
         };
-        let created = self.change(QUICK, question).await;
+        let created = self.change(question).await;
         created.map(|created| created.id).map_err(|refusal| refusal.of("cannot create a helper for mounts"))
     }
 
@@ -182,7 +183,7 @@ impl DockerHost {
 
     pub(super) async fn remove_helper(&self, id: &str) -> Result<(), RuntimeError> {
         let question = async |client: bollard::Docker| client.remove_container(id, Some(removal())).await;
-        match self.change(QUICK, question).await {
+        match self.change(question).await {
             Ok(()) | Err(Refusal::NotFound(_) | Refusal::Said { status: 409, .. }) => Ok(()),
             Err(refusal) => Err(refusal.of("cannot remove a helper")),
         }

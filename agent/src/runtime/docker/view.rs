@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::{
     checks::Check,
     hooks::Course,
-    host::Seen,
+    host::{Seen, Unclear},
     labels::{Label, Port},
     request::port_key,
 };
@@ -125,6 +125,39 @@ pub(super) fn unit(
         check,
         has_commands: found.exec_ids.as_ref().is_some_and(|ids| !ids.is_empty()),
         course,
+        unclear: None,
+    })
+}
+
+/// A container that is ours, as a unit of which no more is known than that it is in a list.
+pub(super) fn unseen(
+    listed: &ContainerSummary,
+    instance: &str,
+    unclear: Unclear,
+    now: Timestamp,
+) -> Option<Seen> {
+    let label = Label::read(listed.labels.as_ref()?, instance)?;
+    let course = Course::read(&label, &ContainerInspectResponse::default());
+    let status = UnitStatus {
+        unit: label.unit,
+        app: label.app,
+        generation: label.generation,
+        created: label.created,
+        host: None,
+        ports: Vec::new(),
+        state: UnitState::new(Status::Unknown, now),
+    };
+    Some(Seen {
+        container: listed.id.clone()?,
+        mark: String::new(),
+        status,
+        grace: Duration::from_secs(GRACE),
+        dir: Path::new("/").to_owned(),
+        user: String::new(),
+        check: None,
+        has_commands: false,
+        course,
+        unclear: Some(unclear),
     })
 }
 

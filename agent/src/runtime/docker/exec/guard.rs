@@ -24,22 +24,51 @@ read -r word
 [ "$word" = over ] && exit 0
 "#;
 
-/// Kills all that bears the mark `$1`, but nobody who bears `$2`, if that is there, until none is left that could have started
-/// another.
+/// Kills what bears in its environment an entry like `$1` (the instance: with `pidMode: host` others' commands are seen, too) and
+/// one like `$2`, but none like `$3`, if that is there; until none is left that could have started another. A newline in an entry
+/// is read as a space, so that what matches begins where an entry does.
 const KILL: &str = r#"
+command -v grep >/dev/null && command -v tr >/dev/null || exit 127
+bears() {
+    tr '\000\n' '\n ' 2>/dev/null <"$file" | grep -q -e "$1"
+}
 for round in 1 2 3 4 5 6 7 8 9 10; do
     found=
     for file in /proc/[0-9]*/environ; do
-        if grep -q "$1" "$file" 2>/dev/null; then
-            [ -n "$2" ] && grep -q "$2" "$file" 2>/dev/null && continue
-            pid=${file#/proc/}
-            kill -9 "${pid%/environ}" 2>/dev/null && found=1
-        fi
+        grep -q TOWLINE_EXEC "$file" 2>/dev/null || continue
+        bears "$1" && bears "$2" || continue
+        [ -n "$3" ] && bears "$3" && continue
+        pid=${file#/proc/}
+        kill -9 "${pid%/environ}" 2>/dev/null && found=1
     done
     [ -n "$found" ] || exit 0
 done
 exit 1
 "#;
+
+/// Entries of an environment, `NAME=value` each.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Entries<'a> {
+    /// This one.
+    One(&'a str),
+    /// All that begin so.
+    Beginning(&'a str),
+}
+
+impl Entries<'_> {
+    /// As `grep` has it.
+    fn pattern(self) -> String {
+        let (text, end) = match self {
+            Self::One(text) => (text, "$"),
+            Self::Beginning(text) => (text, ""),
+        };
+        let literal = |letter: char| {
+            let escape = if matches!(letter, '.' | '*' | '[' | '\\' | '^' | '$') { "\\" } else { "" };
+            format!("{escape}{letter}")
+        };
+        format!("^{}{end}", text.chars().map(literal).collect::<String>())
+    }
+}
 
 /// A guard that stands.
 pub(super) struct Guard {
@@ -54,7 +83,8 @@ impl Guard {
     /// # Errors
     /// What the engine said. A container without a shell is none: [`Guard::strike`] says so.
     pub(super) async fn begin(host: &DockerHost, container: &str, mark: &str) -> Result<Self, Refusal> {
-        let config = ExecConfig { attach_stdin: Some(true), ..shell(&[WAIT, KILL].concat(), &[mark]) };
+        let arguments = [host.own_entry(), Entries::One(mark).pattern()];
+        let config = ExecConfig { attach_stdin: Some(true), ..shell(&[WAIT, KILL].concat(), arguments) };
         let (exec, output, input) = host.start_exec(container, config).await?;
         Ok(Self { exec, output, input })
     }
@@ -78,27 +108,36 @@ impl Guard {
     }
 }
 
-/// Kills what bears `marked` in a container and does not bear `spared` (each the beginning of `NAME=value`), now.
+/// Kills what bears `marked` in a container and does not bear `spared`, now; other instances' commands are none of it.
 ///
 /// # Errors
 /// As [`Guard::strike`].
 pub(super) async fn kill(
     host: &DockerHost,
     container: &str,
-    marked: &str,
-    spared: &str,
+    marked: Entries<'_>,
+    spared: Option<Entries<'_>>,
 ) -> Result<(), Refusal> {
-    let (exec, output, _input) = host.start_exec(container, shell(KILL, &[marked, spared])).await?;
+    let spared = spared.map(Entries::pattern).unwrap_or_default();
+    let arguments = [host.own_entry(), marked.pattern(), spared];
+    let (exec, output, _input) = host.start_exec(container, shell(KILL, arguments)).await?;
     killed(host, &exec, output).await
 }
 
+impl DockerHost {
+    /// What all commands of the instance have in their environment, from their containers, as `grep` has it.
+    fn own_entry(&self) -> String {
+        Entries::One(&self.instance_mark()).pattern()
+    }
+}
+
 /// A script with its arguments, as root: the command may have become somebody else.
-fn shell(script: &str, arguments: &[&str]) -> ExecConfig {
-    let words = ["sh", "-c", script, "sh"].into_iter().chain(arguments.iter().copied());
+fn shell(script: &str, arguments: impl IntoIterator<Item = String>) -> ExecConfig {
+    let words = ["sh", "-c", script, "sh"].map(str::to_owned).into_iter().chain(arguments);
     ExecConfig {
         attach_stdout: Some(true),
         attach_stderr: Some(true),
-        cmd: Some(words.map(str::to_owned).collect()),
+        cmd: Some(words.collect()),
         user: Some("0".to_owned()),
         ..ExecConfig::default()
     }
@@ -109,5 +148,16 @@ async fn killed(host: &DockerHost, exec: &str, mut output: Output) -> Result<(),
     match host.exec_ended(exec).await? {
         0 => Ok(()),
         code => Err(Refusal::Said { status: 0, message: format!("exit code {code}") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_matched_as_they_are_spelled() {
+        assert_eq!(Entries::One("A=b.c/d-e").pattern(), r"^A=b\.c/d-e$");
+        assert_eq!(Entries::Beginning("A=[$*\\^").pattern(), r"^A=\[\$\*\\\^");
     }
 }

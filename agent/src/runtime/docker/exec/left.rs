@@ -2,9 +2,9 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{MARK, OWN, guard, kill_from_here};
+use super::{MARK, OWN, guard, guard::Entries, kill_from_here};
 use crate::{
-    proc::{self, INSTANCE_MARK, Process},
+    proc::{self, Process},
     runtime::{RuntimeError, docker::host::DockerHost},
 };
 
@@ -32,7 +32,7 @@ pub(in crate::runtime::docker) async fn run(host: DockerHost, stopping: Cancella
 }
 
 impl DockerHost {
-    /// Kills what bears the mark of a command that this runtime did not begin.
+    /// Kills what bears the mark of a command of the instance that this runtime did not begin.
     ///
     /// # Errors
     /// That the agent does not act, or that the engine does not answer.
@@ -45,15 +45,16 @@ impl DockerHost {
         if containers.is_empty() {
             return Ok(());
         }
-        let _turn = self.turn().await?;
+        self.may_change().await?;
         let (marked, spared) = (format!("{MARK}="), format!("{OWN}={}.", self.inner.run));
         for container in containers {
             // Without a shell nothing is found so, and the rest is found below.
-            if let Err(why) = guard::kill(self, &container, &marked, &spared).await {
+            let (marked, spared) = (Entries::Beginning(&marked), Entries::Beginning(&spared));
+            if let Err(why) = guard::kill(self, &container, marked, Some(spared)).await {
                 tracing::debug!(container, ?why, "no shell ends commands of an earlier agent");
             }
         }
-        let instance = format!("{INSTANCE_MARK}={}", self.inner.instance);
+        let instance = self.instance_mark();
         kill_from_here(move || strangers(&instance, &marked, &spared)).await;
         Ok(())
     }

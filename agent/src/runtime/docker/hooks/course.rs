@@ -65,7 +65,7 @@ pub(in super::super) struct Course {
     /// Commands can run in it.
     pub(super) runs: bool,
     /// It does not run, and the engine does not start it by itself.
-    pub(super) is_idle: bool,
+    pub(in super::super) is_idle: bool,
     /// It has been started before.
     was_started: bool,
 }

@@ -38,25 +38,18 @@ const ROLE: &str = "hook";
 impl DockerHost {
     /// Runs a hook beside a container that runs nothing.
     pub(super) async fn run_beside(&self, seen: &Seen, argv: &[String]) -> Result<(), Failure> {
-        let turn = self.turn().await?;
         self.remove_hook_helpers(&seen.status.unit).await?;
         let helper = self.make_hook_helper(seen, argv).await?;
         let ran = async {
             self.give_files(seen, &helper).await?;
             let start =
                 async |client: Docker| client.start_container(&helper, None::<StartContainerOptions>).await;
-            self.change(QUICK, start).await?;
-            // It takes its time, and whoever takes over need not wait for it.
-            drop(turn);
+            self.change(start).await?;
             self.attend(&helper, &seen.status.unit).await
         };
         let ran = ran.await;
-        let removed = async {
-            let _turn = self.turn().await?;
-            self.remove_helper(&helper).await
-        };
         // What is left of it is found by its label.
-        if let Err(error) = removed.await {
+        if let Err(error) = self.remove_helper(&helper).await {
             tracing::warn!(unit = seen.status.unit, %error, "the helper of a hook cannot be removed yet");
         }
         ran
@@ -81,9 +74,11 @@ impl DockerHost {
         let mut labels = labels::of_helper(&self.inner.instance, ROLE, self.home().as_ref());
         labels.insert(labels::UNIT.to_owned(), seen.status.unit.clone());
         let body = body(&unit, &seen.container, argv, labels);
-        let create =
-            async |client: Docker| client.create_container(None::<CreateContainerOptions>, body).await;
-        Ok(self.change(QUICK, create).await?.id)
+        let body = Box::new(body);
+        let create = async |client: Docker| {
+            Box::pin(client.create_container(None::<CreateContainerOptions>, *body)).await
+        };
+        Ok(self.change(create).await?.id)
     }
 
     /// The declared files, as they are in the unit's container.
