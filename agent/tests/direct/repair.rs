@@ -127,7 +127,7 @@ async fn what_was_accepted_is_carried_out_by_the_next_agent_whatever_is_said_of_
 /// Kills what stands over the unit of an app.
 fn lose(bench: &Bench, name: &str) {
     let units = bench.agent.direct().runtime().units_of(id(name).as_str());
-    let shim = rustix::process::Pid::from_raw(units[0].state.shim.unwrap().0).unwrap();
+    let shim = rustix::process::Pid::from_raw(units.first().unwrap().state.shim.unwrap().0).unwrap();
     rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
 }
 

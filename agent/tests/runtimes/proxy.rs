@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream, unix::OwnedReadHalf},
     sync::watch,
-    task::JoinHandle,
+    task::JoinSet,
 };
 
 use crate::engine::Engine;
@@ -35,7 +35,8 @@ type Rule = Box<dyn Fn(&str) -> Fate + Send + Sync>;
 pub(crate) struct Proxy {
     pub(crate) socket: PathBuf,
     state: Arc<State>,
-    accepts: JoinHandle<()>,
+    /// Ends with this.
+    _accepts: JoinSet<()>,
     #[expect(dead_code, reason = "dropped to remove it")]
     dir: TempDir,
 }
@@ -58,9 +59,10 @@ impl Proxy {
             released: watch::Sender::new(()),
         });
         let (to, shared) = (engine.socket.clone(), Arc::clone(&state));
-        let accepts = tokio::spawn(async move {
+        let mut accepts = JoinSet::new();
+        accepts.spawn(async move {
             // Gone with this task.
-            let mut connections = tokio::task::JoinSet::new();
+            let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let (to, state) = (to.clone(), Arc::clone(&shared));
                 connections.spawn(async move {
@@ -70,7 +72,7 @@ impl Proxy {
                 });
             }
         });
-        Self { socket, state, accepts, dir }
+        Self { socket, state, _accepts: accepts, dir }
     }
 
     /// From here on: by method and path without the version, as `POST /containers/0123/start`.
@@ -91,12 +93,6 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.accepts.abort();
-    }
-}
-
 impl State {
     /// Until either side ends it.
     async fn carry(&self, client: UnixStream, engine: UnixStream) {
@@ -112,7 +108,7 @@ impl State {
                     read = from_engine.read(&mut bytes) => match read {
                         Ok(0) | Err(_) => return,
                         Ok(_) if *is_muted.borrow_and_update() => {}
-                        Ok(count) => if to_client.write_all(&bytes[..count]).await.is_err() { return },
+                        Ok(count) => if to_client.write_all(bytes.get(..count).unwrap_or_default()).await.is_err() { return },
                     },
                     Some(refusal) = refusals.recv() => {
                         if to_client.write_all(refusal.as_bytes()).await.is_err() { return }

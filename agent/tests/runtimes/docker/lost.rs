@@ -57,8 +57,11 @@ async fn one_that_cannot_be_looked_at(name: &str, fate: Fate, why: &str) {
         loop {
             let shown = runtime.units_of(&bad.app).into_iter().map(|unit| (unit.unit, unit.state));
             let shown: Vec<_> = shown.collect();
-            if shown.len() == 1 && shown[0].0 == bad.unit && shown[0].1.status == status {
-                return shown[0].1.reason.clone().unwrap_or_default();
+            if let [(unit, state)] = shown.as_slice()
+                && *unit == bad.unit
+                && state.status == status
+            {
+                return state.reason.clone().unwrap_or_default();
             }
             assert!(begun.elapsed() < Duration::from_secs(100), "waited in vain for {what}: {shown:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -68,7 +71,8 @@ async fn one_that_cannot_be_looked_at(name: &str, fate: Fate, why: &str) {
         let reason = is_as(runtime, "one unit to be unknown", Status::Unknown).await;
         assert!(reason.contains(&id[..12]) && reason.contains(why), "{reason}");
         let seen = runtime.observe(&good.app, None).await.unwrap();
-        assert_eq!((seen.len(), seen[0].state.status), (1, Status::Started), "{seen:?}");
+        let stand: Vec<Status> = seen.iter().map(|unit| unit.state.status).collect();
+        assert_eq!(stand, [Status::Started]);
         let error = runtime.observe(&bad.app, None).await.unwrap_err();
         assert!(matches!(error, RuntimeError::Unknown { .. }), "nobody plans from that: {error}");
         assert_eq!(runtime.trouble(&good.app, None), None);
