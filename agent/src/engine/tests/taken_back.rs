@@ -293,7 +293,7 @@ async fn half_done() -> (Rig, PutBundleResponse, Held) {
     rig.script.turns.forget_permits(PLENTY);
     let second = [thing("a", "size: 2"), thing("b", "size: 2"), thing("c", "")].concat();
     let put = rig.put("shop", &second).await.unwrap();
-    rig.runs(&put).await;
+    rig.works_on("update Thing/a").await;
     rig.engine.inner.tasks.stopping().cancel();
     rig.script.turns.add_permits(1);
     rig.until(|state| state.bundles[&shop()].workloads[&"Thing/a".parse().unwrap()].version == 2).await;
