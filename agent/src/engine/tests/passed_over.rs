@@ -26,6 +26,8 @@ impl Rig {
         self.engine.inner.tasks.stopping().cancel();
         self.script.turns.add_permits(1);
         assert!(self.engine.inner.tasks.stop(Duration::from_secs(20)).await);
+        // Where nothing was under way yet.
+        self.script.turns.forget_permits(1);
         self.reopened("boot").await
     }
 
