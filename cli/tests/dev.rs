@@ -204,7 +204,8 @@ fn the_example_answers_and_its_logs_can_be_followed() {
         wait_for("the reader that was left ends", || enough.try_wait().unwrap().ok_or_else(String::new));
     assert_eq!(ended.code(), Some(0));
 
-    follow.signal(Signal::INT);
+    // Not by INT, which whoever was started in the background ignores.
+    follow.stop(Signal::TERM);
     dev.stop(Signal::TERM).expect(0);
     home.expect_nothing_left();
 }
@@ -402,6 +403,8 @@ fn help_lists_the_commands_that_there_are() {
         "services",
         "apply",
         "sync",
+        "capacity",
+        "addresses",
         "export",
         "import",
         "logs",
