@@ -7,7 +7,7 @@ use towline_bus::platform::CallContext;
 use towline_protocol::bundle::PutBundleRequest;
 use towline_protocol::job::{GetJobRequest, JobState};
 use towline_protocol::platform::{Definition, LogsRequest, ServiceStatus, SyncAction, UnitStatus};
-use towline_protocol::{Code, Effect, ResourceId};
+use towline_protocol::{CallError, Code, Effect, ResourceId};
 use towline_tests::chain::{HubChain, Wire};
 use towline_tests::docker::{DockerEngine, IMAGE};
 use towline_tests::wait::until;
@@ -32,6 +32,17 @@ fn define(name: &str, definition: Bytes) -> Definition {
 }
 
 /// One engine is started for all of it: that takes longer than the calls.
+/// Of `absent`, whose image there is not, and `misnamed`.
+fn both_are_told(error: &CallError) {
+    assert_eq!(
+        (&error.code, &error.effect, error.errors.len()),
+        (&Code::Cluster, &Effect::Partial, 2),
+        "{error:?}"
+    );
+    assert!(error.errors["default/App/absent"].message.contains("towline-absent:1"), "{error:?}");
+    assert_eq!(error.errors["default/App/misnamed"].code, Code::Invalid);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker_on_nats() {
     let engine = DockerEngine::start("chain", &[]);
@@ -69,14 +80,7 @@ async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker_on_nats() {
         define("absent", absent.clone()),
         define("misnamed", sleeper("another")),
     ];
-    let error = platform.apply(&cx(), &definitions).await.unwrap_err();
-    assert_eq!(
-        (&error.code, &error.effect, error.errors.len()),
-        (&Code::Cluster, &Effect::Partial, 2),
-        "{error:?}"
-    );
-    assert!(error.errors["default/App/absent"].message.contains("towline-absent:1"), "{error:?}");
-    assert_eq!(error.errors["default/App/misnamed"].code, Code::Invalid);
+    both_are_told(&platform.apply(&cx(), &definitions).await.unwrap_err());
 
     // B9, B11: deletes, then applies, in order.
     let before = platform.some_services(&cx(), &[id("good")]).await.unwrap();
@@ -96,14 +100,7 @@ async fn x_b1_to_b12_where_they_apply_over_the_whole_chain_on_docker_on_nats() {
         SyncAction { id: id("misnamed"), delete: None, apply: Some(sleeper("another")) },
         SyncAction { id: id("last"), delete: None, apply: Some(sleeper("last")) },
     ];
-    let error = platform.sync(&cx(), &actions).await.unwrap_err();
-    assert_eq!(
-        (&error.code, &error.effect, error.errors.len()),
-        (&Code::Cluster, &Effect::Partial, 2),
-        "{error:?}"
-    );
-    assert!(error.errors["default/App/absent"].message.contains("towline-absent:1"), "{error:?}");
-    assert_eq!(error.errors["default/App/misnamed"].code, Code::Invalid);
+    both_are_told(&platform.sync(&cx(), &actions).await.unwrap_err());
     assert_eq!(platform.some_services(&cx(), &[id("last"), id("misnamed")]).await.unwrap().len(), 1);
 
     // Logs.

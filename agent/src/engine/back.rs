@@ -100,7 +100,7 @@ impl Pass {
     /// How the bundle stands when the job was taken back: as it did when that began. Says which rows go with it.
     pub(super) fn go_back(&self, known: &Bundle, row: &mut BundleRow) -> Vec<WorkloadId> {
         let Some(job) = &self.job else { return Vec::new() };
-        let before = row.begun.clone().filter(|begun| begun.job == job.id);
+        let before = self.before();
         row.void |= job.kind == JobKind::Put && job.id == row.put;
         if self.resumed {
             // What an earlier agent did of it was not undone: that is brought about by the next pass.

@@ -59,7 +59,15 @@ impl Content {
     }
 }
 
-/// Reads a content whole, on a thread for work that takes long: it may have 64 MiB.
+/// Reads on a thread for work that takes long: a content may have 64 MiB.
+async fn aside(
+    read: impl FnOnce() -> Result<Content, CallError> + Send + 'static,
+) -> Result<Content, CallError> {
+    let lost = |_| Err(CallError::new(Code::Invalid, "reading the content failed"));
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(lost)
+}
+
+/// Reads a content whole, off the threads that others wait for.
 ///
 /// # Errors
 /// Everything that is wrong with it, a line each.
@@ -69,8 +77,7 @@ pub(super) async fn read(registry: Registry, bundle: Name, content: Bytes) -> Re
             |kind: &str, document: &[u8]| registry.find(kind).ok().map(|manager| manager.read(document));
         read_now(&registry.kinds(), check, &bundle, &content)
     };
-    let lost = |_| Err(CallError::new(Code::Invalid, "reading the content failed"));
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(lost)
+    aside(read).await
 }
 
 /// Reads a content that was accepted: what of it this agent does not take any more, or another agent took, concerns that
@@ -99,12 +106,10 @@ pub(super) async fn read_accepted(
             Member { id, resource, depends_on, bytes, digest, traits }
         };
         let members = members.into_iter().map(member).collect();
-        let declared = head.start_order.clone();
-        let declared = declared.unwrap_or_else(|| kinds.iter().map(|kind| (*kind).to_owned()).collect());
-        Ok(Content { head, members: in_order(members, &declared)?, refused })
+        let members = in_order(members, head.start_order.as_deref(), &kinds)?;
+        Ok(Content { head, members, refused })
     };
-    let lost = |_| Err(CallError::new(Code::Invalid, "reading the content failed"));
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(lost)
+    aside(read).await
 }
 
 /// As [`read`], at once, of `kinds` in the order they start in; `check` reads a document of one of them.
@@ -125,23 +130,22 @@ pub(super) fn read_now(
             "the head document names bundle {name}, and it was put as {bundle}: allowed is the same name"
         )));
     }
-    let declared = match &head.start_order {
-        Some(declared) => {
-            if let Some(unknown) = declared.iter().find(|kind| !kinds.contains(&kind.as_str())) {
-                return Err(invalid(format!(
-                    "spec.startOrder: found {unknown:?}, allowed are {}",
-                    kinds.join(", ")
-                )));
-            }
-            declared.clone()
-        }
-        None => kinds.iter().map(|kind| (*kind).to_owned()).collect(),
-    };
-    Ok(Content { head, members: in_order(members, &declared)?, refused: BTreeMap::new() })
+    let declared = head.start_order.as_deref();
+    if let Some(unknown) = declared.into_iter().flatten().find(|kind| !kinds.contains(&kind.as_str())) {
+        return Err(invalid(format!("spec.startOrder: found {unknown:?}, allowed are {}", kinds.join(", "))));
+    }
+    let members = in_order(members, declared, kinds)?;
+    Ok(Content { head, members, refused: BTreeMap::new() })
 }
 
-/// Members in the order they start in.
-fn in_order(mut members: Vec<Member>, declared: &[String]) -> Result<Vec<Member>, CallError> {
+/// Members in the order they start in: kind by kind as `declared`, or else as `kinds` start.
+fn in_order(
+    mut members: Vec<Member>,
+    declared: Option<&[String]>,
+    kinds: &[&'static str],
+) -> Result<Vec<Member>, CallError> {
+    let usual = || kinds.iter().map(|kind| (*kind).to_owned()).collect();
+    let by_kind = declared.map_or_else(usual, <[String]>::to_vec);
     let node = |member: &Member| Node {
         id: member.id.clone(),
         depends_on: member.depends_on.clone(),
@@ -149,7 +153,7 @@ fn in_order(mut members: Vec<Member>, declared: &[String]) -> Result<Vec<Member>
     };
     let nodes: Vec<Node> = members.iter().map(node).collect();
     let order =
-        start_order(&nodes, declared).map_err(|error| CallError::new(Code::Invalid, error.to_string()))?;
+        start_order(&nodes, &by_kind).map_err(|error| CallError::new(Code::Invalid, error.to_string()))?;
     let mut slots: Vec<Option<Member>> = members.drain(..).map(Some).collect();
     Ok(order.into_iter().filter_map(|position| slots.get_mut(position)?.take()).collect())
 }

@@ -7,7 +7,8 @@ use towline_protocol::{JobId, Name, WorkloadId, job::JobKind};
 /// Bundles that are worked on at the same time. Their work is mostly waiting.
 pub(crate) const AT_ONCE: usize = 16;
 
-/// Jobs that wait in one lane, besides what the agent does by itself. A put takes the place of those before it, so only a flood of mixed operations gets there.
+/// Jobs that wait in one lane, besides what the agent does by itself. A put takes the place of those before it, so only a flood of
+/// mixed operations gets there.
 pub(crate) const WAITING_OF_ONE: usize = 64;
 
 /// Jobs that wait in all lanes.

@@ -91,10 +91,6 @@ impl Bundle {
             BundlePhase::Deleted => false,
             BundlePhase::Deleting => true,
             _ if self.row.target == 0 => !self.workloads.is_empty(),
-            // What was brought back before it was stopped again.
-            BundlePhase::Paused if self.workloads.values().any(|row| row.result.state == ResultState::Ok) => {
-                true
-            }
             _ => self.row.applied != Some(self.row.target),
         }
     }

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use crate::engine::{Engine, IMAGE};
+use crate::{
+    engine::{Engine, IMAGE},
+    until,
+};
 
 /// What the machine has mounted below a directory.
 fn mounted(dir: &Path) -> usize {
@@ -54,10 +57,5 @@ async fn an_engine_that_was_killed_leaves_nothing_of_its_containers() {
     assert!(!dir.exists());
     assert_eq!(mounted(&dir), 0);
     // Killed it is; gone a little later.
-    let gone = async {
-        while process.exists() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("it runs on");
+    until(Duration::from_secs(30), "its container to end", async || !process.exists()).await;
 }

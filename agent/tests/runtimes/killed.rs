@@ -12,7 +12,6 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
 use towline_agent::{
     manifest,
     runtime::{
@@ -26,8 +25,11 @@ use towline_agent::{
 use crate::{
     docker::{GATE, bare_image},
     engine::{Engine, IMAGE},
-    process,
+    process, until,
 };
+
+/// For a process to begin or end.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a process that stands for an agent is told.
 const TOLD: &str = "TOWLINE_TEST_TOLD";
@@ -84,7 +86,8 @@ impl Site {
         self.command = command.iter().map(|word| (*word).to_owned()).collect();
         let begun = self.begun();
         let mut agent = Agent::begin(self);
-        until("the command to be begun", || begun.exists() && sleepers(seconds) == count).await;
+        until(PATIENCE, "the command to be begun", async || begun.exists() && sleepers(seconds) == count)
+            .await;
         agent.0.kill().unwrap();
         agent.0.wait().unwrap();
     }
@@ -134,14 +137,6 @@ async fn what_an_agent_does_that_will_be_killed() {
     std::future::pending().await
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
 /// Processes of this host, and so of the containers of its engine, that sleep for so long.
 fn sleepers(seconds: &str) -> usize {
     let words = format!("sleep\0{seconds}\0");
@@ -178,7 +173,7 @@ async fn ends_with_its_agent(mut site: Site, base: u32) {
         format!("trap '' TERM HUP INT PIPE; sleep {seconds} & sh -c 'sleep {seconds}; true' & wait; wait");
     site.begin_and_kill(&["sh", "-c", &script], (2, &seconds)).await;
     // Nobody comes after the agent.
-    until("the command to end", || sleepers(&seconds) == 0).await;
+    until(PATIENCE, "the command to end", async || sleepers(&seconds) == 0).await;
     site.end(&unit).await;
 }
 
@@ -205,7 +200,7 @@ async fn a_command_ends_with_the_next_agent_where_there_is_no_shell() {
     site.begin_and_kill(&["/sleep", &seconds], (1, &seconds)).await;
     assert_eq!(sleepers(&seconds), 1, "there is nobody who could end it");
     let next = site.open().await;
-    until("the command to end", || sleepers(&seconds) == 0).await;
+    until(PATIENCE, "the command to end", async || sleepers(&seconds) == 0).await;
     next.close().await;
     site.end(&unit).await;
     engine.docker(&["rmi", &image]);
@@ -222,7 +217,7 @@ async fn commands_of_other_instances_are_none_of_the_next_agents_business() {
     let other_unit = other.start(IMAGE, "sleep").await;
     let neighbour = other.open().await;
     let mut command = neighbour.exec(&other.unit, ExecSpec::new(["sleep", &others])).await.unwrap();
-    until("the other's command to be begun", || sleepers(&others) == 1).await;
+    until(PATIENCE, "the other's command to be begun", async || sleepers(&others) == 1).await;
 
     let mut site = Site::new(&dir, "test/killed-host", Some(&engine));
     site.more = "  docker: {pidMode: host}\n".to_owned();
@@ -230,21 +225,22 @@ async fn commands_of_other_instances_are_none_of_the_next_agents_business() {
     site.command = vec!["sleep".to_owned(), own.clone()];
     let mut agent = Agent::begin(&site);
     let guards = || scripts(&site.instance, "read -r word");
-    until("a command with its guard", || sleepers(&own) == 1 && guards().len() == 1).await;
+    until(PATIENCE, "a command with its guard", async || sleepers(&own) == 1 && guards().len() == 1).await;
     // Neither ends it: that is left to the next agent.
     for guard in guards() {
         let pid = guard.file_name().unwrap().to_str().unwrap().parse().unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
-    until("no guard", || guards().is_empty()).await;
+    until(PATIENCE, "no guard", async || guards().is_empty()).await;
     agent.0.kill().unwrap();
     agent.0.wait().unwrap();
     assert_eq!(sleepers(&own), 1, "there is nobody who could end it");
 
     let next = site.open().await;
-    until("the command to end", || sleepers(&own) == 0).await;
-    until("the look for it to end", || scripts(&site.instance, "for round in").is_empty()).await;
+    until(PATIENCE, "the command to end", async || sleepers(&own) == 0).await;
+    until(PATIENCE, "the look for it to end", async || scripts(&site.instance, "for round in").is_empty())
+        .await;
     assert_eq!(sleepers(&others), 1, "another instance's command runs on");
     assert!(tokio::time::timeout(Duration::ZERO, command.next()).await.is_err(), "and has told of no end");
     next.close().await;

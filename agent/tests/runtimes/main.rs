@@ -12,8 +12,9 @@ mod process;
 mod proxy;
 mod registry;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
+use tokio::time::Instant;
 use towline_agent::{
     mark::Mark,
     runtime::battery::{BATTERY, Case, REACHING, SILENCE},
@@ -40,4 +41,13 @@ fn others_mark(dir: &Path) -> Mark {
 fn mark_of(dir: &Path, store: u128) -> Mark {
     let store = towline_protocol::StoreId::new(uuid::Uuid::from_u128(store));
     Mark::open(&dir.join("marks"), &"test/site".parse().unwrap(), store, None).unwrap()
+}
+
+/// Waits for `patience` at most until it `holds`.
+async fn until(patience: Duration, what: &str, holds: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < patience, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -16,7 +16,11 @@ use towline_protocol::{Epoch, StoreId};
 use crate::{
     engine::{Engine, IMAGE},
     proxy::{Fate, Proxy},
+    until,
 };
+
+/// For a mark to be raised and shown: a successor waits for turns.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 const INSTANCE: &str = "test/marks";
 
@@ -48,14 +52,6 @@ fn shown(engine: &Engine) -> Vec<String> {
     let label = format!("label=dev.towline.mark={INSTANCE}");
     let names = engine.docker(&["volume", "ls", "--quiet", "--filter", &label]);
     names.split_whitespace().map(str::to_owned).collect()
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(150), "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,7 +91,8 @@ async fn two_agents_with_stores_of_their_own_never_both_change_one_engine() {
     // Somebody tidies up. Whoever was fenced stays so, and whoever acts shows it again.
     engine.docker(&["volume", "rm", "towline-mark-test.marks-6"]);
     assert!(matches!(old.start(&spec()).await, Err(RuntimeError::Fenced { .. })));
-    until("the mark to be shown again", || shown(&engine) == ["towline-mark-test.marks-6"]).await;
+    until(PATIENCE, "the mark to be shown again", async || shown(&engine) == ["towline-mark-test.marks-6"])
+        .await;
 
     // The same store again, in its next process, waits for nobody.
     new.close().await;
@@ -130,9 +127,12 @@ async fn a_stop_that_waited_for_a_way_to_the_engine_looks_once_more_who_may_chan
         );
     };
     let take_over = async {
-        until("a new way to be sought", || proxy.count("GET", "/version") > asked).await;
+        until(PATIENCE, "a new way to be sought", async || proxy.count("GET", "/version") > asked).await;
         let new = agent(&engine, dirs[1].path(), 2, 6).await;
-        until("its mark", || shown(&engine).contains(&"towline-mark-test.marks-6".to_owned())).await;
+        until(PATIENCE, "its mark", async || {
+            shown(&engine).contains(&"towline-mark-test.marks-6".to_owned())
+        })
+        .await;
         // From when on an earlier look counts no more.
         tokio::time::sleep_until(looked + Duration::from_secs(6)).await;
         proxy.release();
@@ -161,13 +161,15 @@ async fn who_takes_over_waits_for_one_call_of_a_slow_engine_and_not_for_a_whole_
         assert!(matches!(started, Err(RuntimeError::Fenced { .. })), "{started:?}");
     };
     let take_over = async {
-        until("a container to be made", || proxy.count("POST", "/containers/create") == 1).await;
+        until(PATIENCE, "a container to be made", async || proxy.count("POST", "/containers/create") == 1)
+            .await;
         let marks = dir.path().to_owned();
         let raised = tokio::task::spawn_blocking(move || mark(&marks, 2, 6));
         let shows =
             |file: &Path| std::fs::read_to_string(file).is_ok_and(|text| text.contains("\"epoch\":6"));
-        let is_shown = || std::fs::read_dir(dir.path()).unwrap().any(|file| shows(&file.unwrap().path()));
-        until("the mark to be raised", is_shown).await;
+        let is_shown =
+            async || std::fs::read_dir(dir.path()).unwrap().any(|file| shows(&file.unwrap().path()));
+        until(PATIENCE, "the mark to be raised", is_shown).await;
         assert!(!raised.is_finished(), "it waits for the call");
         proxy.release();
         raised.await.unwrap();

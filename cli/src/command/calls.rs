@@ -2,19 +2,29 @@
 
 use towline_bus::clock;
 use towline_hub::api::types::{AddressList, CapacityInfo, Lookup, Pong, ServiceList, Version};
-use towline_protocol::Method;
+use towline_protocol::{InstanceId, Method};
 
 use super::Session;
 use crate::args::{At, ServicesArgs};
-use crate::client::Request;
+use crate::client::{Reply, Request};
 use crate::failure::Failure;
 use crate::ids::AppId;
 use crate::show::{addresses_table, capacity_table, services_table};
 
+/// What `instance` tells at a path of its own.
+async fn look(
+    session: &Session,
+    instance: &InstanceId,
+    path: &str,
+    method: Method,
+) -> Result<Reply, Failure> {
+    let request = Request::get(Request::path_of(instance, path)).within(method.default_time());
+    Ok(session.client.fetch(&request).await?)
+}
+
 pub(super) async fn ping(session: &Session, at: At) -> Result<(), Failure> {
     let instance = session.target.instance(at)?;
-    let request = Request::get(Request::path_of(&instance, "/ping")).within(Method::Ping.default_time());
-    let reply = session.client.fetch(&request).await?;
+    let reply = look(session, &instance, "/ping", Method::Ping).await?;
     session.screen.answer(&reply, |reply| {
         let microseconds = reply.read::<Pong>()?.round_trip_us;
         Ok(format!("{instance} answered in {}.{:03} ms", microseconds / 1_000, microseconds % 1_000))
@@ -23,9 +33,7 @@ pub(super) async fn ping(session: &Session, at: At) -> Result<(), Failure> {
 
 pub(super) async fn version(session: &Session, at: At) -> Result<(), Failure> {
     let instance = session.target.instance(at)?;
-    let request =
-        Request::get(Request::path_of(&instance, "/version")).within(Method::Version.default_time());
-    let reply = session.client.fetch(&request).await?;
+    let reply = look(session, &instance, "/version", Method::Version).await?;
     session.screen.answer(&reply, |reply| Ok(reply.read::<Version>()?.version))
 }
 
@@ -50,18 +58,14 @@ pub(super) async fn services(session: &Session, args: ServicesArgs) -> Result<()
 
 pub(super) async fn capacity(session: &Session, at: At) -> Result<(), Failure> {
     let instance = session.target.instance(at)?;
-    let request =
-        Request::get(Request::path_of(&instance, "/capacity")).within(Method::Capacity.default_time());
-    let reply = session.client.fetch(&request).await?;
+    let reply = look(session, &instance, "/capacity", Method::Capacity).await?;
     let style = session.screen.style();
     session.screen.answer(&reply, |reply| Ok(capacity_table(&reply.read::<CapacityInfo>()?, style)))
 }
 
 pub(super) async fn addresses(session: &Session, at: At) -> Result<(), Failure> {
     let instance = session.target.instance(at)?;
-    let request =
-        Request::get(Request::path_of(&instance, "/addresses")).within(Method::Addresses.default_time());
-    let reply = session.client.fetch(&request).await?;
+    let reply = look(session, &instance, "/addresses", Method::Addresses).await?;
     let style = session.screen.style();
     session.screen.answer(&reply, |reply| Ok(addresses_table(&reply.read::<AddressList>()?, style)))
 }

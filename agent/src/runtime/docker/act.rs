@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bollard::{
     Docker,
+    models::ContainerCreateBody,
     query_parameters::{CreateContainerOptions, StartContainerOptions, StopContainerOptions},
 };
 use jiff::Timestamp;
@@ -84,14 +85,10 @@ impl DockerHost {
             let body = request::container(&spec.manifest.spec, container, &label, &self.inner.instance);
             let name = Some(Phase::before_start(&label.hooks).name(&unit));
             let options = CreateContainerOptions { name, ..CreateContainerOptions::default() };
-            // In boxes: the body is large, and would be carried through all that a change is.
-            let body = Box::new(body);
-            let question =
-                async |client: Docker| Box::pin(client.create_container(Some(options), *body)).await;
-            match self.change(question).await {
-                Ok(created) => {
+            match self.create_container(Some(options), body).await {
+                Ok(id) => {
                     failpoint!("unit.created");
-                    return Ok(created.id);
+                    return Ok(id);
                 }
                 Err(Refusal::Said { status: 409, message }) => last = Some(message),
                 Err(refusal) => return Err(refusal.of("cannot create a container")),
@@ -99,6 +96,21 @@ impl DockerHost {
         }
         let reason = last.unwrap_or_default();
         Err(RuntimeError::Engine { what: "cannot create a container".to_owned(), reason })
+    }
+
+    /// Has the engine make a container; its id.
+    ///
+    /// # Errors
+    /// As [`DockerHost::change`].
+    pub(super) async fn create_container(
+        &self,
+        options: Option<CreateContainerOptions>,
+        body: ContainerCreateBody,
+    ) -> Result<String, Refusal> {
+        // In boxes: the body is large, and would be carried through all that a change is.
+        let body = Box::new(body);
+        let question = async |client: Docker| Box::pin(client.create_container(options, *body)).await;
+        Ok(self.change(question).await?.id)
     }
 
     /// Starts a container that exists; one that runs stays as it is.

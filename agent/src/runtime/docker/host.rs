@@ -352,6 +352,14 @@ impl DockerHost {
         results.into_iter().collect()
     }
 
+    /// What its engine is called in errors.
+    pub(super) fn engine_name(&self) -> String {
+        match &self.inner.config.name {
+            Some(name) => format!("{ENGINE} of host {name}"),
+            None => ENGINE.to_owned(),
+        }
+    }
+
     /// The error of this host, where there are several.
     pub(super) fn blame(&self, error: RuntimeError) -> RuntimeError {
         let Some(name) = &self.inner.config.name else { return error };
@@ -359,7 +367,7 @@ impl DockerHost {
         let on = |what: String| if what.starts_with(&prefix) { what } else { format!("{prefix}{what}") };
         match error {
             RuntimeError::Unknown { runtime, reason } if runtime == ENGINE => {
-                RuntimeError::Unknown { runtime: format!("{ENGINE} of host {name}"), reason }
+                RuntimeError::Unknown { runtime: self.engine_name(), reason }
             }
             RuntimeError::Engine { what, reason } => RuntimeError::Engine { what: on(what), reason },
             RuntimeError::NotStarted { reason } => RuntimeError::NotStarted { reason: on(reason) },

@@ -18,7 +18,7 @@ use towline_bus::clock::{self, Moment};
 
 use super::{
     endpoint::Endpoint,
-    engine::{ENGINE, QUICK, Refusal},
+    engine::{QUICK, Refusal},
     host::{DockerHost, Seen, Unclear},
     labels, view,
 };
@@ -270,12 +270,8 @@ impl DockerHost {
                 format!("it says only: {message}")
             }
         };
-        let engine = match &self.inner.config.name {
-            Some(name) => format!("{ENGINE} of host {name}"),
-            None => ENGINE.to_owned(),
-        };
-        let unclear =
-            Unclear { runtime: format!("{engine}, asked about container {container:.12},"), reason };
+        let runtime = format!("{}, asked about container {container:.12},", self.engine_name());
+        let unclear = Unclear { runtime, reason };
         let error = unclear.error();
         let found = listed.and_then(|summary| {
             view::unseen(summary, &self.inner.instance, unclear.clone(), Timestamp::now())

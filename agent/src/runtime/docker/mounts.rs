@@ -6,10 +6,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use bollard::{
-    models::{ContainerCreateBody, HostConfig, Mount, MountType},
-    query_parameters::CreateContainerOptions,
-};
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
 
 use super::{
     engine::{Refusal, removal},
@@ -164,12 +161,8 @@ impl DockerHost {
             host_config: Some(HostConfig { mounts: Some(vec![host]), ..HostConfig::default() }),
             ..ContainerCreateBody::default()
         };
-        let body = Box::new(body);
-        let question = async |client: bollard::Docker| {
-            Box::pin(client.create_container(None::<CreateContainerOptions>, *body)).await
-        };
-        let created = self.change(question).await;
-        created.map(|created| created.id).map_err(|refusal| refusal.of("cannot create a helper for mounts"))
+        let created = self.create_container(None, body).await;
+        created.map_err(|refusal| refusal.of("cannot create a helper for mounts"))
     }
 
     async fn remove_helpers(&self) -> Result<(), RuntimeError> {

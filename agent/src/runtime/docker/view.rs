@@ -83,6 +83,12 @@ fn mark_of(names: &str, state: &str, in_brackets: &[&str], mut ports: Vec<(i64, 
     format!("{names} {state} {in_brackets:?} {}", ports.join(" "))
 }
 
+/// A unit by its label; its host is added by whoever knows it.
+fn status(label: Label, ports: Vec<PortBinding>, state: UnitState) -> UnitStatus {
+    let Label { unit, app, generation, created, .. } = label;
+    UnitStatus { unit, app, generation, created, host: None, ports, state }
+}
+
 /// A container that is ours, as a unit; none of what is not.
 pub(super) fn unit(
     found: &ContainerInspectResponse,
@@ -92,7 +98,7 @@ pub(super) fn unit(
 ) -> Option<Seen> {
     let config = found.config.as_ref()?;
     let labels = config.labels.as_ref()?;
-    let label = Label::read(labels, instance)?;
+    let mut label = Label::read(labels, instance)?;
     let policy = found
         .host_config
         .as_ref()
@@ -104,21 +110,12 @@ pub(super) fn unit(
     let bound = found.network_settings.as_ref().and_then(|network| network.ports.as_ref());
     let ports = bound.map_or_else(Vec::new, |bound| ports(&label.ports, bound));
     let course = Course::read(&label, found);
-    let check = label.health.map(|health| Check::new(health, found, &label.ports, &ports));
-    let status = UnitStatus {
-        unit: label.unit,
-        app: label.app,
-        generation: label.generation,
-        created: label.created,
-        host: None,
-        ports,
-        state,
-    };
+    let check = label.health.take().map(|health| Check::new(health, found, &label.ports, &ports));
     let grace = config.stop_timeout.map_or(GRACE, |seconds| seconds.try_into().unwrap_or(0));
     Some(Seen {
         container: found.id.clone()?,
         mark,
-        status,
+        status: status(label, ports, state),
         grace: Duration::from_secs(grace),
         dir: Path::new("/").join(config.working_dir.as_deref().unwrap_or_default()),
         user: config.user.clone().unwrap_or_default(),
@@ -138,19 +135,10 @@ pub(super) fn unseen(
 ) -> Option<Seen> {
     let label = Label::read(listed.labels.as_ref()?, instance)?;
     let course = Course::read(&label, &ContainerInspectResponse::default());
-    let status = UnitStatus {
-        unit: label.unit,
-        app: label.app,
-        generation: label.generation,
-        created: label.created,
-        host: None,
-        ports: Vec::new(),
-        state: UnitState::new(Status::Unknown, now),
-    };
     Some(Seen {
         container: listed.id.clone()?,
         mark: String::new(),
-        status,
+        status: status(label, Vec::new(), UnitState::new(Status::Unknown, now)),
         grace: Duration::from_secs(GRACE),
         dir: Path::new("/").to_owned(),
         user: String::new(),

@@ -6,7 +6,10 @@ use towline_protocol::bundle::{
 };
 
 use super::*;
-use crate::events::Event;
+use crate::{events::Event, until};
+
+/// For an app to be up, and its files to be looked at.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn with_files(restarts: bool, files: &str) -> String {
     sleeper(&format!("  restartOnConfigChange: {restarts}\n  files: [{files}]\n"))
@@ -185,33 +188,25 @@ async fn f_c3_a_retry_looks_at_the_files_of_containers_at_once() {
         let units = bench.agent.direct().runtime().list();
         units.len() == 2 && units.iter().all(|unit| unit.state.status == Status::Started)
     };
-    until("both to be up", ready).await;
+    until(PATIENCE, "both to be up", ready).await;
     for id in [&mended, &told] {
         bench.engine.docker(&["exec", id, "sh", "-c", "echo other > /etc/a.conf"]);
     }
     let retry = RetryBundleRequest { bundle: shop(), workloads: Vec::new() };
     bench.platform.retry_bundle(&CallContext::new(), &retry).await.unwrap();
-    until("the repair", async || bench.cat(&mended, "/etc/a.conf") == "one").await;
+    until(PATIENCE, "the repair", async || bench.cat(&mended, "/etc/a.conf") == "one").await;
     let is_told = async || {
         let request = BundleStatusRequest { bundle: shop(), after: None, limit: None };
         let status = bench.platform.bundle_status(&CallContext::new(), &request).await.unwrap();
         let drift = status.workloads.iter().find_map(|workload| workload.drift.as_ref());
         drift.is_some_and(|drift| drift.message.contains("/etc/a.conf of told-"))
     };
-    until("the report", is_told).await;
+    until(PATIENCE, "the report", is_told).await;
     assert_eq!(bench.cat(&told, "/etc/a.conf"), "other");
     let request = DeleteBundleRequest::new(shop());
     bench.platform.delete_bundle(&CallContext::new(), &request).await.unwrap();
     bench.told.counted("destroy", 2).await;
     bench.end().await;
-}
-
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(90), "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// The engine's own record says that nothing was done.

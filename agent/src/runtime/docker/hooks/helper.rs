@@ -9,10 +9,7 @@ use bollard::{
     Docker,
     errors::Error,
     models::{ContainerCreateBody, ContainerInspectResponse, HealthConfig, HostConfig},
-    query_parameters::{
-        CreateContainerOptions, InspectContainerOptions, LogsOptions, StartContainerOptions,
-        WaitContainerOptions,
-    },
+    query_parameters::{InspectContainerOptions, LogsOptions, StartContainerOptions, WaitContainerOptions},
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
@@ -74,11 +71,7 @@ impl DockerHost {
         let mut labels = labels::of_helper(&self.inner.instance, ROLE, self.home().as_ref());
         labels.insert(labels::UNIT.to_owned(), seen.status.unit.clone());
         let body = body(&unit, &seen.container, argv, labels);
-        let body = Box::new(body);
-        let create = async |client: Docker| {
-            Box::pin(client.create_container(None::<CreateContainerOptions>, *body)).await
-        };
-        Ok(self.change(create).await?.id)
+        Ok(self.create_container(None, body).await?)
     }
 
     /// The declared files, as they are in the unit's container.

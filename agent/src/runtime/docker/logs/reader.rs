@@ -69,7 +69,7 @@ impl Reader {
                     sleep(AGAIN).await;
                 }
                 Err(refusal) => {
-                    let error = self.host.blame(refusal.of(format!("cannot read the log of {}", self.unit)));
+                    let error = self.host.blame(refusal.of(self.what_fails()));
                     self.lines.send(Err(error)).await.ok();
                     return;
                 }
@@ -85,7 +85,7 @@ impl Reader {
     /// # Errors
     /// That there is more.
     pub(super) async fn read_past(&mut self) -> Result<(), RuntimeError> {
-        let what = format!("cannot read the log of {}", self.unit);
+        let what = self.what_fails();
         // One that is known to be silent need not be asked, and is not waited for.
         if let Some(reason) = self.host.trouble() {
             return Err(RuntimeError::Engine { what, reason });
@@ -145,6 +145,10 @@ impl Reader {
             }
             self.place.tell(&line);
         }
+    }
+
+    fn what_fails(&self) -> String {
+        format!("cannot read the log of {}", self.unit)
     }
 
     /// Says whether anybody listens.
