@@ -15,6 +15,7 @@ use towline_protocol::frame::Frame;
 use towline_protocol::{CallError, Code, limits};
 
 use self::transfer::{Incoming, Joined, Outgoing};
+use crate::transport::Transport;
 
 pub use caller::{Caller, Destination};
 pub(crate) use responder::{Responder, SharedLease};
@@ -27,13 +28,26 @@ const OPENED: u32 = 1;
 /// Messages above this are compressed off the runtime's own threads: 256 KiB take about a millisecond.
 const COMPRESS_INLINE_BYTES_MAX: usize = 256 << 10;
 
-/// Makes a message, off the runtime's threads if it is large.
-async fn compress(body: Vec<u8>) -> Result<Outgoing, CallError> {
+/// What a frame's header and extensions take at most.
+const FRAME_HEAD_BYTES_MAX: usize = limits::FRAME_EXTENSION_BYTES_MAX + 64;
+
+/// Messages are cut no smaller than this: a server that takes less than it, and a head, is of no use to anybody.
+const FRAME_BODY_BYTES_MIN: usize = 4 << 10;
+
+/// The largest body of a frame over this transport: our own bound, or what the server takes if that is less.
+fn frame_bytes(transport: &dyn Transport) -> usize {
+    let most = transport.max_payload().saturating_sub(FRAME_HEAD_BYTES_MAX);
+    most.clamp(FRAME_BODY_BYTES_MIN, limits::FRAME_BODY_BYTES_MAX)
+}
+
+/// Makes a message of frames that this transport takes, off the runtime's threads if it is large.
+async fn compress(body: Vec<u8>, transport: &dyn Transport) -> Result<Outgoing, CallError> {
+    let frame_bytes = frame_bytes(transport);
     if body.len() <= COMPRESS_INLINE_BYTES_MAX || body.len() > limits::MESSAGE_BYTES_MAX {
-        return Ok(Outgoing::new(body)?);
+        return Ok(Outgoing::new(body, frame_bytes)?);
     }
     // Boxed, as all that is rare: every call's future would be the larger for it.
-    let made = Box::pin(tokio::task::spawn_blocking(move || Outgoing::new(body))).await;
+    let made = Box::pin(tokio::task::spawn_blocking(move || Outgoing::new(body, frame_bytes))).await;
     Ok(made.map_err(|_| CallError::new(Code::Cancelled, "the runtime is shutting down"))??)
 }
 

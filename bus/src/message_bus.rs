@@ -124,7 +124,7 @@ impl MessageBus {
     /// `unavailable`, at once.
     #[must_use]
     pub fn connect(&self, instance: &InstanceId) -> Remote {
-        Remote::new(instance.clone(), self.roster.clone(), self.caller.clone())
+        Remote::new(instance.clone(), self.roster.clone(), self.authority.clone(), self.caller.clone())
     }
 
     /// A round trip through an instance's platform.

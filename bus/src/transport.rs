@@ -42,6 +42,12 @@ pub enum LinkState {
     Disconnected,
 }
 
+/// Waits until the server is not reached, if it is. Cancel safe.
+pub(crate) async fn lost(link: &mut watch::Receiver<LinkState>) {
+    // An error says that the transport is gone, and its server with it.
+    let _ = link.wait_for(|state| *state == LinkState::Disconnected).await;
+}
+
 /// What a transport has to tell beside messages. Lossy: whoever reads too slowly misses some.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransportEvent {

@@ -11,4 +11,5 @@ mod bus {
     mod hostile;
     mod measured;
     mod sessions;
+    mod transfers;
 }

@@ -26,8 +26,15 @@ pub const COMPRESS_BYTES_MIN: usize = 4 << 10;
 /// 20 MiB/s busy and bounds what a dead receiver leaves in the broker.
 pub const STREAM_WINDOW_FRAMES: u32 = 16;
 
+/// Large answers that one agent sends at once: 16 windows, 32 MiB under way. More wait, and say that they are at work.
+pub const TRANSFERS_MAX: usize = 16;
+
 /// Bytes of incomplete transfers that one connection holds for all its senders together: four full messages.
 pub const REASSEMBLY_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
+
+/// Bytes of incomplete answers that one instance may have announced to a hub at once: two full messages. More wait for those
+/// before them, whoever else the hub listens to.
+pub const REASSEMBLY_SHARE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 
 /// Silence on a running call after which its caller gives it up. The agent says every [`RENEW_EVERY`] that it still works.
 pub const CALL_SILENCE_MAX: Duration = Duration::from_secs(6);
@@ -37,6 +44,9 @@ pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// How often each side of an open stream says that it is still there.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// A stream whose reader takes nothing that waits for it is given up after this long: as long as a person reads a page.
+pub const STREAM_READER_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// Nesting of a MessagePack body. Our deepest message has six levels.
 pub const BODY_DEPTH_MAX: usize = 32;
@@ -127,6 +137,7 @@ pub const AGENT_CALLS_MAX: usize = 1_024;
 /// Calls that one hub keeps under way at once, over all instances.
 pub const HUB_CALLS_MAX: usize = 16_384;
 
-/// Messages that wait in one subscription. At 128 KiB each a full queue of the largest frames would hold 512 MiB, which
-/// the credit window prevents: no sender has more than [`STREAM_WINDOW_FRAMES`] under way.
-pub const SUBSCRIPTION_MESSAGES_MAX: usize = 4_096;
+/// Messages that wait in one subscription: all replies of a hub come on one, and each of its calls may be answered at the same
+/// moment. At 128 KiB each a full queue of the largest frames would hold 2 GiB, which the credit window prevents: no sender
+/// has more than [`STREAM_WINDOW_FRAMES`] under way, and an agent no more than [`TRANSFERS_MAX`] large answers.
+pub const SUBSCRIPTION_MESSAGES_MAX: usize = HUB_CALLS_MAX;

@@ -1,6 +1,7 @@
 //! The bus over a real nats-server.
 
 mod batteries;
+mod bulk;
 mod faults;
 mod loss;
 mod permissions;

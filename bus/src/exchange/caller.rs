@@ -2,20 +2,21 @@
 
 mod attempt;
 mod pending;
+mod room;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use tokio::sync::Semaphore;
 use towline_protocol::call::{CallBody, Request};
 use towline_protocol::frame::{Frame, Kind};
 use towline_protocol::subject::{Pattern, Root};
 use towline_protocol::{CallError, Code, Epoch, InstanceId, ReplicaId, StoreId, limits, wire};
 
-use self::attempt::{Attempt, decode};
+use self::attempt::Attempt;
 use self::pending::{Arrival, PendingCalls};
+use self::room::Room;
 use super::compress;
 use super::transfer::Outgoing;
 use crate::metrics::BusMetrics;
@@ -46,7 +47,7 @@ struct Inner {
     tasks: Tasks,
     pending: PendingCalls,
     last_attempt: AtomicU64,
-    reassembly: Arc<Semaphore>,
+    room: Arc<Room>,
     heard: Box<Heard>,
 }
 
@@ -82,7 +83,7 @@ impl Caller {
             tasks: tasks.clone(),
             pending: PendingCalls::default(),
             last_attempt: AtomicU64::new(uuid::Uuid::new_v4().as_u64_pair().0),
-            reassembly: Arc::new(Semaphore::new(limits::REASSEMBLY_BYTES_MAX)),
+            room: Room::new(),
             heard: Box::new(heard),
         });
         let (dispatcher, watcher) = (inner.clone(), inner.clone());
@@ -149,7 +150,8 @@ impl Caller {
             return Err(decode::<CallError>(&attempt.join(first, cx).await?)?);
         }
         let (sink, stream) = ItemStream::channel();
-        self.inner.tasks.spawn_isolated("bus stream", attempt.pump(first, sink, cx.clone()));
+        let pump = attempt.pump(first, sink, cx.clone(), limits::STREAM_READER_MAX);
+        self.inner.tasks.spawn_isolated("bus stream", pump);
         Ok(stream)
     }
 
@@ -160,7 +162,7 @@ impl Caller {
         args: &R,
     ) -> Result<Box<Attempt>, CallError> {
         let inner = &self.inner;
-        let body = encode_call(cx, args).await?;
+        let body = encode_call(cx, args, &*inner.transport).await?;
         let time = cx.time.unwrap_or_else(|| R::METHOD.default_time()).min(limits::CALL_TIME_MAX);
         let (attempt, reply) = Attempt::register(inner.clone(), to.clone(), R::METHOD, time, body)?;
         let subject = inner.root.call(&to.instance, to.epoch, R::METHOD);
@@ -171,7 +173,11 @@ impl Caller {
     }
 }
 
-async fn encode_call<R: Request>(cx: &CallContext, args: &R) -> Result<Outgoing, CallError> {
+async fn encode_call<R: Request>(
+    cx: &CallContext,
+    args: &R,
+    transport: &dyn Transport,
+) -> Result<Outgoing, CallError> {
     #[derive(serde::Serialize)]
     struct Borrowed<'a, R> {
         id: &'a towline_protocol::RequestId,
@@ -182,7 +188,14 @@ async fn encode_call<R: Request>(cx: &CallContext, args: &R) -> Result<Outgoing,
     // The same fields as `CallBody`, without copying the arguments.
     let _same: fn(CallBody<R>) = |CallBody { id: _, store: _, args: _ }| ();
     let body = wire::encode(&Borrowed { id: &cx.id, store: cx.store, args });
-    compress(body).await
+    compress(body, transport).await
+}
+
+fn decode<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, CallError> {
+    wire::decode(body).map_err(|error| {
+        CallError::unknown_outcome(format!("the agent's answer could not be read: {error}"))
+            .with_help("hub and agent disagree about this message; compare their versions")
+    })
 }
 
 fn not_sent(error: &PublishError) -> CallError {
@@ -262,6 +275,11 @@ mod tests {
         Frame { header, body }.encode()
     }
 
+    fn logs() -> LogsRequest {
+        let app = "web".parse().unwrap();
+        LogsRequest { app, unit: None, follow: false, since_unix_ms: None, tail: None }
+    }
+
     /// What a caller reads of a stream of which these frames come.
     async fn read(frames: &[(Kind, u32)]) -> (Vec<LogLine>, Option<CallError>) {
         let (broker, tasks) = (MemoryBroker::new(), Tasks::new());
@@ -271,14 +289,7 @@ mod tests {
         let caller = Caller::start(broker.connect(), root, replica, metrics, tasks.clone(), |_, _| ());
         let caller = caller.await.unwrap();
         let to = Destination { instance: "a".parse().unwrap(), epoch: Epoch::new(1).unwrap() };
-        let request = LogsRequest {
-            app: "web".parse().unwrap(),
-            unit: None,
-            follow: false,
-            since_unix_ms: None,
-            tail: None,
-        };
-        let cx = CallContext::new();
+        let (cx, request) = (CallContext::new(), logs());
         let answering = async {
             let reply = calls.next().await.unwrap().reply.unwrap();
             for (kind, sequence) in frames {
@@ -301,6 +312,37 @@ mod tests {
         assert!(stream.next().await.is_none(), "an error is the last thing to come");
         tasks.stop(Duration::from_secs(1)).await;
         (lines, error)
+    }
+
+    /// The sink is full and its reader asleep: the stream is given up, and the reader learns it when it wakes.
+    #[tokio::test]
+    async fn a_stream_that_nobody_reads_is_given_up() {
+        let (broker, tasks) = (MemoryBroker::new(), Tasks::new());
+        let (root, replica) = (Root::default(), ReplicaId::new(Uuid::new_v4()));
+        let (metrics, agent) = (BusMetrics::unregistered(), broker.connect());
+        let _calls = agent.subscribe("tl.c.>".to_owned(), None).await.unwrap();
+        let caller =
+            Caller::start(broker.connect(), root, replica, metrics.clone(), tasks.clone(), |_, _| ());
+        let caller = caller.await.unwrap();
+        let to = Destination { instance: "a".parse().unwrap(), epoch: Epoch::new(1).unwrap() };
+        let cx = CallContext::new();
+        let attempt = caller.begin(&to, &cx, &logs()).await.unwrap();
+        let many: Vec<LogLine> = (0..1_000).map(line).collect();
+        let first = Frame::decode(&frame(to.epoch, Kind::Item, 0, &many)).unwrap();
+        let (sink, mut stream) = ItemStream::<LogLine>::channel();
+        let patience = Duration::from_millis(50);
+        let pump = attempt.pump(first, sink, cx, patience);
+        tokio::time::timeout(Duration::from_secs(10), pump).await.expect("it waits for nobody");
+        assert_eq!(metrics.in_flight.get(), 0);
+        let mut lines = 0;
+        let error = loop {
+            match stream.next().await.expect("it says why it ends") {
+                Ok(_) => lines += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.code, lines > 0), (Code::Expired, true));
+        tasks.stop(Duration::from_secs(1)).await;
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod dispatch;
 mod lease;
 mod serving;
 
+use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
@@ -22,7 +23,7 @@ use crate::metrics::BusMetrics;
 use crate::platform::Platform;
 use crate::subscription::SubscribeConfig;
 use crate::task::Tasks;
-use crate::transport::{Message, Transport};
+use crate::transport::{Message, PublishError, Transport};
 
 pub(crate) use self::lease::SharedLease;
 
@@ -48,19 +49,27 @@ struct Inner {
     tasks: Tasks,
     running: Mutex<UnderWay>,
     reassembly: Arc<Semaphore>,
+    /// The large answers that are being sent.
+    transfers: Arc<Semaphore>,
     fatal: mpsc::Sender<CallError>,
 }
 
-/// The calls under way.
+/// Attempts that are remembered once they have ended: a bus that delivers twice does so within far fewer calls.
+const ENDED_MAX: usize = 4 * limits::AGENT_CALLS_MAX;
+
+/// The calls under way, and those that have ended lately.
 #[derive(Default)]
 struct UnderWay {
     calls: QuickMap<AttemptId, Running>,
     pings: usize,
+    /// In the order of their end.
+    ended: VecDeque<AttemptId>,
+    is_ended: QuickMap<AttemptId, ()>,
 }
 
 /// Why a call was not begun.
 enum NotBegun {
-    /// The bus delivered it twice; the first is being worked on, and answers.
+    /// The bus delivered it twice; the first answers, or has.
     Repeated,
     /// All places are taken.
     Full,
@@ -73,6 +82,9 @@ impl UnderWay {
             true => self.pings >= PINGS_MAX,
             false => self.calls.len() - self.pings >= limits::AGENT_CALLS_MAX,
         };
+        if self.is_ended.contains_key(&attempt) {
+            return Err(NotBegun::Repeated);
+        }
         match self.calls.entry(attempt) {
             Entry::Occupied(_) => return Err(NotBegun::Repeated),
             Entry::Vacant(_) if is_full => return Err(NotBegun::Full),
@@ -83,9 +95,15 @@ impl UnderWay {
     }
 
     fn end(&mut self, attempt: AttemptId) {
-        if self.calls.remove(&attempt).is_some_and(|call| call.method == Method::Ping) {
-            self.pings -= 1;
+        let Some(call) = self.calls.remove(&attempt) else { return };
+        self.pings -= usize::from(call.method == Method::Ping);
+        if self.ended.len() >= ENDED_MAX
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.is_ended.remove(&oldest);
         }
+        self.ended.push_back(attempt);
+        self.is_ended.insert(attempt, ());
     }
 }
 
@@ -117,6 +135,7 @@ impl Responder {
                 tasks,
                 running: Mutex::default(),
                 reassembly: Arc::new(Semaphore::new(limits::REASSEMBLY_BYTES_MAX)),
+                transfers: Arc::new(Semaphore::new(limits::TRANSFERS_MAX)),
                 fatal,
             }),
         }
@@ -192,10 +211,11 @@ impl Responder {
     fn answer_error(&self, answer: Answer, error: CallError) {
         let inner = self.inner.clone();
         inner.tasks.clone().spawn_isolated("bus refusal", async move {
-            if let Ok(message) = Outgoing::new(wire::encode(&error)) {
+            if let Ok(message) = Outgoing::new(wire::encode(&error), limits::FRAME_BODY_BYTES_MAX) {
                 // A refusal is small: one frame.
                 let frame = message.frame(&answer.header(Kind::Failure), 0);
-                inner.publish(&answer.subject, frame.encode()).await;
+                // What is lost there, the caller notices.
+                let _ = inner.publish(&answer.subject, frame.encode()).await;
             }
         });
     }
@@ -247,10 +267,40 @@ impl Inner {
         self.running.lock().expect("no holder of this lock panics")
     }
 
-    /// Publishes a frame; whether it was handed to the bus. What is lost there, the caller notices.
-    async fn publish(&self, subject: &str, payload: Bytes) -> bool {
+    /// Publishes a frame. What is lost on its way, the caller notices.
+    async fn publish(&self, subject: &str, payload: Bytes) -> Result<(), PublishError> {
         self.metrics.bytes_out.inc_by(payload.len() as u64);
         let sent = self.transport.publish(subject.to_owned(), None, payload).await;
-        sent.inspect_err(|error| tracing::debug!(%error, subject, "answer not sent")).is_ok()
+        sent.inspect_err(|error| tracing::debug!(%error, subject, "answer not sent"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(method: Method) -> Running {
+        let cancelled = CancellationToken::new();
+        Running { epoch: Epoch::new(1).unwrap(), method, cancelled, controls: None }
+    }
+
+    fn begins(under_way: &mut UnderWay, attempt: u64) -> bool {
+        under_way.begin(AttemptId(attempt), call(Method::Apply)).is_ok()
+    }
+
+    #[test]
+    fn an_attempt_begins_once_also_when_its_double_comes_late() {
+        let mut under_way = UnderWay::default();
+        assert!(begins(&mut under_way, 1));
+        assert!(!begins(&mut under_way, 1), "it is being worked on");
+        under_way.end(AttemptId(1));
+        assert!(!begins(&mut under_way, 1), "it has ended");
+        for attempt in 2..=20_000 {
+            assert!(begins(&mut under_way, attempt));
+            under_way.end(AttemptId(attempt));
+        }
+        assert!(!begins(&mut under_way, 20_000 - 4_000), "thousands of calls ago");
+        assert_eq!((under_way.ended.len(), under_way.is_ended.len()), (ENDED_MAX, ENDED_MAX));
+        assert!(under_way.calls.is_empty());
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Outgoing {
     bytes: Bytes,
     total: Option<Total>,
     compressed: bool,
+    /// The largest body of one of its frames.
+    frame_bytes: usize,
 }
 
 /// A message is larger than one may be.
@@ -35,8 +37,9 @@ impl From<TooLarge> for CallError {
 }
 
 impl Outgoing {
-    /// Compresses the body when that shrinks it by a sixteenth at least.
-    pub(super) fn new(body: Vec<u8>) -> Result<Self, TooLarge> {
+    /// Compresses the body when that shrinks it by a sixteenth at least. `frame_bytes` is the largest body that one of its
+    /// frames may have.
+    pub(super) fn new(body: Vec<u8>, frame_bytes: usize) -> Result<Self, TooLarge> {
         let full_bytes = body.len();
         if full_bytes > limits::MESSAGE_BYTES_MAX {
             return Err(TooLarge { found: full_bytes });
@@ -47,22 +50,22 @@ impl Outgoing {
             .filter(|shrunk| shrunk.len() <= full_bytes - full_bytes / 16);
         let compressed = shrunk.is_some();
         let bytes = Bytes::from(shrunk.unwrap_or(body));
-        let spans = bytes.len() > limits::FRAME_BODY_BYTES_MAX;
+        let spans = bytes.len() > frame_bytes;
         let total = (spans || compressed).then(|| Total::of(&bytes, full_bytes));
-        Ok(Self { bytes, total, compressed })
+        Ok(Self { bytes, total, compressed, frame_bytes })
     }
 
     /// How many frames it takes; at least one.
     pub(super) fn frames(&self) -> u32 {
-        let frames = self.bytes.len().div_ceil(limits::FRAME_BODY_BYTES_MAX).max(1);
-        u32::try_from(frames).expect("64 MiB are 512 frames")
+        let frames = self.bytes.len().div_ceil(self.frame_bytes).max(1);
+        u32::try_from(frames).expect("64 MiB have fewer bytes than that")
     }
 
     /// One of its frames, the first with the header given, the others as chunks of it.
     pub(super) fn frame(&self, first: &Header, sequence: u32) -> Frame {
-        let start = limits::FRAME_BODY_BYTES_MAX * usize::try_from(sequence).unwrap_or(usize::MAX);
-        let start = start.min(self.bytes.len());
-        let end = (start + limits::FRAME_BODY_BYTES_MAX).min(self.bytes.len());
+        let before = usize::try_from(sequence).unwrap_or(usize::MAX);
+        let start = self.frame_bytes.saturating_mul(before).min(self.bytes.len());
+        let end = (start + self.frame_bytes).min(self.bytes.len());
         let mut header = first.clone();
         header.sequence = sequence;
         header.compressed = self.compressed;
@@ -194,7 +197,11 @@ mod tests {
     }
 
     fn frames(body: Vec<u8>) -> Vec<Frame> {
-        let message = Outgoing::new(body).unwrap();
+        frames_of(body, limits::FRAME_BODY_BYTES_MAX)
+    }
+
+    fn frames_of(body: Vec<u8>, frame_bytes: usize) -> Vec<Frame> {
+        let message = Outgoing::new(body, frame_bytes).unwrap();
         (0..message.frames()).map(|n| message.frame(&header(), n)).collect()
     }
 
@@ -226,9 +233,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_join_again(shrinks: bool, length in 0_usize..600_000) {
+        fn messages_join_again(
+            shrinks: bool,
+            length in 0_usize..600_000,
+            frame_bytes in 1_024..=limits::FRAME_BODY_BYTES_MAX,
+        ) {
             let body = if shrinks { vec![7; length] } else { noise(length) };
-            prop_assert_eq!(join(&frames(body.clone())).unwrap().unwrap(), body);
+            let frames = frames_of(body.clone(), frame_bytes);
+            prop_assert!(frames.iter().all(|frame| frame.body.len() <= frame_bytes));
+            prop_assert_eq!(join(&frames).unwrap().unwrap(), body);
         }
     }
 
@@ -236,7 +249,8 @@ mod tests {
     fn the_largest_message_passes_and_one_byte_more_does_not() {
         let body = vec![0; limits::MESSAGE_BYTES_MAX];
         assert_eq!(join(&frames(body.clone())).unwrap().unwrap(), body);
-        assert!(Outgoing::new(vec![0; limits::MESSAGE_BYTES_MAX + 1]).is_err());
+        let one_more = vec![0; limits::MESSAGE_BYTES_MAX + 1];
+        assert!(Outgoing::new(one_more, limits::FRAME_BODY_BYTES_MAX).is_err());
     }
 
     #[test]

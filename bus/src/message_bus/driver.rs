@@ -12,11 +12,11 @@ use towline_protocol::subject::{Root, Subject, Verb};
 use towline_protocol::{BootId, Epoch, InstanceId, limits, wire};
 
 use super::roster::{Entry, Roster, Told};
-use crate::authority::{Authority, ClaimId, Grant};
-use crate::clock::{self, Moment};
+use crate::authority::{Authority, AuthorityError, ClaimId, Grant};
+use crate::clock;
 use crate::event::{BusEvent, EventKind};
 use crate::metrics::BusMetrics;
-use crate::presence::Change;
+use crate::presence::{Change, Hearing};
 use crate::session::{HubEffect, HubEvent, Question};
 use crate::task::Tasks;
 use crate::transport::{LinkState, Message, Subscription, Transport};
@@ -31,6 +31,10 @@ const ANSWERS_MAX: usize = 1_024;
 /// answer, and asks again.
 const READS_MAX: usize = 20_000;
 
+/// Changes that the authority is asked for at once: one of each of ten thousand instances, for a session asks for one at a time.
+/// Beyond that an agent is refused, and asks again.
+const WRITES_MAX: usize = 10_000;
+
 pub(super) struct Driver {
     transport: Arc<dyn Transport>,
     root: Root,
@@ -42,8 +46,8 @@ pub(super) struct Driver {
     answers: mpsc::Sender<(InstanceId, HubEvent)>,
     answered: mpsc::Receiver<(InstanceId, HubEvent)>,
     reads: Arc<Semaphore>,
-    /// Until then, silence may be this hub's own.
-    deaf_until: Moment,
+    writes: Arc<Semaphore>,
+    hearing: Hearing,
 }
 
 impl Driver {
@@ -57,8 +61,9 @@ impl Driver {
         tasks: Tasks,
     ) -> Self {
         let (answers, answered) = mpsc::channel(ANSWERS_MAX);
-        let deaf_until = clock::now();
+        let hearing = Hearing::new(clock::now());
         let reads = Arc::new(Semaphore::new(READS_MAX));
+        let writes = Arc::new(Semaphore::new(WRITES_MAX));
         Self {
             transport,
             root,
@@ -70,7 +75,8 @@ impl Driver {
             answers,
             answered,
             reads,
-            deaf_until,
+            writes,
+            hearing,
         }
     }
 
@@ -94,7 +100,7 @@ impl Driver {
                 Ok(()) = link.changed() => {
                     if *link.borrow_and_update() == LinkState::Connected {
                         self.metrics.reconnects.inc();
-                        self.deaf_until = clock::now() + limits::RENEW_EVERY;
+                        self.hearing.regain(clock::now());
                     }
                 }
             }
@@ -187,10 +193,12 @@ impl Driver {
                 self.publish(&subject, Kind::Order, 0, wire::encode(&order)).await;
             }
             HubEffect::Reserve { boot, nonce, above } => {
-                self.reserve(instance.clone(), ClaimId { boot, nonce }, above);
+                return self.reserve(instance.clone(), ClaimId { boot, nonce }, above);
             }
             HubEffect::ReadEpoch { question } => return self.read_epoch(instance.clone(), question),
-            HubEffect::Activate { expected, grant } => self.activate(instance.clone(), expected, grant),
+            HubEffect::Activate { expected, grant } => {
+                return self.activate(instance.clone(), expected, grant);
+            }
             HubEffect::NoteEnd { epoch } => self.note_end(instance.clone(), epoch),
             HubEffect::CountKick => self.metrics.kicks.inc(),
             HubEffect::Tell { epoch, kind, detail } => {
@@ -201,13 +209,18 @@ impl Driver {
     }
 
     /// Asks the authority on a task of its own: a store that is slow for one instance delays no other's heartbeat.
-    fn reserve(&self, instance: InstanceId, claim: ClaimId, above: Option<Epoch>) {
+    fn reserve(&self, instance: InstanceId, claim: ClaimId, above: Option<Epoch>) -> Option<HubEvent> {
         let (authority, answers) = (self.authority.clone(), self.answers.clone());
+        let Ok(permit) = self.writes.clone().try_acquire_owned() else {
+            return Some(HubEvent::Reserved { nonce: claim.nonce, result: Err(too_many()) });
+        };
         self.tasks.spawn_isolated("bus reserve", async move {
+            let _permit = permit;
             let result = authority.reserve(&instance, claim, above).await;
             // The driver is gone: the hub is stopping.
             let _ = answers.send((instance, HubEvent::Reserved { nonce: claim.nonce, result })).await;
         });
+        None
     }
 
     /// An authority that answers from memory is asked here and now: ten thousand agents ask 5,000 times a second.
@@ -230,19 +243,29 @@ impl Driver {
         None
     }
 
-    fn activate(&self, instance: InstanceId, expected: Option<Epoch>, grant: Grant) {
+    fn activate(&self, instance: InstanceId, expected: Option<Epoch>, grant: Grant) -> Option<HubEvent> {
         let (authority, answers) = (self.authority.clone(), self.answers.clone());
+        let epoch = grant.epoch;
+        let Ok(permit) = self.writes.clone().try_acquire_owned() else {
+            return Some(HubEvent::Activated { epoch, result: Err(too_many()) });
+        };
         self.tasks.spawn_isolated("bus activate", async move {
-            let epoch = grant.epoch;
+            let _permit = permit;
             let result = authority.activate(&instance, expected, grant).await;
             // The driver is gone: the hub is stopping.
             let _ = answers.send((instance, HubEvent::Activated { epoch, result })).await;
         });
+        None
     }
 
     fn note_end(&self, instance: InstanceId, epoch: Epoch) {
         let authority = self.authority.clone();
+        let Ok(permit) = self.writes.clone().try_acquire_owned() else {
+            tracing::warn!(%instance, "a goodbye was not noted, for too much is; its lease will be waited for");
+            return;
+        };
         self.tasks.spawn_isolated("bus note end", async move {
+            let _permit = permit;
             if let Err(error) = authority.end(&instance, epoch).await {
                 tracing::warn!(%error, %instance, "a goodbye was not noted; its lease will be waited for");
             }
@@ -277,15 +300,14 @@ impl Driver {
 
     async fn on_tick(&mut self) {
         let now = clock::now();
-        if *self.transport.link().borrow() == LinkState::Disconnected {
-            return;
-        }
+        let is_linked = *self.transport.link().borrow() == LinkState::Connected;
+        let Some(deaf_until) = self.hearing.look(now, is_linked) else { return };
         let (lost, effects) = {
             let mut entries = self.roster.lock();
             let mut lost = Vec::new();
             let mut effects = Vec::new();
             for (instance, entry) in entries.iter_mut() {
-                if let Some(Change::Lost { silent }) = entry.presence.check(now, self.deaf_until)
+                if let Some(Change::Lost { silent }) = entry.presence.check(now, deaf_until)
                     && let Some(target) = entry.last()
                 {
                     let detail = format!("not heard for {} ms", silent.as_millis());
@@ -308,6 +330,10 @@ impl Driver {
             }
         }
     }
+}
+
+fn too_many() -> AuthorityError {
+    AuthorityError { reason: format!("{WRITES_MAX} sessions are being changed at this hub") }
 }
 
 fn body<T: serde::de::DeserializeOwned>(frame: &Frame, kind: Kind) -> Result<T, &'static str> {

@@ -21,9 +21,10 @@ use towline_protocol::platform::{
     AllServicesRequest, ApplyRequest, Definition, ExportRequest, LogLine, LogsRequest, PingRequest, Service,
     SomeServicesRequest, SyncAction, SyncRequest, VersionRequest,
 };
-use towline_protocol::{CallError, Code, InstanceId, Method, ResourceId, StoreId, limits};
+use towline_protocol::{CallError, Code, Effect, InstanceId, Method, ResourceId, StoreId, limits};
 
 use super::roster::Roster;
+use crate::authority::{Authority, Replicas};
 use crate::clock;
 use crate::exchange::{Caller, Destination, check_count};
 use crate::platform::{CallContext, ItemStream, Platform};
@@ -35,14 +36,20 @@ use crate::session::Target;
 pub struct Remote {
     instance: InstanceId,
     roster: Arc<Roster>,
+    authority: Arc<dyn Authority>,
     caller: Caller,
     /// The only store that calls go to, if it matters.
     only: Option<StoreId>,
 }
 
 impl Remote {
-    pub(super) fn new(instance: InstanceId, roster: Arc<Roster>, caller: Caller) -> Self {
-        Self { instance, roster, caller, only: None }
+    pub(super) fn new(
+        instance: InstanceId,
+        roster: Arc<Roster>,
+        authority: Arc<dyn Authority>,
+        caller: Caller,
+    ) -> Self {
+        Self { instance, roster, authority, caller, only: None }
     }
 
     /// Whether somebody serves the instance now, as far as this hub knows.
@@ -86,13 +93,7 @@ impl Remote {
     }
 
     async fn call<R: Request>(&self, cx: &CallContext, args: &R) -> Result<R::Response, CallError> {
-        let begun = clock::now();
-        let result = match self.destination(R::METHOD) {
-            Ok(to) => self.caller.call(&to, cx, args).await,
-            Err(error) => Err(error),
-        };
-        self.caller.metrics().call_seconds.observe(R::METHOD, begun, &result);
-        result
+        self.wherever(R::METHOD, |to| async move { self.caller.call(&to, cx, args).await }).await
     }
 
     async fn open<R: Request>(
@@ -100,14 +101,46 @@ impl Remote {
         cx: &CallContext,
         args: &R,
     ) -> Result<ItemStream<R::Response>, CallError> {
+        self.wherever(R::METHOD, |to| async move { self.caller.open(&to, cx, args).await }).await
+    }
+
+    /// Tries where this hub knows the instance to be served; before anybody is told that nobody serves, where the authority does.
+    async fn wherever<T, F>(&self, method: Method, go: impl Fn(Destination) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
         let begun = clock::now();
-        let result = match self.destination(R::METHOD) {
-            Ok(to) => self.caller.open(&to, cx, args).await,
+        let mut result = match self.destination(method) {
+            Ok(to) => go(to).await,
             Err(error) => Err(error),
         };
-        self.caller.metrics().call_seconds.observe(R::METHOD, begun, &result);
+        // Boxed, as all that is rare: every call's future would be the larger for it.
+        if result.as_ref().is_err_and(is_nobody_there)
+            && let Some(to) = Box::pin(self.elsewhere()).await
+        {
+            result = Box::pin(go(to)).await;
+        }
+        self.caller.metrics().call_seconds.observe(method, begun, &result);
         result
     }
+
+    /// Where another hub let somebody begin of whom this one has not heard. What that agent can do, it says itself.
+    async fn elsewhere(&self) -> Option<Destination> {
+        if self.authority.replicas() == Replicas::One {
+            return None;
+        }
+        let known = self.roster.view(&self.instance).and_then(|view| view.epoch);
+        // An authority that does not answer knows of nobody.
+        let grant = self.authority.active(&self.instance).await.ok()??;
+        let is_wanted = self.only.is_none_or(|only| only == grant.store);
+        (Some(grant.epoch) > known && !grant.ended && is_wanted)
+            .then(|| Destination { instance: self.instance.clone(), epoch: grant.epoch })
+    }
+}
+
+/// Nothing was done, so that another try is sound.
+fn is_nobody_there(error: &CallError) -> bool {
+    error.code == Code::Unavailable && error.effect == Effect::None
 }
 
 #[async_trait]

@@ -1,5 +1,7 @@
 //! A bounded stream of items that ends with nothing, or with one error.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tokio::sync::mpsc;
 use towline_protocol::CallError;
 
@@ -9,13 +11,26 @@ const BUFFERED_ITEMS: usize = 64;
 /// The reading end. Dropping it ends the stream: its producer sees [`ItemSink::closed`].
 #[derive(Debug)]
 pub struct ItemStream<T> {
-    items: mpsc::Receiver<Result<T, CallError>>,
+    items: mpsc::Receiver<T>,
+    problem: Problem,
 }
 
 /// The producing end. Dropping it ends the stream in order.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ItemSink<T> {
-    items: mpsc::Sender<Result<T, CallError>>,
+    items: mpsc::Sender<T>,
+    problem: Problem,
+}
+
+/// Why a stream ended. Beside the items, so that a producer need not wait for a reader that takes none to say it.
+#[derive(Debug, Clone, Default)]
+struct Problem(Arc<Mutex<Option<CallError>>>);
+
+impl Problem {
+    fn lock(&self) -> MutexGuard<'_, Option<CallError>> {
+        // Whatever is there is whole: it is set in one step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<T> ItemStream<T> {
@@ -23,25 +38,28 @@ impl<T> ItemStream<T> {
     #[must_use]
     pub fn channel() -> (ItemSink<T>, Self) {
         let (sender, receiver) = mpsc::channel(BUFFERED_ITEMS);
-        (ItemSink { items: sender }, Self { items: receiver })
+        let problem = Problem::default();
+        (ItemSink { items: sender, problem: problem.clone() }, Self { items: receiver, problem })
     }
 
     /// The next item; `None` after the last one. An error is the last thing to come. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<T, CallError>> {
-        self.items.recv().await
+        match self.items.recv().await {
+            Some(item) => Some(Ok(item)),
+            None => self.problem.lock().take().map(Err),
+        }
     }
 }
 
 impl<T> ItemSink<T> {
     /// Sends an item, waiting for room. Returns whether anybody still reads. Cancel safe: a dropped call sent nothing.
     pub async fn send(&self, item: T) -> bool {
-        self.items.send(Ok(item)).await.is_ok()
+        self.items.send(item).await.is_ok()
     }
 
-    /// Ends the stream with an error.
+    /// Ends the stream with an error, which its reader gets after the items that wait. It never waits for the reader.
     pub async fn fail(self, error: CallError) {
-        // Nobody reads any more: then nobody needs the error either.
-        let _ = self.items.send(Err(error)).await;
+        *self.problem.lock() = Some(error);
     }
 
     /// Waits until nobody reads any more. Cancel safe.

@@ -33,6 +33,8 @@ pub struct HubSession {
     active: Option<Active>,
     claimed: Option<Claimed>,
     activating: Option<Claimed>,
+    /// The nonce of the claim for which the authority was asked to reserve an epoch, and when. One at a time, whatever claims come.
+    reserving: Option<(u64, Moment)>,
     takeovers: VecDeque<Moment>,
     duplicate_told: bool,
 }
@@ -61,6 +63,7 @@ impl HubSession {
             active: None,
             claimed: None,
             activating: None,
+            reserving: None,
             takeovers: VecDeque::new(),
             duplicate_told: false,
         }
@@ -93,7 +96,7 @@ impl HubSession {
         let mut effects = Vec::new();
         match event {
             HubEvent::Claim { number, claim } => self.on_claim(now, number, claim, &mut effects),
-            HubEvent::Reserved { nonce, result } => self.on_reserved(nonce, result, &mut effects),
+            HubEvent::Reserved { nonce, result } => self.on_reserved(now, nonce, result, &mut effects),
             HubEvent::Ready { number, ready } => self.on_ready(now, number, &ready, &mut effects),
             HubEvent::Activated { epoch, result } => self.on_activated(now, epoch, result, &mut effects),
             HubEvent::Renewal { number, renewal } => self.on_renewal(number, &renewal, &mut effects),

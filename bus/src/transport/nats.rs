@@ -5,6 +5,7 @@
 //! is left in time; closing waits until what is buffered was written.
 
 mod backoff;
+mod bulk;
 mod config;
 mod credentials;
 mod link;
@@ -24,6 +25,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use towline_protocol::limits;
 
 use self::backoff::reconnect_delay;
+use self::bulk::{Bulk, Place};
 use self::config::{addresses, user_of};
 use self::credentials::with_credentials;
 use self::link::{Link, follow, leave_in_time};
@@ -36,6 +38,9 @@ pub use self::config::{ConnectError, NatsConfig, check};
 /// How long a publish may wait for room in the outbox. Beyond that the connection is stuck, and failing fast is
 /// better than a message that comes too late.
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a large publish may wait for others before it: as long as a transfer may stand still.
+const BULK_TIME_MAX: Duration = limits::STREAM_SILENCE_MAX;
 
 /// How long a subscription may wait to be handed to the client.
 const SUBSCRIBE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -60,6 +65,7 @@ pub struct NatsTransport {
     client: Client,
     link: Arc<Link>,
     outbox: mpsc::Sender<Item>,
+    bulk: Bulk,
     /// One subscription at a time, so that the client's numbers are known: it tells of a full queue by number alone.
     subscribing: tokio::sync::Mutex<u64>,
     tasks: Tasks,
@@ -88,7 +94,8 @@ impl NatsTransport {
         tasks.spawn("nats link", follow(link.clone(), client.clone(), stopping.clone()));
         let (outbox, items) = outbox();
         tasks.spawn("nats outbox", hand_over(client.clone(), items, stopping.clone()));
-        Ok(Arc::new(Self { client, link, outbox, subscribing: tokio::sync::Mutex::new(0), tasks }))
+        let (bulk, subscribing) = (Bulk::new(), tokio::sync::Mutex::new(0));
+        Ok(Arc::new(Self { client, link, outbox, bulk, subscribing, tasks }))
     }
 }
 
@@ -98,8 +105,18 @@ impl NatsTransport {
         let mut state = self.link();
         tokio::select! {
             sent = self.outbox.send(item) => sent.map_err(|_| PublishError::Disconnected),
-            _ = state.wait_for(|state| *state == LinkState::Disconnected) => Err(PublishError::Disconnected),
+            () = super::lost(&mut state) => Err(PublishError::Disconnected),
             () = tokio::time::sleep(PUBLISH_TIME_MAX) => Err(PublishError::TimedOut),
+        }
+    }
+
+    /// Enough large messages are on their way; should the connection go meanwhile, there is no use in another.
+    async fn wait_for_place(&self) -> Result<Place, PublishError> {
+        let mut state = self.link();
+        tokio::select! {
+            place = self.bulk.place() => Ok(place),
+            () = super::lost(&mut state) => Err(PublishError::Disconnected),
+            () = tokio::time::sleep(BULK_TIME_MAX) => Err(PublishError::TimedOut),
         }
     }
 
@@ -189,7 +206,11 @@ impl Transport for NatsTransport {
         if payload.len() > limit {
             return Err(PublishError::TooLarge { found: payload.len(), limit });
         }
-        let item = Item::Message(Outgoing { subject, reply, payload });
+        let place = match self.bulk.try_place(payload.len()) {
+            Some(place) => place,
+            None => Box::pin(self.wait_for_place()).await?,
+        };
+        let item = Item::Message(Outgoing { subject, reply, payload, place });
         match self.outbox.try_send(item) {
             Ok(()) => Ok(()),
             Err(TrySendError::Closed(_)) => Err(PublishError::Disconnected),

@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use towline_bus::Platform as _;
-use towline_bus::Transport;
+use towline_bus::authority::MemoryAuthority;
+use towline_bus::message_bus::BusConfig;
+use towline_bus::metrics::BusMetrics;
 use towline_bus::platform::{BATTERY, CallContext, Ends};
 use towline_bus::transport::battery::{self, Venue};
 use towline_bus::transport::fault::{Faults, FaultyTransport};
 use towline_bus::transport::memory::{MemoryBroker, MemoryTransport, Permissions};
-use towline_protocol::Code;
+use towline_bus::{MessageBus, Platform as _, Transport};
+use towline_protocol::platform::Definition;
 use towline_protocol::session::ClaimMode;
+use towline_protocol::{Code, Method};
 
 use super::fixture::{Agent, Hub, PATIENCE, eventually, id};
 
@@ -113,6 +116,35 @@ async fn calls_end_under_loss_and_nothing_runs_twice() {
     executed.sort();
     executed.dedup();
     assert_eq!(executed.len(), all, "a call was executed twice");
+}
+
+/// Every frame that the hub sends comes twice, at once or a while later: the agent's own guard is what holds then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_runs_twice_when_the_hubs_frames_are_doubled() {
+    let broker = MemoryBroker::new();
+    let faults = Faults { double_percent: 100, loss_percent: 0, delay_max: Duration::from_millis(20) };
+    let link = FaultyTransport::over(broker.connect(), faults, 42);
+    let (authority, metrics) = (Arc::new(MemoryAuthority::default()), BusMetrics::unregistered());
+    let bus = MessageBus::start(link, authority, BusConfig::default(), metrics).await.unwrap().0;
+    let agent = Agent::start(&broker, "a", ClaimMode::Fresh, None).await;
+    bus.await_presence(&id("a"), PATIENCE).await.unwrap();
+    let large = Definition {
+        id: "default/Large/a".parse().unwrap(),
+        definition: (0..600_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect(),
+        is_async: false,
+    };
+    let mut applied = Vec::new();
+    for round in 0..100 {
+        let cx = CallContext::new();
+        // Some end before their double comes, some are under way, some come in parts.
+        agent.mock.delay(Method::Apply, Duration::from_millis(10 * (round % 3)));
+        let definitions = if round % 10 == 0 { vec![large.clone()] } else { Vec::new() };
+        bus.connect(&id("a")).apply(&cx, &definitions).await.unwrap();
+        applied.push(cx.id);
+    }
+    let doubles = || agent.metrics.refusals.with_label_values(&["repeated_attempt"]).get();
+    eventually("the last doubles are refused", || doubles() >= 100).await;
+    assert_eq!(agent.mock.executed(), applied, "each once, in order");
 }
 
 /// A partition that nobody is told of: loss is noticed by silence, and service resumes under the same epoch.

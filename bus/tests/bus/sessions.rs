@@ -9,7 +9,7 @@ use towline_bus::platform::CallContext;
 use towline_bus::session::EndReason;
 use towline_bus::transport::memory::MemoryBroker;
 use towline_protocol::session::ClaimMode;
-use towline_protocol::{BootId, CallError, Code, Method, limits};
+use towline_protocol::{BootId, CallError, Code, Method, StoreId, limits};
 use uuid::Uuid;
 
 use super::fixture::{Agent, Hub, PATIENCE, eventually, id};
@@ -104,14 +104,19 @@ async fn x_k2_simultaneous_subscribers_leave_one() {
         let serving = |agents: &[Agent]| {
             agents.iter().filter(|agent| agent.subscription.serving().borrow().is_some()).count()
         };
-        hub.bus.await_presence(&id("a"), super::fixture::PATIENCE).await.unwrap();
+        hub.bus.await_presence(&id("a"), PATIENCE).await.unwrap();
         let remote = hub.connect("a");
         eventually(&format!("one is left in round {round}"), || serving(&agents) == 1).await;
-        let mut applied = remote.apply(&CallContext::new(), &[]).await;
-        while applied.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
-            applied = remote.apply(&CallContext::new(), &[]).await;
-        }
-        applied.unwrap();
+        let applying = async {
+            loop {
+                match remote.apply(&CallContext::new(), &[]).await {
+                    // Nothing was done: it was being taken over.
+                    Err(error) if error.code == Code::Unavailable => tokio::task::yield_now().await,
+                    applied => return applied,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, applying).await.expect("an apply is taken").unwrap();
         let executed: usize = agents.iter().map(|agent| agent.mock.executed().len()).sum();
         assert_eq!(executed, 1, "in round {round}");
     }
@@ -151,7 +156,7 @@ async fn an_agent_resumes_after_a_cut() {
     agent.link.cut();
     eventually("the loss is noticed", || !hub.connect("a").is_connected()).await;
     agent.link.join();
-    hub.bus.await_presence(&id("a"), super::fixture::PATIENCE).await.unwrap();
+    hub.bus.await_presence(&id("a"), PATIENCE).await.unwrap();
     assert_eq!(*agent.subscription.serving().borrow(), epoch, "the epoch is kept");
     assert_eq!(hub.metrics.kicks.get(), 0);
 }
@@ -167,7 +172,7 @@ async fn a_restarted_hub_is_told_who_serves() {
     let hub = Hub::start_on(broker, authority).await;
     let before = hub.bus.instance(&id("a")).unwrap();
     assert_eq!(before.epoch, epoch, "its store knows");
-    hub.bus.await_presence(&id("a"), super::fixture::PATIENCE).await.unwrap();
+    hub.bus.await_presence(&id("a"), PATIENCE).await.unwrap();
     hub.bus.ping(&id("a")).await.unwrap();
     assert_eq!(hub.bus.instance(&id("a")).unwrap().epoch, epoch, "and nothing was written");
     assert_eq!(hub.bus.instance(&id("a")).unwrap().version.as_deref(), Some("0.0.1"));
@@ -215,4 +220,30 @@ async fn a_stolen_boot_id_of_another_instance_gains_nothing() {
     second.mock.set_version("b");
     assert_eq!(hub.connect("a").version(&CallContext::new()).await.unwrap(), "a");
     assert_eq!(hub.connect("b").version(&CallContext::new()).await.unwrap(), "b");
+}
+
+/// A hub that was away while another one let somebody begin calls that one at once, instead of waiting to hear of it.
+#[tokio::test]
+async fn a_hub_that_missed_a_takeover_asks_who_serves() {
+    let (broker, authority) = (MemoryBroker::new(), Arc::new(MemoryAuthority::shared()));
+    let away = Hub::start_on(broker.clone(), authority.clone()).await;
+    let there = Hub::start_on(broker, authority).await;
+    let mut older = away.serving("a").await;
+    away.link.cut();
+    let newer = there.agent("a", ClaimMode::Fresh).await;
+    assert!(matches!(older.ended().await, EndReason::Kicked { .. }));
+    newer.await_serving().await;
+    away.link.join();
+    away.connect("a").apply(&CallContext::new(), &[]).await.unwrap();
+    assert_eq!((older.mock.executed().len(), newer.mock.executed().len()), (0, 1));
+
+    away.link.cut();
+    let other = there.serving("b").await;
+    away.link.join();
+    let remote = away.connect("b");
+    assert_eq!(away.bus.instance(&id("b")), None, "it never heard of it");
+    remote.apply(&CallContext::new(), &[]).await.unwrap();
+    let not_its_store = remote.only_at(StoreId::new(Uuid::new_v4()));
+    let error = not_its_store.ping(&CallContext::new()).await.unwrap_err();
+    assert_eq!((error.code, other.mock.executed().len()), (Code::Unavailable, 1));
 }

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use towline_bus::authority::{Grant, Replicas};
 use towline_bus::clock::Moment;
-use towline_bus::presence::{Change, Presence};
+use towline_bus::presence::{Change, Hearing, Presence};
 use towline_bus::session::{HubEffect, HubEvent, HubSession};
 use towline_protocol::session::ClaimOutcome;
 use towline_protocol::{Epoch, limits};
 
 /// How often a hub looks at the clock.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+/// A freeze that a hub certainly notices is longer than this.
+const SHORT_FREEZE: Duration = Duration::from_millis(1_250);
 
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -28,7 +31,12 @@ pub(crate) struct Hub {
     pub(crate) process: u64,
     pub(crate) linked: bool,
     pub(crate) frozen: bool,
+    pub(crate) hearing: Hearing,
+    /// Since when it can hear again after it could not for long, by what is known from outside.
+    pub(crate) hears_since: Moment,
+    /// The latest moment up to which it may take silence for its own.
     pub(crate) deaf_until: Moment,
+    frozen_at: Moment,
     /// Since a freeze it has not looked at the clock before this.
     pub(crate) looks_by: Moment,
     pub(crate) entries: Vec<Entry>,
@@ -52,11 +60,40 @@ impl Hub {
             process,
             linked: true,
             frozen: false,
+            hearing: Hearing::new(now),
+            hears_since: now,
             deaf_until: now,
+            frozen_at: now,
             looks_by: now,
             entries: grants.iter().map(entry).collect(),
             waiting: VecDeque::new(),
         }
+    }
+
+    pub(crate) fn freeze(&mut self, now: Moment) {
+        (self.frozen, self.frozen_at) = (true, now);
+    }
+
+    pub(crate) fn thaw(&mut self, now: Moment) {
+        self.frozen = false;
+        // Shorter ones it need not notice: they are no longer than a heartbeat may be late.
+        if now.since(self.frozen_at) > SHORT_FREEZE {
+            self.hears_since = now;
+        }
+        self.looks_by = now + TICK;
+        self.deaf_until = now + TICK + limits::RENEW_EVERY;
+    }
+
+    /// The link is lost, or there again. Its driver hears of it, or looks at the clock before it does.
+    pub(crate) fn link(&mut self, now: Moment, linked: bool, is_told: bool) {
+        if linked && !self.linked {
+            self.hears_since = now;
+            self.deaf_until = now + TICK + limits::RENEW_EVERY;
+            if is_told {
+                self.hearing.regain(now);
+            }
+        }
+        self.linked = linked;
     }
 
     pub(crate) const fn hears(&self) -> bool {
@@ -99,14 +136,29 @@ impl Hub {
         effects
     }
 
-    /// Looks at presence; says which instance it calls lost although it was heard.
+    /// Looks at presence; says which instance it calls lost although it was heard, or its heartbeat waits to be read, or the hub
+    /// could not hear it.
     pub(crate) fn look(&mut self, now: Moment) -> Option<String> {
-        let deaf_until = self.deaf_until;
+        let deaf_until = self.hearing.look(now, self.linked)?;
+        let (waiting, hears_since) = (&self.waiting, self.hears_since);
         self.entries.iter_mut().enumerate().find_map(|(instance, entry)| {
             let lost = entry.presence.check(now, deaf_until)?;
             let Change::Lost { silent } = lost else { return Some(format!("odd change {lost:?}")) };
-            (silent <= limits::PRESENCE_LOST_AFTER)
-                .then(|| format!("instance {instance} is called lost after {silent:?}"))
+            let wrong = |why: &str| Some(format!("instance {instance} is called lost after {silent:?}{why}"));
+            let target = entry.session.target();
+            let is_heartbeat = |event: &HubEvent| {
+                matches!((event, target), (HubEvent::Renewal { renewal, .. }, Some(target))
+                    if (target.epoch, target.boot) == (renewal.epoch, renewal.boot))
+            };
+            let waits = || waiting.iter().any(|(of, event)| *of == instance && is_heartbeat(event));
+            if now.since(hears_since) <= limits::PRESENCE_LOST_AFTER {
+                return wrong(if waits() {
+                    ", and its heartbeat waits unread"
+                } else {
+                    ", and the hub was deaf"
+                });
+            }
+            if silent <= limits::PRESENCE_LOST_AFTER { wrong("") } else { None }
         })
     }
 }

@@ -7,7 +7,7 @@ use towline_bus::clock::Moment;
 use towline_bus::session::{
     AgentEffect, AgentEvent, Ask, EndReason, HubEffect, HubEvent, HubSession, Question,
 };
-use towline_protocol::session::{ClaimMode, Order, RenewalOutcome, SessionOrder};
+use towline_protocol::session::{Claim, ClaimMode, Order, RenewalOutcome, SessionOrder};
 use towline_protocol::{Epoch, limits};
 
 use super::agent::Agent;
@@ -31,6 +31,23 @@ fn served() -> World {
     run(&mut world, seconds(5));
     assert_eq!(world.serving(0), [0]);
     world
+}
+
+/// Whatever a hub itself slept through is nobody's silence: its clock may be looked at before its mail.
+#[test]
+fn a_hub_that_stood_still_or_was_cut_off_calls_nobody_lost() {
+    for fault in [Fault::Freeze(Node::Hub(0)), Fault::Unlink(Node::Hub(0))] {
+        for seed in 1..=16 {
+            let mut world = World::new(&Plan { seed, ..Plan::quiet(1) }, false);
+            world.start(0, ClaimMode::Fresh);
+            run(&mut world, seconds(5));
+            for _ in 0..4 {
+                world.inject(fault, seconds(7));
+                run(&mut world, seconds(12));
+            }
+            assert_eq!((world.serving(0), activations(&world)), (vec![0], 1), "{fault:?}, seed {seed}");
+        }
+    }
 }
 
 fn activations(world: &World) -> usize {
@@ -240,6 +257,47 @@ fn an_activation_is_not_forgotten_for_a_newer_claim() {
         "calls go to whoever is active"
     );
     assert_eq!(world.serving(0).len(), 1);
+}
+
+/// An agent that claims faster than the store writes has one write under way, and its newest claim is the one that counts.
+#[test]
+fn claims_have_one_reservation_under_way() {
+    let now = Moment::since_boot(seconds(100));
+    let mut hub = HubSession::new(Replicas::One);
+    let agent = Agent::new(0, 0);
+    let claim = |nonce| Claim {
+        boot: agent.boot,
+        nonce,
+        store: agent.store,
+        mode: ClaimMode::Fresh,
+        last_epoch: None,
+        held: None,
+        version: String::new(),
+        runtime: String::new(),
+        calls: Vec::new(),
+    };
+    let reserved = |effects: &[HubEffect]| -> Vec<u64> {
+        let nonce = |effect: &HubEffect| match effect {
+            HubEffect::Reserve { nonce, .. } => Some(*nonce),
+            _ => None,
+        };
+        effects.iter().filter_map(nonce).collect()
+    };
+    let mut asked = Vec::new();
+    for nonce in 1..=1_000 {
+        asked.extend(reserved(&hub.handle(now, HubEvent::Claim { number: 1, claim: claim(nonce) })));
+    }
+    assert_eq!(asked, [1], "the others wait for it");
+    let epoch = Epoch::new(7).unwrap();
+    let next = hub.handle(now, HubEvent::Reserved { nonce: 1, result: Ok(epoch) });
+    assert_eq!(reserved(&next), [1_000], "the newest alone");
+    let answers = hub.handle(now, HubEvent::Reserved { nonce: 1_000, result: Ok(epoch.next().unwrap()) });
+    assert!(matches!(&answers[..], [HubEffect::AnswerClaim { answer, .. }] if answer.nonce == 1_000));
+    // A store that never answers is not waited for without end.
+    assert_eq!(reserved(&hub.handle(now, HubEvent::Claim { number: 1, claim: claim(2_000) })), [2_000]);
+    assert!(reserved(&hub.handle(now, HubEvent::Claim { number: 1, claim: claim(2_001) })).is_empty());
+    let later = now + limits::RESERVATION_MAX + seconds(1);
+    assert_eq!(reserved(&hub.handle(later, HubEvent::Claim { number: 1, claim: claim(2_002) })), [2_002]);
 }
 
 fn two_replicas() -> World {

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use towline_bus::task::Tasks;
 
 /// Bytes that are passed on at once.
 const PIECE: usize = 16 << 10;
+
+/// Bytes that the kernel keeps for a proxy to read.
+const KERNEL_BYTES_MAX: u32 = 256 << 10;
 
 /// Passes bytes to a server until it is cut: then connections end, and new ones are refused.
 #[derive(Debug)]
@@ -39,7 +42,7 @@ impl Proxy {
     /// # Panics
     /// When there is no free port.
     pub async fn before(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let listener = listen().expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let shared = Arc::new(Shared {
             cut: watch::Sender::new(false),
@@ -126,6 +129,15 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.tasks.stopping().cancel();
     }
+}
+
+/// A listener whose connections hold little: what waits before a slow proxy waits at its client, not in the kernel, which makes
+/// room for megabytes.
+fn listen() -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(KERNEL_BYTES_MAX)?;
+    socket.bind(([127, 0, 0, 1], 0).into())?;
+    socket.listen(1_024)
 }
 
 /// Passes bytes both ways. What a side has sent before it closed reaches the other.

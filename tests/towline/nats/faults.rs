@@ -88,11 +88,10 @@ impl FaultySite {
         Self { site, hub, agent, _server: server }
     }
 
-    /// The agent's messages meet all of it. Those of the hub are never doubled: that would be another call with the same
-    /// key, which a platform answers for; the mock is none that does.
+    /// The messages of both meet all of it.
     fn set_faults(&self, faults: Faults) {
         self.agent.set_faults(faults);
-        self.hub.set_faults(Faults { double_percent: 0, ..faults });
+        self.hub.set_faults(faults);
     }
 }
 
@@ -182,7 +181,7 @@ async fn the_battery_holds_under_doubling_and_delay_on_nats() {
     let FaultySite { site, hub, agent, _server } = FaultySite::start().await;
     let faults = Faults { loss_percent: 0, double_percent: 20, delay_max: Duration::from_millis(3) };
     agent.set_faults(faults);
-    hub.set_faults(Faults { double_percent: 0, ..faults });
+    hub.set_faults(faults);
     let remote = site.remote();
     for case in BATTERY {
         case.run(Ends { near: &remote, far: &site.mock }).await;

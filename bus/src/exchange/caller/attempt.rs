@@ -1,5 +1,8 @@
 //! One try at a call, on the caller's side.
 
+mod answer;
+mod stream;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,17 +10,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::IntGauge;
-use tokio::time::{Instant, Interval};
+use tokio::time::Instant;
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
 use towline_protocol::subject::Subject;
-use towline_protocol::{AttemptId, CallError, Code, Effect, Epoch, Method, limits, wire};
+use towline_protocol::{AttemptId, CallError, Code, Effect, Epoch, Method, limits};
 
 use super::pending::{Arrival, Asked};
 use super::{Destination, Inner};
 use crate::clock;
 use crate::exchange::WORKING;
-use crate::exchange::transfer::{Incoming, Joined, Outgoing};
-use crate::platform::{CallContext, ItemSink};
+use crate::exchange::transfer::Outgoing;
+use crate::platform::CallContext;
 
 /// How long a caller that took its call back still waits to hear what came of it.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
@@ -89,55 +92,6 @@ impl Attempt {
         self.outgoing.frame(&self.header, 0).encode()
     }
 
-    /// Waits for the whole answer.
-    pub(super) async fn message(&mut self, cx: &CallContext) -> Result<(Kind, Bytes), CallError> {
-        let first = self.next(cx).await?;
-        let kind = first.header.kind;
-        if !matches!(kind, Kind::Reply | Kind::Failure) {
-            return Err(self.broken("it answered with a frame of another kind"));
-        }
-        let body = self.join(first, cx).await?;
-        Ok((kind, body))
-    }
-
-    /// Joins a message whose first frame has come.
-    pub(super) async fn join(&mut self, first: Frame, cx: &CallContext) -> Result<Bytes, CallError> {
-        if Incoming::is_whole(&first) {
-            self.finished = true;
-            return Ok(first.body);
-        }
-        // Boxed: most answers are one frame, and their calls need not carry this.
-        Box::pin(self.reassemble(first, cx)).await
-    }
-
-    async fn reassemble(&mut self, first: Frame, cx: &CallContext) -> Result<Bytes, CallError> {
-        self.heard = Instant::now();
-        let announced = u32::try_from(Incoming::announced(&first)).unwrap_or(u32::MAX);
-        let budget = self.caller.reassembly.clone();
-        let _held = tokio::time::timeout_at(self.deadline, budget.acquire_many(announced.min(PERMITS_MAX)))
-            .await
-            .map_err(|_| self.lost("the hub had no room for its answer"))?;
-        let mut joined = Incoming::begin(first).map_err(|error| self.broken(&error.to_string()))?;
-        loop {
-            let incoming = match joined {
-                Joined::Whole(bytes) => {
-                    self.finished = true;
-                    return Ok(bytes);
-                }
-                Joined::Partly(incoming) => incoming,
-            };
-            if incoming.next() % (limits::STREAM_WINDOW_FRAMES / 2) == 0 {
-                self.credit(incoming.next()).await;
-            }
-            let frame = self.next(cx).await?;
-            let is_repeated = frame.header.sequence < incoming.next();
-            if frame.header.kind != Kind::Chunk && !is_repeated {
-                return Err(self.broken("it broke off its own message"));
-            }
-            joined = incoming.add(&frame).map_err(|error| self.broken(&error.to_string()))?;
-        }
-    }
-
     /// The next frame that carries something: keep-alives and credits are dealt with here.
     pub(super) async fn next(&mut self, cx: &CallContext) -> Result<Frame, CallError> {
         loop {
@@ -150,9 +104,7 @@ impl Attempt {
                 // An answer that is there needs no timer.
                 biased;
                 () = cx.cancelled.cancelled(), if !self.taken_back => {
-                    self.taken_back = true;
-                    self.deadline = self.deadline.min(Instant::now() + CANCEL_GRACE);
-                    self.control(Kind::Cancel, 0).await;
+                    self.take_back().await;
                     continue;
                 }
                 arrival = poll_fn(|cx| self.caller.pending.poll(self.id, cx)) => arrival,
@@ -176,6 +128,13 @@ impl Attempt {
                 Arrival::LinkLost => return Err(self.lost("the hub lost the bus")),
             }
         }
+    }
+
+    /// Tells the agent that the call is wanted no more.
+    async fn take_back(&mut self) {
+        self.taken_back = true;
+        self.deadline = self.deadline.min(Instant::now() + CANCEL_GRACE);
+        self.control(Kind::Cancel, 0).await;
     }
 
     /// The agent was heard; not noted of an answer, after which most often nobody asks.
@@ -223,13 +182,6 @@ impl Attempt {
         self.lost(&format!("it did not answer within {}", humane(self.time)))
     }
 
-    /// The end of a stream whose caller said how long it may last.
-    fn over(&self) -> CallError {
-        let text =
-            format!("{}: the stream has lasted {}, as it was told", self.to.instance, humane(self.time));
-        CallError::new(Code::Expired, text)
-    }
-
     fn broken(&self, why: &str) -> CallError {
         self.lost(&format!("its answer is broken: {why}"))
     }
@@ -239,101 +191,7 @@ impl Attempt {
         let effect = if self.is_mutating { Effect::Unknown } else { Effect::None };
         CallError::unknown_outcome(format!("{}: {why}", self.to.instance)).with_effect(effect)
     }
-
-    /// Hands an item to the stream's reader. While that one is slow, the sender hears that it is still wanted.
-    async fn hand_on<T>(
-        &mut self,
-        item: T,
-        sink: &ItemSink<T>,
-        received: u32,
-        keep_alive: &mut Interval,
-    ) -> bool {
-        let sent = sink.send(item);
-        tokio::pin!(sent);
-        loop {
-            tokio::select! {
-                sent = &mut sent => {
-                    // The agent was not listened to meanwhile.
-                    self.heard = Instant::now();
-                    return sent;
-                }
-                _ = keep_alive.tick() => self.credit(received).await,
-            }
-        }
-    }
-
-    /// Carries a stream's items to its reader until either ends it.
-    pub(super) async fn pump<T>(mut self: Box<Self>, first: Frame, sink: ItemSink<T>, cx: CallContext)
-    where
-        T: serde::de::DeserializeOwned + Send + 'static,
-    {
-        // A stream lives as long as both sides want it, or as its caller said; not as long as a call may take.
-        let forever = Instant::now() + Duration::from_secs(365 * 24 * 3600);
-        let until = cx.time.map_or(forever, |_| self.deadline);
-        self.deadline = forever;
-        let mut expected = 0;
-        let mut frame = Some(first);
-        let mut keep_alive = tokio::time::interval(limits::STREAM_KEEP_ALIVE);
-        loop {
-            let current = match frame.take() {
-                Some(frame) => frame,
-                None => tokio::select! {
-                    next = self.next(&cx) => match next {
-                        Ok(frame) => frame,
-                        Err(error) => return sink.fail(error).await,
-                    },
-                    () = sink.closed() => return,
-                    () = tokio::time::sleep_until(until) => return sink.fail(self.over()).await,
-                    _ = keep_alive.tick() => {
-                        self.credit(expected).await;
-                        continue;
-                    }
-                },
-            };
-            match current.header.kind {
-                // The platform has opened the stream.
-                Kind::KeepAlive => {}
-                // A bus may deliver twice; what came is passed over.
-                Kind::Item if current.header.sequence < expected => {}
-                Kind::Item | Kind::End if current.header.sequence != expected => {
-                    return sink.fail(self.lost("a part of the stream was lost")).await;
-                }
-                Kind::Item => {
-                    expected += 1;
-                    match decode::<Vec<T>>(&current.body) {
-                        Ok(items) => {
-                            for item in items {
-                                if !self.hand_on(item, &sink, expected, &mut keep_alive).await {
-                                    return;
-                                }
-                            }
-                        }
-                        Err(error) => return sink.fail(error).await,
-                    }
-                    if expected % (limits::STREAM_WINDOW_FRAMES / 2) == 0 {
-                        self.credit(expected).await;
-                    }
-                }
-                Kind::End => {
-                    self.finished = true;
-                    return;
-                }
-                Kind::Failure => {
-                    let error = match self.join(current, &cx).await {
-                        Ok(body) => decode::<CallError>(&body).unwrap_or_else(|error| error),
-                        Err(error) => error,
-                    };
-                    return sink.fail(error).await;
-                }
-                _ => return sink.fail(self.broken("a frame of another kind came")).await,
-            }
-        }
-    }
 }
-
-/// A semaphore hands out at most `u32` permits at a time; a message never needs that many.
-#[expect(clippy::as_conversions, reason = "64 MiB fit in 32 bits")]
-const PERMITS_MAX: u32 = limits::MESSAGE_BYTES_MAX as u32;
 
 /// Until when what is sent now may be begun: who hears nothing for longer has given the call up, and what an agent began
 /// then, nobody would expect any more.
@@ -374,11 +232,4 @@ impl Drop for Attempt {
             }
         }
     }
-}
-
-pub(super) fn decode<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, CallError> {
-    wire::decode(body).map_err(|error| {
-        CallError::unknown_outcome(format!("the agent's answer could not be read: {error}"))
-            .with_help("hub and agent disagree about this message; compare their versions")
-    })
 }

@@ -1,12 +1,14 @@
 //! As many items of a stream to a frame as are there.
 
 use futures::FutureExt as _;
-use towline_protocol::{CallError, Code, limits, wire};
+use towline_protocol::{CallError, Code, wire};
 
 use crate::platform::ItemStream;
 
-/// An item may come on top of a batch that is nearly full, and the array's own head takes five bytes.
-const ITEM_BYTES_MAX: usize = limits::FRAME_BODY_BYTES_MAX / 2 - 8;
+/// The largest item of a stream: one may come on top of a batch that is nearly full, and the array's own head takes five bytes.
+const fn item_bytes_max(frame_bytes: usize) -> usize {
+    frame_bytes / 2 - 8
+}
 
 /// Encoded items, and whether the stream has ended, with which error.
 pub(super) struct Batch {
@@ -14,8 +16,9 @@ pub(super) struct Batch {
     pub(super) end: Option<Option<CallError>>,
 }
 
-/// The items that are there, up to half a frame. Cancel safe: it waits for its first item alone.
-pub(super) async fn next_batch<T: serde::Serialize>(stream: &mut ItemStream<T>) -> Batch {
+/// The items that are there, up to half a frame of so many bytes. Cancel safe: it waits for its first item alone.
+pub(super) async fn next_batch<T: serde::Serialize>(stream: &mut ItemStream<T>, frame_bytes: usize) -> Batch {
+    let most = item_bytes_max(frame_bytes);
     let mut batch = Batch { items: Vec::new(), end: None };
     let mut bytes = 0;
     let mut next = Some(stream.next().await);
@@ -24,9 +27,8 @@ pub(super) async fn next_batch<T: serde::Serialize>(stream: &mut ItemStream<T>) 
             Some(Ok(item)) => {
                 let item = wire::encode(&item);
                 bytes += item.len();
-                if item.len() > ITEM_BYTES_MAX {
-                    let text =
-                        format!("an item of {} bytes exceeds the limit of {ITEM_BYTES_MAX}", item.len());
+                if item.len() > most {
+                    let text = format!("an item of {} bytes exceeds the limit of {most}", item.len());
                     batch.end = Some(Some(CallError::new(Code::TooLarge, text)));
                     return batch;
                 }
@@ -35,7 +37,7 @@ pub(super) async fn next_batch<T: serde::Serialize>(stream: &mut ItemStream<T>) 
             Some(Err(error)) => batch.end = Some(Some(error)),
             None => batch.end = Some(None),
         }
-        if batch.end.is_some() || bytes >= ITEM_BYTES_MAX {
+        if batch.end.is_some() || bytes >= most {
             return batch;
         }
         next = stream.next().now_or_never();
@@ -45,6 +47,8 @@ pub(super) async fn next_batch<T: serde::Serialize>(stream: &mut ItemStream<T>) 
 
 #[cfg(test)]
 mod tests {
+    use towline_protocol::limits::FRAME_BODY_BYTES_MAX;
+
     use super::*;
 
     #[tokio::test]
@@ -57,9 +61,9 @@ mod tests {
         drop(sink);
         let mut joined: Vec<String> = Vec::new();
         loop {
-            let Batch { items, end } = next_batch(&mut stream).await;
+            let Batch { items, end } = next_batch(&mut stream, FRAME_BODY_BYTES_MAX).await;
             let body = wire::array_of(&items);
-            assert!(body.len() <= limits::FRAME_BODY_BYTES_MAX, "{} bytes", body.len());
+            assert!(body.len() <= FRAME_BODY_BYTES_MAX, "{} bytes", body.len());
             joined.extend(wire::decode::<Vec<String>>(&body).unwrap());
             if let Some(end) = end {
                 assert_eq!(end, None);
@@ -72,8 +76,8 @@ mod tests {
     #[tokio::test]
     async fn an_item_that_fits_no_frame_ends_the_stream_with_an_error() {
         let (sink, mut stream) = ItemStream::channel();
-        assert!(sink.send("x".repeat(ITEM_BYTES_MAX)).await);
-        let batch = next_batch(&mut stream).await;
+        assert!(sink.send("x".repeat(item_bytes_max(FRAME_BODY_BYTES_MAX))).await);
+        let batch = next_batch(&mut stream, FRAME_BODY_BYTES_MAX).await;
         assert_eq!(batch.end.flatten().map(|error| error.code), Some(Code::TooLarge));
     }
 }

@@ -12,16 +12,17 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
-use towline_protocol::{AttemptId, CallError, Code, Epoch, Method, limits, wire};
+use towline_protocol::{AttemptId, CallError, Code, Effect, Epoch, Method, limits, wire};
 
 use super::batch::{Batch, next_batch};
 use super::dispatch::{Outcome, dispatch};
 use super::{CONTROL_FRAMES_MAX, Inner};
 use crate::clock;
 use crate::exchange::transfer::{Incoming, JoinError, Joined, Outgoing};
-use crate::exchange::{OPENED, WORKING, compress};
+use crate::exchange::{COMPRESS_INLINE_BYTES_MAX, OPENED, WORKING, compress, frame_bytes};
 use crate::platform::ItemStream;
 use crate::session::NotNow;
+use crate::transport::PublishError;
 
 /// Where the answer to one call goes.
 pub(super) struct Answer {
@@ -93,11 +94,11 @@ impl Serving {
         };
         let (kind, body, fatal) = match outcome {
             Ok(Outcome::Message(kind, body)) => (kind, body, None),
-            Ok(Outcome::Lines(stream)) => return Box::pin(self.stream(stream)).await,
-            Ok(Outcome::Records(stream)) => return Box::pin(self.stream(stream)).await,
+            Ok(Outcome::Lines(stream)) => return Box::pin(self.stream(method, stream)).await,
+            Ok(Outcome::Records(stream)) => return Box::pin(self.stream(method, stream)).await,
             Err(error) => (Kind::Failure, wire::encode(&error), error.is_fatal().then(|| Box::new(error))),
         };
-        self.send(kind, body).await;
+        self.send(method, kind, body).await;
         if let Some(error) = fatal {
             // One is enough to end the subscription.
             let _ = self.inner.fatal.try_send(*error);
@@ -145,8 +146,7 @@ impl Serving {
             };
             let next = incoming.next();
             if next == 1 || next % (limits::STREAM_WINDOW_FRAMES / 2) == 0 {
-                let credit = self.answer.bare(Kind::Credit, next + limits::STREAM_WINDOW_FRAMES);
-                self.inner.publish(&self.answer.subject, credit).await;
+                self.say(Kind::Credit, next + limits::STREAM_WINDOW_FRAMES).await;
             }
             let frame = self.chunk().await?;
             not_after = frame.header.not_after_unix_ms.or(not_after);
@@ -198,7 +198,7 @@ impl Serving {
             Some(Err(_)) => {
                 tracing::error!(%method, "the platform panicked in a call");
                 let text = format!("the agent failed within {method}; its log says where");
-                Err(CallError::new(Code::Cluster, text).with_effect(towline_protocol::Effect::Unknown))
+                Err(CallError::new(Code::Cluster, text).with_effect(Effect::Unknown))
             }
             None => Err(cancelled()),
         }
@@ -211,10 +211,7 @@ impl Serving {
         loop {
             tokio::select! {
                 result = &mut work => return Some(result),
-                _ = working.tick() => {
-                    let alive = self.answer.bare(Kind::KeepAlive, WORKING);
-                    self.inner.publish(&self.answer.subject, alive).await;
-                }
+                _ = working.tick() => self.say(Kind::KeepAlive, WORKING).await,
                 () = self.cancelled.cancelled(), if !method.is_mutating() => return None,
             }
         }
@@ -237,23 +234,39 @@ impl Serving {
     }
 
     /// Sends an answer, as far ahead as the caller gives credit.
-    async fn send(&mut self, kind: Kind, body: Vec<u8>) {
-        let (kind, message) = match compress(body).await {
+    async fn send(&mut self, method: Method, kind: Kind, body: Vec<u8>) {
+        let transport = &*self.inner.transport;
+        let made = if body.len() > COMPRESS_INLINE_BYTES_MAX {
+            // Many at once take their time: the caller hears that the answer will come.
+            let making = Box::pin(compress(body, transport));
+            let Some(made) = Box::pin(self.accompany(method, making)).await else { return };
+            made
+        } else {
+            compress(body, transport).await
+        };
+        let (kind, message) = match made {
             Ok(message) => (kind, message),
-            Err(error) => match Outgoing::new(wire::encode(&error)) {
+            // A message of a line; in one frame, whatever the server takes.
+            Err(error) => match Outgoing::new(wire::encode(&error), limits::FRAME_BODY_BYTES_MAX) {
                 Ok(message) => (Kind::Failure, message),
                 Err(_) => return,
             },
         };
         if message.frames() > 1 {
-            return Box::pin(self.send_chunks(kind, message)).await;
+            return Box::pin(self.send_chunks(method, kind, message)).await;
         }
         let frame = message.frame(&self.answer.header(kind), 0).encode();
-        self.inner.publish(&self.answer.subject, frame).await;
+        if let Err(error) = self.inner.publish(&self.answer.subject, frame).await {
+            Box::pin(self.not_sent(method, 0, &error)).await;
+        }
     }
 
-    async fn send_chunks(&mut self, kind: Kind, message: Outgoing) {
+    async fn send_chunks(&mut self, method: Method, kind: Kind, message: Outgoing) {
         self.listen();
+        let transfers = self.inner.transfers.clone();
+        // Its turn may take a while: the caller hears that it will come.
+        let turn = self.accompany(method, pin!(transfers.acquire())).await;
+        let Some(Ok(_turn)) = turn else { return };
         let header = self.answer.header(kind);
         let mut credit = limits::STREAM_WINDOW_FRAMES;
         for sequence in 0..message.frames() {
@@ -264,10 +277,36 @@ impl Serving {
                 }
             }
             let chunk = message.frame(&header, sequence).encode();
-            if !self.inner.publish(&self.answer.subject, chunk).await {
-                return;
+            match self.put(method, chunk).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return self.not_sent(method, sequence, &error).await,
+                None => return,
             }
         }
+    }
+
+    /// Publishes what may have to wait for others, telling the caller meanwhile that it will come; none when the caller took
+    /// the call back.
+    async fn put(&self, method: Method, payload: Bytes) -> Option<Result<(), PublishError>> {
+        self.accompany(method, pin!(self.inner.publish(&self.answer.subject, payload))).await
+    }
+
+    /// Frames are cut to what the server says it takes. Should it say otherwise meanwhile, or take next to nothing, the caller
+    /// is told: silence would look like a loss. In place of the frame of this number, so that it is no repetition.
+    async fn not_sent(&self, method: Method, sequence: u32, error: &PublishError) {
+        if !matches!(error, PublishError::TooLarge { .. }) {
+            return;
+        }
+        let effect = if method.is_mutating() { Effect::Unknown } else { Effect::None };
+        let text = format!("the answer does not fit the agent's bus: {error}");
+        let error = CallError::new(Code::TooLarge, text)
+            .with_effect(effect)
+            .with_help("raise max_payload of the NATS server that the agent is connected to");
+        let mut header = self.answer.header(Kind::Failure);
+        header.sequence = sequence;
+        let frame = Frame { header, body: wire::encode(&error).into() };
+        // The last that can be said.
+        let _ = self.inner.publish(&self.answer.subject, frame.encode()).await;
     }
 
     /// Waits until the frame may be sent; `None` when nobody wants it any more.
@@ -285,30 +324,35 @@ impl Serving {
     }
 
     /// Sends a stream's items, as many to a frame as are there.
-    async fn stream<T: serde::Serialize + Send>(&mut self, mut items: ItemStream<T>) {
+    async fn stream<T: serde::Serialize + Send>(&mut self, method: Method, mut items: ItemStream<T>) {
         self.listen();
-        let subject = self.answer.subject.clone();
-        self.inner.publish(&subject, self.answer.bare(Kind::KeepAlive, OPENED)).await;
+        let frame_bytes = frame_bytes(&*self.inner.transport);
+        self.say(Kind::KeepAlive, OPENED).await;
         let (mut sequence, mut credit) = (0, limits::STREAM_WINDOW_FRAMES);
         let mut working = interval_at(Instant::now() + limits::RENEW_EVERY, limits::RENEW_EVERY);
         let mut heard = Instant::now();
         loop {
             tokio::select! {
-                Batch { items, end } = next_batch(&mut items), if sequence < credit => {
+                Batch { items, end } = next_batch(&mut items, frame_bytes), if sequence < credit => {
                     if !items.is_empty() {
                         let mut header = self.answer.header(Kind::Item);
                         header.sequence = sequence;
                         let frame = Frame { header, body: wire::array_of(&items).into() };
-                        self.inner.publish(&subject, frame.encode()).await;
-                        sequence += 1;
+                        match self.put(method, frame.encode()).await {
+                            Some(Err(error @ PublishError::TooLarge { .. })) => {
+                                return self.not_sent(method, sequence, &error).await;
+                            }
+                            // What is lost, the caller sees by the gap.
+                            Some(_) => sequence += 1,
+                            None => return,
+                        }
                     }
                     match end {
                         None => {}
-                        Some(None) => {
-                            self.inner.publish(&subject, self.answer.bare(Kind::End, sequence)).await;
-                            return;
+                        Some(None) => return self.say(Kind::End, sequence).await,
+                        Some(Some(error)) => {
+                            return self.send(method, Kind::Failure, wire::encode(&error)).await;
                         }
-                        Some(Some(error)) => return self.send(Kind::Failure, wire::encode(&error)).await,
                     }
                 }
                 frame = self.controls.next() => match frame {
@@ -325,10 +369,15 @@ impl Serving {
                     if heard.elapsed() > limits::STREAM_SILENCE_MAX {
                         return;
                     }
-                    self.inner.publish(&subject, self.answer.bare(Kind::KeepAlive, WORKING)).await;
+                    self.say(Kind::KeepAlive, WORKING).await;
                 }
             }
         }
+    }
+
+    /// A frame that says something by its kind and number alone. What is lost, the caller notices.
+    async fn say(&self, kind: Kind, sequence: u32) {
+        let _ = self.inner.publish(&self.answer.subject, self.answer.bare(kind, sequence)).await;
     }
 }
 

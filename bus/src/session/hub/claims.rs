@@ -53,8 +53,24 @@ impl HubSession {
             effects.push(HubEffect::AnswerClaim { boot: claim.boot, number, answer });
             return;
         }
-        effects.push(HubEffect::Reserve { boot: claim.boot, nonce: claim.nonce, above: claim.last_epoch });
         self.claimed = Some(Claimed { claim, number, at: now, epoch: None, ready: None, since: None });
+        self.ask_epoch(now, effects);
+    }
+
+    /// Asks the authority for an epoch for the newest claim, unless it is busy with an earlier one: each costs a durable write,
+    /// and an agent can claim faster than any disk.
+    fn ask_epoch(&mut self, now: Moment, effects: &mut Vec<HubEffect>) {
+        // An authority that does not answer at all is asked again.
+        self.reserving.take_if(|(_, asked)| now.since(*asked) > limits::RESERVATION_MAX);
+        let Some(Claimed { claim, epoch: None, .. }) = &self.claimed else { return };
+        if self.reserving.is_none() {
+            effects.push(HubEffect::Reserve {
+                boot: claim.boot,
+                nonce: claim.nonce,
+                above: claim.last_epoch,
+            });
+            self.reserving = Some((claim.nonce, now));
+        }
     }
 
     /// The epoch, or the one to be, that another process holds now.
@@ -84,6 +100,18 @@ impl HubSession {
     }
 
     pub(super) fn on_reserved(
+        &mut self,
+        now: Moment,
+        nonce: u64,
+        result: Result<Epoch, AuthorityError>,
+        effects: &mut Vec<HubEffect>,
+    ) {
+        self.reserving.take_if(|(asked, _)| *asked == nonce);
+        self.note_epoch(nonce, result, effects);
+        self.ask_epoch(now, effects);
+    }
+
+    fn note_epoch(
         &mut self,
         nonce: u64,
         result: Result<Epoch, AuthorityError>,

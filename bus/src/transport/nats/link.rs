@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// After a server says that it will leave, clients go at a random moment within this time.
 const LAME_DUCK_SPREAD: Duration = Duration::from_secs(10);
 
-/// The largest frame: what a server has to take.
+/// The largest frame: what a server should take.
 const FRAME_BYTES_MAX: usize = limits::FRAME_BODY_BYTES_MAX + limits::FRAME_EXTENSION_BYTES_MAX + 64;
 
 /// What the client's callbacks write.
@@ -158,9 +158,10 @@ pub(super) async fn follow(link: std::sync::Arc<Link>, client: Client, stopping:
         if connected != std::mem::replace(&mut connects, connected) && client.max_payload() < FRAME_BYTES_MAX
         {
             let limit = client.max_payload();
-            tracing::error!(
+            tracing::warn!(
                 limit,
-                "the NATS server's max_payload is below the {FRAME_BYTES_MAX} bytes that a frame may have; raise it"
+                "the NATS server's max_payload is below the {FRAME_BYTES_MAX} bytes that a frame may have: large messages \
+                 are cut smaller, and are slower; raise it"
             );
         }
     }

@@ -4,6 +4,7 @@
 //! before the other tasks that are about to publish. So under load it writes a message or two at a time, and each write
 //! costs more than all else about a message, here and at the server. The outbox lets the tasks that are ready go first.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::Client;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::bulk::{self, Place, UnderWay};
 use crate::clock::{self, Moment};
 
 /// Messages that may wait in the outbox, and again in the client's own queue: several turns each, and together as many as
@@ -62,6 +64,7 @@ pub(super) struct Outgoing {
     pub(super) subject: String,
     pub(super) reply: Option<String>,
     pub(super) payload: Bytes,
+    pub(super) place: Place,
 }
 
 pub(super) enum Item {
@@ -80,7 +83,19 @@ pub(super) async fn hand_over(client: Client, mut items: mpsc::Receiver<Item>, s
     let work = async {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut pace = Pace::new(clock::now());
-        while items.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let mut under_way = UnderWay::new(clock::now());
+        loop {
+            let came = tokio::select! {
+                biased;
+                came = items.recv_many(&mut batch, BATCH_MAX) => came,
+                () = tokio::time::sleep(bulk::LOOK_EVERY), if !under_way.is_empty() => {
+                    look(&client, &mut under_way);
+                    continue;
+                }
+            };
+            if came == 0 {
+                return;
+            }
             if pace.is_crowded(clock::now(), batch.len()) {
                 // Whoever is ready to publish does so now.
                 tokio::task::yield_now().await;
@@ -91,21 +106,34 @@ pub(super) async fn hand_over(client: Client, mut items: mpsc::Receiver<Item>, s
             }
             for item in batch.drain(..) {
                 match item {
-                    Item::Message(message) => hand(&client, message).await,
+                    Item::Message(message) => hand(&client, message, &mut under_way).await,
                     // Who waited may have given up.
                     Item::Emptied(told) => drop(told.send(())),
                 }
+            }
+            if !under_way.is_empty() {
+                look(&client, &mut under_way);
             }
         }
     };
     stopping.run_until_cancelled(work).await;
 }
 
-async fn hand(client: &Client, Outgoing { subject, reply, payload }: Outgoing) {
+/// Looks at what the client has written.
+fn look(client: &Client, under_way: &mut UnderWay) {
+    let statistics = client.statistics();
+    let connects = statistics.connects.load(Ordering::Relaxed);
+    under_way.look(clock::now(), connects, statistics.out_bytes.load(Ordering::Relaxed));
+}
+
+async fn hand(client: &Client, message: Outgoing, under_way: &mut UnderWay) {
     // What the client would keep for the next connection comes too late there.
     if client.connection_state() != State::Connected {
         return;
     }
+    let counts = bulk::counts(&message);
+    let Outgoing { subject, reply, payload, place } = message;
+    under_way.give(client.statistics().out_bytes.load(Ordering::Relaxed), counts, place);
     let handed = match reply {
         Some(reply) => client.publish_with_reply(subject, reply, payload).await,
         None => client.publish(subject, payload).await,

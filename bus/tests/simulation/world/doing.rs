@@ -12,7 +12,7 @@ use super::{Happening, Mail, World};
 use crate::agent::Call;
 use crate::authority::Request;
 use crate::faults::{AUTHORITY_QUICK_MAX, AUTHORITY_SLOW_MAX, Node};
-use crate::hub::{self, Hub};
+use crate::hub::Hub;
 
 /// What the clock of the hubs' machines shows when the virtual one begins.
 const HUB_EPOCH_UNIX_MS: u64 = 1_800_000_000_000;
@@ -201,11 +201,14 @@ impl World {
 
     pub(super) fn tick_hub(&mut self, hub: usize) {
         let (now, place) = (self.now, &mut self.hubs[hub]);
-        if !place.hears() || place.frozen {
+        if !place.up || place.frozen {
             return;
         }
         if let Some(wrong) = place.look(now) {
             self.demand(Err(wrong));
+        }
+        if !self.hubs[hub].linked {
+            return;
         }
         for instance in 0..self.records.len() {
             self.tell_hub(hub, instance, HubEvent::Tick);
@@ -258,7 +261,7 @@ impl World {
                     agent.frozen = true;
                 }
             }
-            Node::Hub(hub) => self.hubs[hub].frozen = true,
+            Node::Hub(hub) => self.hubs[hub].freeze(self.now),
         }
     }
 
@@ -286,8 +289,7 @@ impl World {
                 }
             }
             Node::Hub(hub) if self.hubs[hub].frozen => {
-                self.hubs[hub].frozen = false;
-                self.hubs[hub].looks_by = self.now + hub::TICK;
+                self.hubs[hub].thaw(self.now);
                 if self.random.chance(50) {
                     self.tick_hub(hub);
                 }
@@ -312,12 +314,8 @@ impl World {
             }
             Node::Agent(_) => {}
             Node::Hub(hub) => {
-                let now = self.now;
-                let hub = &mut self.hubs[hub];
-                hub.linked = linked;
-                if linked {
-                    hub.deaf_until = now + towline_protocol::limits::RENEW_EVERY;
-                }
+                let is_told = self.random.chance(50);
+                self.hubs[hub].link(self.now, linked, is_told);
             }
         }
     }

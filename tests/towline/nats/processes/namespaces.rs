@@ -222,17 +222,17 @@ async fn the_pages_lines_hold_while_links_are_cut_and_joined() {
     let manifest = machines.manifest("shop-7", "late", &late);
     let (code, word, took) = machines.refused(&format!("apply shop-7 -f {}", manifest.display())).await;
     assert_eq!((code, word.as_str()), (Some(4), "unknown_outcome"));
-    assert!(took < 2 * limits::CALL_SILENCE_MAX, "it took {took:?}");
+    assert!(took < 5 * limits::CALL_SILENCE_MAX, "it took {took:?}");
     machines.until_state("shop-7", "unreachable").await;
     assert!(
-        cut.elapsed() < 3 * limits::PRESENCE_LOST_AFTER,
+        cut.elapsed() < 5 * limits::PRESENCE_LOST_AFTER,
         "the loss was noticed after {:?}",
         cut.elapsed()
     );
     // From then on it is known, and answered at once. The other site notices nothing.
     let (code, word, took) = machines.refused("ping shop-7").await;
     assert_eq!((code, word.as_str()), (Some(3), "unavailable"));
-    assert!(took < Duration::from_secs(1), "it took {took:?}");
+    assert!(took < limits::CALL_SILENCE_MAX, "nobody was waited for: {took:?}");
     assert_eq!(machines.until_state("shop-8", "connected").await, epochs[1]);
     assert!(machines.json("ping shop-8").await.is_some());
 

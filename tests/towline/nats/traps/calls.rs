@@ -90,7 +90,7 @@ async fn n_b3_calls_under_way_fail_with_the_connection() {
     let begun = tokio::time::Instant::now();
     let applied = in_time("the apply", applying).await.unwrap().unwrap_err();
     let exported = in_time("the export", exporting).await.unwrap().unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < limits::CALL_SILENCE_MAX, "silence told it first: {:?}", begun.elapsed());
     assert_eq!((applied.code, applied.effect), (Code::UnknownOutcome, Effect::Unknown));
     assert_eq!((exported.code, exported.effect), (Code::UnknownOutcome, Effect::None), "it only reads");
 }
@@ -108,7 +108,7 @@ async fn n_b17_calls_through_a_frozen_server_end_by_themselves() {
     let error = in_time("a call through a frozen server", remote.ping(&cx)).await.unwrap_err();
     let elapsed = begun.elapsed();
     assert_eq!(error.code, Code::UnknownOutcome, "{error:?}");
-    assert!(elapsed < limits::CALL_SILENCE_MAX + Duration::from_secs(1), "it took {elapsed:?}");
+    assert!(elapsed < 5 * limits::CALL_SILENCE_MAX, "it took {elapsed:?}");
     until("the instance counts as unreachable", || async {
         let begun = tokio::time::Instant::now();
         let error = remote.ping(&CallContext::new().within(Duration::from_secs(1))).await.err()?;

