@@ -31,6 +31,7 @@ use self::credentials::with_credentials;
 use self::link::{Link, follow, leave_in_time};
 use self::outbox::{Item, Outgoing, hand_over, outbox};
 use super::{LinkState, Message, PublishError, SubscribeError, Subscription, Transport, TransportEvent};
+use crate::clock;
 use crate::task::Tasks;
 
 pub use self::config::{ConnectError, NatsConfig, check};
@@ -39,7 +40,7 @@ pub use self::config::{ConnectError, NatsConfig, check};
 /// better than a message that comes too late.
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How long a large publish may wait for others before it: as long as a transfer may stand still.
+/// How long a large publish may wait for others before it, while they leave: as long as a transfer may stand still.
 const BULK_TIME_MAX: Duration = limits::STREAM_SILENCE_MAX;
 
 /// How long a subscription may wait to be handed to the client.
@@ -92,9 +93,9 @@ impl NatsTransport {
         let stopping = tasks.stopping();
         tasks.spawn("nats lame duck", leave_in_time(link.clone(), client.clone(), stopping.clone()));
         tasks.spawn("nats link", follow(link.clone(), client.clone(), stopping.clone()));
-        let (outbox, items) = outbox();
-        tasks.spawn("nats outbox", hand_over(client.clone(), items, stopping.clone()));
-        let (bulk, subscribing) = (Bulk::new(), tokio::sync::Mutex::new(0));
+        let ((outbox, items), bulk) = (outbox(), Bulk::new(clock::now()));
+        tasks.spawn("nats outbox", hand_over(client.clone(), bulk.clone(), items, stopping.clone()));
+        let subscribing = tokio::sync::Mutex::new(0);
         Ok(Arc::new(Self { client, link, outbox, bulk, subscribing, tasks }))
     }
 }
@@ -114,7 +115,7 @@ impl NatsTransport {
     async fn wait_for_place(&self) -> Result<Place, PublishError> {
         let mut state = self.link();
         tokio::select! {
-            place = self.bulk.place() => Ok(place),
+            place = self.bulk.place(PUBLISH_TIME_MAX) => place.ok_or(PublishError::TimedOut),
             () = super::lost(&mut state) => Err(PublishError::Disconnected),
             () = tokio::time::sleep(BULK_TIME_MAX) => Err(PublishError::TimedOut),
         }

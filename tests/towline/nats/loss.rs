@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use towline_bus::Platform;
 use towline_bus::platform::CallContext;
+use towline_bus::transport::LinkState;
+use towline_bus::{Platform, Transport as _};
 use towline_protocol::{Code, Effect};
-use towline_tests::chain::{HubChain, Wire, instance};
+use towline_tests::chain::{HubChain, Wire, instance, nats_link};
 use towline_tests::wait::{PATIENCE, until};
 
 async fn hub() -> HubChain {
@@ -62,20 +63,23 @@ async fn x_a3_a_burst_loses_none_on_nats() {
     hub.stop().await;
 }
 
-/// The server is killed and started again under load: every call ends, and agents are back by themselves.
+/// The server is killed and started again under load: every call ends, and agents are back by themselves, not all at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x_a4_a_server_restart_under_load() {
+    const AGENTS: usize = 20;
     let hub = hub().await;
-    let mut agents = Vec::new();
-    for number in 0..5 {
-        agents.push(hub.mock(&format!("a{number}")).await);
+    let (mut agents, mut links) = (Vec::new(), Vec::new());
+    for number in 0..AGENTS {
+        let link = nats_link(hub.wire.server().url()).await;
+        agents.push(hub.mock_over(link.clone(), &format!("a{number}")).await);
+        links.push(link);
     }
     let mut load = tokio::task::JoinSet::new();
-    for number in 0..5 {
+    for number in 0..AGENTS {
         let remote = hub.bus.connect(&instance(&format!("a{number}")));
         load.spawn(async move {
             let (mut answered, mut refused) = (0, 0);
-            for _ in 0..2_000 {
+            for _ in 0..500 {
                 match tokio::time::timeout(PATIENCE, remote.ping(&CallContext::new())).await {
                     Ok(Ok(())) => answered += 1,
                     Ok(Err(error)) => {
@@ -95,14 +99,27 @@ async fn x_a4_a_server_restart_under_load() {
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     hub.wire.server().kill();
+    let mut returning = tokio::task::JoinSet::new();
+    for link in links {
+        returning.spawn(async move {
+            let mut state = link.link();
+            for wanted in [LinkState::Disconnected, LinkState::Connected] {
+                state.wait_for(|state| *state == wanted).await.unwrap();
+            }
+            tokio::time::Instant::now()
+        });
+    }
     tokio::time::sleep(Duration::from_secs(1)).await;
     hub.wire.server().restart().await;
+    let back = tokio::time::timeout(PATIENCE, returning.join_all()).await.expect("all agents come back");
+    let spread = *back.iter().max().unwrap() - *back.iter().min().unwrap();
+    assert!(spread > Duration::from_millis(200), "{AGENTS} agents came back within {spread:?}");
     let mut refused = 0;
     while let Some(ended) = load.join_next().await {
         refused += ended.expect("no call hangs").1;
     }
     assert!(refused > 0, "the restart was felt");
-    for number in 0..5 {
+    for number in 0..AGENTS {
         let name = format!("a{number}");
         hub.bus.await_presence(&instance(&name), PATIENCE).await.unwrap();
         until("pings are answered again", || async { hub.bus.ping(&instance(&name)).await.ok() }).await;

@@ -7,14 +7,14 @@
 //! 64 KiB ahead of its socket, and a message more: that much earlier than it is written, a message may seem to be.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use towline_protocol::limits;
 
 use super::outbox::Outgoing;
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 
 /// Messages above this are bulk: a quarter of the largest frame. What sessions say takes hundreds of bytes.
 const BULK_BYTES_MIN: usize = 32 << 10;
@@ -32,14 +32,29 @@ const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// The places for bulk messages. Clones are the same.
 #[derive(Debug, Clone)]
-pub(super) struct Bulk(Arc<Semaphore>);
+pub(super) struct Bulk {
+    places: Arc<Semaphore>,
+    left: LastLeft,
+}
+
+/// When a message was last seen to have left.
+#[derive(Debug, Clone)]
+struct LastLeft(Arc<Mutex<Moment>>);
+
+impl LastLeft {
+    fn lock(&self) -> MutexGuard<'_, Moment> {
+        // Whatever is there is whole: it is set in one step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A place, taken by one bulk message; none by any other.
 pub(super) type Place = Option<OwnedSemaphorePermit>;
 
 impl Bulk {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(BULK_MESSAGES_MAX)))
+    pub(super) fn new(now: Moment) -> Self {
+        let left = LastLeft(Arc::new(Mutex::new(now)));
+        Self { places: Arc::new(Semaphore::new(BULK_MESSAGES_MAX)), left }
     }
 
     /// A place for a message of so many bytes, if there is one now.
@@ -47,18 +62,28 @@ impl Bulk {
         if bytes < BULK_BYTES_MIN {
             return Some(None);
         }
-        self.0.clone().try_acquire_owned().ok().map(Some)
+        self.places.clone().try_acquire_owned().ok().map(Some)
     }
 
-    /// Waits for a place. First come, first served; cancel safe.
-    pub(super) async fn place(&self) -> Place {
-        self.0.clone().acquire_owned().await.ok()
+    /// Waits for a place; none when nothing has left for `still`. First come, first served; cancel safe.
+    pub(super) async fn place(&self, still: Duration) -> Option<Place> {
+        let place = self.places.clone().acquire_owned();
+        tokio::pin!(place);
+        let begun = clock::now();
+        loop {
+            let stood = clock::now().since(begun.max(*self.left.lock()));
+            let more = still.checked_sub(stood)?;
+            if let Ok(place) = tokio::time::timeout(more, &mut place).await {
+                return place.ok().map(Some);
+            }
+        }
     }
 }
 
 /// The bulk messages that the client was given and has not written, as far as its count tells.
 #[derive(Debug)]
 pub(super) struct UnderWay {
+    left: LastLeft,
     /// What the count will be once all that the client was given is taken and written.
     expected: u64,
     /// Each with what the count will be once it is written.
@@ -70,8 +95,9 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    pub(super) const fn new(now: Moment) -> Self {
-        Self { expected: 0, places: VecDeque::new(), connects: 0, moved: (0, now) }
+    pub(super) fn new(bulk: &Bulk, now: Moment) -> Self {
+        let left = bulk.left.clone();
+        Self { left, expected: 0, places: VecDeque::new(), connects: 0, moved: (0, now) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -98,6 +124,7 @@ impl UnderWay {
         }
         while self.places.front().is_some_and(|(expected, _)| *expected <= counted) {
             self.places.pop_front();
+            *self.left.lock() = now;
         }
     }
 }
@@ -118,13 +145,19 @@ mod tests {
         Moment::since_boot(Duration::from_secs(seconds))
     }
 
+    fn under_way() -> (Bulk, UnderWay) {
+        let bulk = Bulk::new(at(0));
+        let under_way = UnderWay::new(&bulk, at(0));
+        (bulk, under_way)
+    }
+
     fn free(bulk: &Bulk) -> usize {
-        bulk.0.available_permits()
+        bulk.places.available_permits()
     }
 
     #[test]
     fn a_place_is_free_once_its_message_is_written() {
-        let (bulk, mut under_way) = (Bulk::new(), UnderWay::new(at(0)));
+        let (bulk, mut under_way) = under_way();
         under_way.look(at(0), 1, 100);
         for _ in 0..BULK_MESSAGES_MAX {
             let place = bulk.try_place(BULK_BYTES_MIN).expect("there is one");
@@ -142,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_lost_or_a_stuck_connection_holds_no_place() {
-        let (bulk, mut under_way) = (Bulk::new(), UnderWay::new(at(0)));
+        let (bulk, mut under_way) = under_way();
         let place = || bulk.try_place(BULK_BYTES_MIN).expect("there is one");
         under_way.look(at(0), 1, 0);
         under_way.give(0, 1_000, place());
@@ -158,12 +191,32 @@ mod tests {
 
     #[test]
     fn what_is_written_beside_is_no_debt() {
-        let (bulk, mut under_way) = (Bulk::new(), UnderWay::new(at(0)));
+        let (bulk, mut under_way) = under_way();
         under_way.look(at(0), 1, 0);
         under_way.give(50, 1_000, bulk.try_place(BULK_BYTES_MIN).expect("there is one"));
         under_way.look(at(1), 1, 1_049);
         assert!(!under_way.is_empty(), "pings and the like came before it");
         under_way.look(at(1), 1, 1_050);
         assert!(under_way.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_waits_as_long_as_something_leaves() {
+        let (bulk, mut under_way) = under_way();
+        under_way.look(clock::now(), 1, 0);
+        for _ in 0..BULK_MESSAGES_MAX {
+            under_way.give(0, 1_000, bulk.try_place(BULK_BYTES_MIN).expect("there is one"));
+        }
+        assert!(bulk.place(Duration::from_millis(10)).await.is_none(), "nothing has left");
+        let still = Duration::from_secs(2);
+        let (first, second) = (bulk.place(still), bulk.place(still));
+        let leaving = async {
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
+            under_way.look(clock::now(), 1, 1_000);
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
+            under_way.look(clock::now(), 1, 2_000);
+        };
+        let (first, second, ()) = tokio::join!(first, second, leaving);
+        assert!(first.is_some() && second.is_some());
     }
 }

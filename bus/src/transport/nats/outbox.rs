@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::bulk::{self, Place, UnderWay};
+use super::bulk::{self, Bulk, Place, UnderWay};
 use crate::clock::{self, Moment};
 
 /// Messages that may wait in the outbox, and again in the client's own queue: several turns each, and together as many as
@@ -79,11 +79,16 @@ pub(super) fn outbox() -> (mpsc::Sender<Item>, mpsc::Receiver<Item>) {
 }
 
 /// Hands over what comes, in its order, until `stopping` is cancelled.
-pub(super) async fn hand_over(client: Client, mut items: mpsc::Receiver<Item>, stopping: CancellationToken) {
+pub(super) async fn hand_over(
+    client: Client,
+    bulk: Bulk,
+    mut items: mpsc::Receiver<Item>,
+    stopping: CancellationToken,
+) {
     let work = async {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut pace = Pace::new(clock::now());
-        let mut under_way = UnderWay::new(clock::now());
+        let mut under_way = UnderWay::new(&bulk, clock::now());
         loop {
             let came = tokio::select! {
                 biased;

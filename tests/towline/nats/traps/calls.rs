@@ -146,6 +146,19 @@ async fn n_b17_publishing_to_a_frozen_server_ends_in_time() {
     server.thaw();
 }
 
+/// The connection itself: three intervals of pings, of 15 s. async-nats by itself takes three minutes.
+#[tokio::test]
+async fn n_b17_pings_notice_a_frozen_server() {
+    let server = NatsServer::start("").await;
+    let link = connect(server.url()).await;
+    server.freeze();
+    let mut state = link.link();
+    let noticing = state.wait_for(|state| *state == LinkState::Disconnected);
+    tokio::time::timeout(Duration::from_secs(90), noticing).await.expect("pings notice it").unwrap();
+    server.thaw();
+    await_link(&link, LinkState::Connected).await;
+}
+
 /// A handshake that is never answered holds up nothing but itself: the other server is tried.
 #[tokio::test]
 async fn n_b17_a_frozen_server_is_passed_over() {
