@@ -18,7 +18,8 @@ test: build nats-server netns-tools docker ## unit tests, property tests, batter
 	TOWLINE_KILLS=10 $(CARGO) test $(FAILING) --test crashes -- on_docker
 
 test-real: build docker openssh ## engines behind a real SSH server and behind TLS
-	$(CARGO) test -p towline-agent --locked --test remote -- --ignored
+	@# As of the whole workspace: of one package, the same libraries would be built again with fewer features.
+	$(CARGO) test --workspace --locked --test remote -- --ignored
 
 soak: nats-server docker ## ten times as many simulated races and engines as `make test`, and a thousand kills of an agent
 	TOWLINE_SEEDS=10000 $(CARGO) test -p towline-bus --locked --test simulation -- --nocapture
