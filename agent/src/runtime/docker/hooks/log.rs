@@ -64,7 +64,7 @@ impl HookLog {
 
 /// Cuts what a command writes into lines, and remembers the last.
 #[derive(Debug, Default)]
-pub(super) struct Cutter {
+pub(in super::super) struct Cutter {
     /// What stands without a line end.
     stdout: Vec<u8>,
     stderr: Vec<u8>,
@@ -73,7 +73,7 @@ pub(super) struct Cutter {
 
 impl Cutter {
     /// Takes in `bytes`; returns every line that is complete.
-    pub(super) fn push(&mut self, stream: LogStream, bytes: &[u8]) -> Vec<LogLine> {
+    pub(in super::super) fn push(&mut self, stream: LogStream, bytes: &[u8]) -> Vec<LogLine> {
         let mut lines = Vec::new();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let rest = self.rest(stream);
@@ -86,7 +86,7 @@ impl Cutter {
     }
 
     /// What stands without a line end; the command will write no more.
-    pub(super) fn finish(&mut self) -> Vec<LogLine> {
+    pub(in super::super) fn finish(&mut self) -> Vec<LogLine> {
         [LogStream::Stdout, LogStream::Stderr].into_iter().filter_map(|stream| self.take(stream)).collect()
     }
 
