@@ -35,9 +35,14 @@ impl FileConfig {
         let text = std::fs::read(file).map_err(|error| {
             failed(vec![Complaint::new("", format!("cannot be read: {error}; name another with --config"))])
         })?;
-        let config = Self::parse(&text, socket).map_err(failed)?;
+        let config = Self::of(file, &text, socket)?;
         let missing: Vec<Complaint> = config.hosts.iter().flat_map(parts::missing).collect();
         if missing.is_empty() { Ok(config) } else { Err(failed(missing)) }
+    }
+
+    /// Reads the text of `file`.
+    pub(crate) fn of(file: &Path, text: &[u8], socket: &Path) -> Result<Self, ConfigErrors> {
+        Self::parse(text, socket).map_err(|complaints| ConfigErrors { file: file.to_owned(), complaints })
     }
 
     fn parse(text: &[u8], socket: &Path) -> Result<Self, Vec<Complaint>> {

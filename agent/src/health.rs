@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::judge::{Judge, Verdict};
-pub(crate) use self::net::{Get, Peer, get, knock};
+pub(crate) use self::net::{Get, Peer, get, knock, status as http_status};
 use crate::manifest::HealthSpec;
 
 /// How a unit's health stands, where it is looked at.

@@ -21,6 +21,8 @@ mod calls;
 pub mod config;
 pub mod direct;
 pub mod doctor;
+#[doc(hidden)]
+pub mod doors;
 mod engine;
 pub mod failpoints;
 mod health;
@@ -42,13 +44,6 @@ pub use agent::{Agent, AgentConfig, OpenAgentError};
 pub use engine::{BundleChange, BundleEvent};
 pub use link::ServeError;
 pub use metrics::ListenError;
-
-/// Private matters whose input comes from outside. Hidden: they are the fuzzer's doors.
-#[doc(hidden)]
-pub mod doors {
-    pub use crate::engine::doors::{Member, bundle, label};
-    pub use crate::shim::reread_command as shim_command;
-}
 
 /// The agent's version, as `--version` prints it and `version` answers.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

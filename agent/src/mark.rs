@@ -67,9 +67,18 @@ pub(crate) struct Told {
 
 /// What the mark in the file `path` tells; none if it is none.
 pub(crate) fn tell(path: &Path) -> Option<Told> {
-    let shown: Shown = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let shown = Shown::read(&std::fs::read(path).ok()?).ok()?;
     let is_held = std::iter::once(&shown.holder).chain(&shown.before).any(|holder| holder.find().is_some());
     Some(Told { home: shown.home, is_held })
+}
+
+/// Reads a mark and writes it again: as it stands, and as another holder leaves it that raises it by one epoch.
+pub(crate) fn reread(text: &[u8]) -> Option<[Vec<u8>; 2]> {
+    let shown = Shown::read(text).ok()?;
+    let me = Holder { pid: shown.holder.pid.wrapping_add(1), ..shown.holder.clone() };
+    let next = shown.epoch.get().checked_add(1).and_then(|next| Epoch::new(next).ok());
+    let raised = next.and_then(|next| rules::raised(Some(shown.clone()), next, shown.store, &me).ok());
+    Some([shown.write().ok()?, raised.and_then(|raised| raised.write().ok()).unwrap_or_default()])
 }
 
 /// This agent may not act; nothing was done. The sentence says who may.

@@ -27,9 +27,15 @@ pub(crate) struct Process {
 
 /// The process `pid` as it is now, if there is one.
 pub(crate) fn inspect(pid: Pid) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The name stands in parentheses and may hold anything, so fields count from the last one.
-    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+    read_stat(pid, &fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
+}
+
+/// What the system says of the process `pid`.
+pub(crate) fn read_stat(pid: Pid, stat: &[u8]) -> Option<Process> {
+    // The name stands in parentheses and may hold anything, also what is no text, so fields count from the last one.
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields: Vec<&str> =
+        std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_ascii_whitespace().collect();
     let number = |index: usize| fields.get(index).copied();
     Some(Process {
         pid,
@@ -121,4 +127,34 @@ pub(crate) fn kill(process: Process) -> io::Result<()> {
         return Ok(());
     }
     pidfd_send_signal(&handle, Signal::KILL).or_else(gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        ffi::OsStr,
+        os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+        process::Command,
+    };
+
+    use super::*;
+
+    #[test]
+    fn no_name_hides_a_process() {
+        let dir = tempfile::tempdir().unwrap();
+        // What the system calls a process is the file that it was started from.
+        let program = dir.path().join(OsStr::from_bytes(b"\xff) Z 1 (\xfe"));
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let mut child = Command::new(&program).arg0("sleep").arg("600").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let name = fs::read(format!("/proc/{}/comm", child.id())).unwrap();
+        let found = inspect(pid);
+        let ended = found.map(kill);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(name, b"\xff) Z 1 (\xfe\n");
+        let found = found.unwrap();
+        assert_eq!(found.parent, getpid().as_raw_nonzero().get());
+        assert!(!found.zombie && !found.stopped && matches!(ended, Some(Ok(()))));
+    }
 }

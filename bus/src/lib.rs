@@ -16,6 +16,8 @@
 
 pub mod authority;
 pub mod clock;
+#[doc(hidden)]
+pub mod doors;
 pub mod event;
 pub mod exchange;
 mod map;

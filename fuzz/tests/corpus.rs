@@ -96,6 +96,73 @@ fn seeds_are_read_by_their_doors() {
     }
 }
 
+/// The same, for what engines, hosts and other agents write.
+#[test]
+fn seeds_of_foreign_files_are_read_by_their_doors() {
+    use towline_agent::doors;
+    use towline_agent::runtime::{FILE_BYTES_MAX, FileKind};
+    let seed = |name: &str| fs::read(here().join("corpus").join(name)).unwrap();
+    let text = |name: &str| String::from_utf8(seed(name)).unwrap();
+    let entry = |name: &str| doors::archive(&seed(&format!("archive/{name}")), FILE_BYTES_MAX);
+    assert_eq!(entry("file").unwrap().content.as_deref(), Some(&b"key = value\n"[..]));
+    assert_eq!(entry("name-long").unwrap().content.as_deref(), Some(&b"long"[..]));
+    assert_eq!(entry("directory").unwrap().stat.kind, FileKind::Directory);
+    for (name, target) in [("link", "../var/run".to_owned()), ("link-long", "../run/".repeat(40))] {
+        assert_eq!(entry(name).unwrap().link, Some(target.into()), "{name}");
+    }
+    for name in ["full", "least", "newer", "before-many"] {
+        let [_, raised] = doors::mark(&seed(&format!("mark/{name}"))).unwrap();
+        assert!(!raised.is_empty(), "{name}");
+    }
+    assert!(doors::engine_mark(serde_json::from_slice(&seed("mark/engine")).unwrap()).is_some());
+    for name in ["file", "commented", "crlf", "blank-lines", "key-first"] {
+        let read = towline_bus::doors::credentials(&text(&format!("credentials/{name}")), b"nonce");
+        assert!(read.is_ok(), "{name}: {read:?}");
+    }
+    for (name, hosts) in [("ssh", 2), ("tcp", 3), ("empty", 0)] {
+        let read = doors::config(&seed(&format!("config/{name}")), Path::new("/local.sock"));
+        assert_eq!(read.map(|config| config.hosts.len()), Ok(hosts), "{name}");
+    }
+    assert_eq!(doors::registries(&seed("registry/full")).map(|found| found.len()), Ok(4));
+    for (name, ports) in [("running", 1), ("hooks", 1), ("healthy", 1), ("exited", 1), ("health", 1)] {
+        let read = doors::container(&seed(&format!("container/{name}"))).unwrap();
+        assert_eq!((read.unit.unit.as_str(), read.unit.ports.len()), ("web-1a2b3c4d", ports), "{name}");
+    }
+    let labels = doors::container(&seed("container/hooks")).unwrap().labels;
+    assert!(labels.contains_key("dev.towline.hooks") && labels.contains_key("dev.towline.home"));
+    assert!(doors::container(&seed("container/health")).unwrap().labels.contains_key("dev.towline.health"));
+    assert!(doors::listed_container(&seed("container/listed")).is_some());
+    assert!(!doors::container_line(&seed("container_log/whole")).unwrap().partial);
+    assert_eq!(doors::hook_lines([&seed("container_log/hook")[1..]]).len(), 4);
+    for name in ["read", "stat", "copied", "too-large", "not-a-file", "failed"] {
+        assert!(doors::file_answer(&seed(&format!("file_answer/{name}"))).is_some(), "{name}");
+    }
+    assert_eq!(doors::http_status(&seed("http_status/ok")), Some(200));
+    assert_eq!(doors::process_stat(&seed("process/stat")), Some((1, 4711, false, false)));
+    let names = text("names/names");
+    let (_, files) = names.split_once('\n').unwrap();
+    let (passwd, groups) = files.split_once("\n\n").unwrap();
+    assert_eq!(doors::ids_of_image("web", "logs", passwd, groups), Some((33, 50)));
+    assert_eq!(doors::ids_of_host("web:logs", passwd, groups), Some((33, 50)));
+}
+
+#[test]
+fn seeds_of_headers_are_read_by_their_doors() {
+    use towline_hub::api::doors::{Said, headers};
+    let full = fs::read_to_string(here().join("corpus/headers/full")).unwrap();
+    let pairs = full.lines().map(|line| line.split_once(": ").unwrap());
+    let read = headers(pairs.map(|(name, value)| (name.as_bytes(), value.as_bytes()))).unwrap();
+    let time = Some(std::time::Duration::from_secs(30));
+    let expected = [
+        Said::Asked(Some("deploy-1".to_owned()), time),
+        Said::Version(3),
+        Said::After(17),
+        Said::Json(Some(42)),
+        Said::Yaml(true),
+    ];
+    assert_eq!(read, expected.map(Ok));
+}
+
 #[test]
 fn each_target_has_a_corpus_and_a_binary() {
     let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();

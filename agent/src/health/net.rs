@@ -121,11 +121,16 @@ async fn within(limit: Duration, look: impl Future<Output = Result<(), String>>)
 }
 
 /// The status in the first line of an answer: `HTTP/1.1 200 OK`.
-fn status(answer: &[u8]) -> Option<u16> {
+pub(crate) fn status(answer: &[u8]) -> Option<u16> {
     let line = answer.split(|byte| *byte == b'\n').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
     words.next().filter(|version| version.starts_with("HTTP/"))?;
-    words.next().filter(|word| word.len() == 3)?.parse().ok()
+    // A number may have a sign, a status has none.
+    words
+        .next()
+        .filter(|word| word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit()))?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

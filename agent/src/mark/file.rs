@@ -59,9 +59,7 @@ impl Place {
             )
         };
         match fs::read(&path) {
-            Ok(text) => {
-                serde_json::from_slice(&text).map(Some).map_err(|error| unreadable(error.to_string()))
-            }
+            Ok(text) => Shown::read(&text).map(Some).map_err(|error| unreadable(error.to_string())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(unreadable(error.to_string())),
         }
@@ -69,7 +67,7 @@ impl Place {
 
     /// Shows `mark` from now on, durably. Call with [`Place::alone`] held.
     pub(super) fn write(&self, mark: &Shown) -> io::Result<()> {
-        write_durably(&self.dir, &self.name, &serde_json::to_vec(mark)?)
+        write_durably(&self.dir, &self.name, &mark.write()?)
     }
 
     /// The right to write the mark.

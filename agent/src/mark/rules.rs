@@ -27,6 +27,24 @@ pub(crate) struct Shown {
     pub(crate) before: Vec<Holder>,
 }
 
+impl Shown {
+    /// Reads a mark.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn read(text: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+
+    /// As it stands in its file.
+    ///
+    /// # Errors
+    /// That its data directory is no text.
+    pub(crate) fn write(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+}
+
 /// Whether an agent may act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Right {

@@ -20,6 +20,7 @@ mod archive;
 mod checks;
 mod choice;
 mod config_files;
+pub(crate) mod doors;
 mod endpoint;
 mod engine;
 mod exec;

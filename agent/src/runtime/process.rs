@@ -50,6 +50,7 @@ pub(crate) use self::files::{owner_of, remove_file, write_file, write_whole};
 pub(crate) use self::launch::blocking;
 pub(crate) use self::on_disk::UnitOnDisk;
 pub use self::unit::{PortBinding, UnitStatus};
+pub(crate) use self::users::ids;
 use self::{
     limits::Limits,
     ports::Ports,

@@ -93,7 +93,7 @@ impl FileAnswer {
     ///
     /// # Errors
     /// Those of the system.
-    pub(super) fn tell(&self, content: &[u8], to: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn tell(&self, content: &[u8], to: &mut impl Write) -> io::Result<()> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
         to.write_all(&line)?;

@@ -27,6 +27,7 @@ use towline_protocol::limits;
 use self::backoff::reconnect_delay;
 use self::bulk::{Bulk, Place};
 use self::config::{addresses, user_of};
+pub(crate) use self::credentials::sign;
 use self::credentials::with_credentials;
 use self::link::{Link, follow, leave_in_time};
 use self::outbox::{Item, Outgoing, hand_over, outbox};

@@ -90,14 +90,14 @@ pub(super) async fn put(
 
 /// The version that a caller saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+pub(super) enum Seen {
     /// Some version.
     Any,
     /// This one.
     Version(u64),
 }
 
-fn if_match(headers: &HeaderMap) -> Result<Option<Seen>, Refusal> {
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<Seen>, Refusal> {
     let Some(text) = text_header(headers, header::IF_MATCH.as_str())? else { return Ok(None) };
     if text.trim() == "*" {
         return Ok(Some(Seen::Any));

@@ -101,7 +101,7 @@ pub(super) async fn get(
 }
 
 /// Whether the caller names YAML. Whoever takes anything gets JSON, as from every other route.
-fn wants_yaml(headers: &HeaderMap) -> bool {
+pub(super) fn wants_yaml(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|kind| {
         kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/yaml"))

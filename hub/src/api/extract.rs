@@ -251,7 +251,7 @@ async fn held_body(
     Ok((read_body(request, announced.unwrap_or(0), max).await?, memory))
 }
 
-fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
     require_type(headers, &["application/json"])
 }
 
@@ -269,7 +269,7 @@ fn require_type(headers: &HeaderMap, read: &[&str]) -> Result<(), Refusal> {
         .with_help(format!("send `Content-Type: {wanted}`")))
 }
 
-fn announced_length(headers: &HeaderMap) -> Option<usize> {
+pub(super) fn announced_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

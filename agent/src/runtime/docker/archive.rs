@@ -28,11 +28,12 @@ const LINKS_MAX: usize = 40;
 
 /// The first entry of an archive.
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
-    stat: FileStat,
+pub(super) struct Found {
+    pub(super) stat: FileStat,
     /// Where it leads, if it is a link.
-    link: Option<PathBuf>,
-    content: Vec<u8>,
+    pub(super) link: Option<PathBuf>,
+    /// What is in it, if it is a file; none where that is not whole, or more than was wanted.
+    pub(super) content: Option<Vec<u8>>,
 }
 
 impl DockerHost {
@@ -51,7 +52,7 @@ impl DockerHost {
     /// As [`Runtime::stat`](crate::runtime::Runtime::stat).
     pub(super) async fn stat(&self, unit: &str, path: &Path) -> Result<FileStat, RuntimeError> {
         let seen = self.find(unit)?;
-        let found = self.first(&seen.container, &seen.dir.join(path), false).await;
+        let found = self.look_at(&seen.container, &seen.dir.join(path)).await;
         found.map(|found| found.stat).map_err(|refusal| refusal.of(unit, path))
     }
 
@@ -134,9 +135,11 @@ impl DockerHost {
     pub(super) async fn read_file(&self, container: &str, path: &Path) -> Result<Bytes, Refused> {
         let mut path = path.to_owned();
         for _ in 0..LINKS_MAX {
-            let found = self.first(container, &path, true).await?;
+            let found = self.first(container, &path, FILE_BYTES_MAX).await?;
             match (found.stat.kind, found.link) {
-                (FileKind::File, _) => return Ok(found.content.into()),
+                (FileKind::File, _) => {
+                    return found.content.map(Bytes::from).ok_or_else(|| lacks(&found.stat));
+                }
                 // The engine itself sees to it that no link leads out of the container.
                 (FileKind::Link, Some(link)) => path = path.parent().unwrap_or(&path).join(link),
                 (kind, _) => return Err(Refused::NotAFile(kind)),
@@ -145,12 +148,17 @@ impl DockerHost {
         Err(Refused::NotAFile(FileKind::Link))
     }
 
-    /// What is at `path`; its content if that is wanted.
-    async fn first(&self, container: &str, path: &Path, with_content: bool) -> Result<Found, Refused> {
+    /// What is at `path`, without its content.
+    pub(super) async fn look_at(&self, container: &str, path: &Path) -> Result<Found, Refused> {
+        self.first(container, path, 0).await
+    }
+
+    /// What is at `path`, with its content if that is a file of at most `most` bytes.
+    async fn first(&self, container: &str, path: &Path, most: usize) -> Result<Found, Refused> {
         // A directory comes with all that is in it, and a file may be larger than is wanted: the rest is left.
-        let enough = |all: &[u8]| all.len() > FILE_BYTES_MAX + AROUND || is_enough(all, with_content);
+        let enough = |all: &[u8]| all.len() > most + AROUND || is_enough(all, most);
         let all = self.download(container, path, enough).await.map_err(Refused::Engine)?;
-        first(&all, with_content)
+        first(&all, most).map_err(Refused::Corrupt)
     }
 }
 
@@ -188,35 +196,44 @@ impl Refused {
     }
 }
 
-/// Whether no more of an archive need be read.
-fn is_enough(archive: &[u8], with_content: bool) -> bool {
-    match first(archive, false) {
-        Ok(found) => !with_content || found.stat.kind != FileKind::File,
-        Err(Refused::TooLarge(_)) => true,
-        // The header of its first entry is not whole yet.
-        Err(_) => false,
+/// Why there is no content of a file that was to be read.
+fn lacks(stat: &FileStat) -> Refused {
+    if stat.size > FILE_BYTES_MAX as u64 {
+        return Refused::TooLarge(stat.size);
     }
+    Refused::Corrupt(io::Error::new(io::ErrorKind::UnexpectedEof, "it is cut"))
 }
 
-/// The first entry of an archive.
-fn first(archive: &[u8], with_content: bool) -> Result<Found, Refused> {
+/// Whether no more of an archive need be read, of whose first entry content of at most `most` bytes is wanted.
+pub(super) fn is_enough(archive: &[u8], most: usize) -> bool {
+    // Where there is an error, the header of its first entry is not whole yet.
+    first(archive, 0).is_ok_and(|Found { stat, .. }| {
+        let has_content = stat.kind == FileKind::File && stat.size > 0;
+        !has_content || stat.size > most as u64
+    })
+}
+
+/// The first entry of an archive, of which the beginning may be all that was read; with what is in it, if that is a file of at most
+/// `most` bytes. The only reader of archives here.
+///
+/// # Errors
+/// What is wrong with its header, or that there is none.
+pub(super) fn first(archive: &[u8], most: usize) -> io::Result<Found> {
     let mut archive = tar::Archive::new(archive);
-    let mut entries = archive.entries().map_err(Refused::Corrupt)?;
     let nothing = || io::Error::new(io::ErrorKind::UnexpectedEof, "nothing is in it");
-    let mut entry = entries.next().ok_or_else(nothing).flatten().map_err(Refused::Corrupt)?;
-    let stat = stat(&entry).map_err(Refused::Corrupt)?;
-    let link = entry.link_name().map_err(Refused::Corrupt)?.map(std::borrow::Cow::into_owned);
-    let mut content = Vec::new();
-    if with_content && stat.kind == FileKind::File {
-        if stat.size > FILE_BYTES_MAX as u64 {
-            return Err(Refused::TooLarge(stat.size));
-        }
-        entry.read_to_end(&mut content).map_err(Refused::Corrupt)?;
-        if content.len() as u64 != stat.size {
-            return Err(Refused::Corrupt(io::Error::new(io::ErrorKind::UnexpectedEof, "it is cut")));
-        }
-    }
+    let mut entry = archive.entries()?.next().ok_or_else(nothing).flatten()?;
+    let stat = stat(&entry)?;
+    let link = entry.link_name()?.map(std::borrow::Cow::into_owned);
+    let is_wanted = stat.kind == FileKind::File && stat.size <= most as u64;
+    let content = is_wanted.then(|| whole(&mut entry, stat.size)).flatten();
     Ok(Found { stat, link, content })
+}
+
+/// What is in an entry, if all `size` bytes of it are there.
+fn whole(entry: &mut impl io::Read, size: u64) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    entry.take(size).read_to_end(&mut content).ok()?;
+    (content.len() as u64 == size).then_some(content)
 }
 
 fn stat(entry: &tar::Entry<'_, &[u8]>) -> io::Result<FileStat> {
@@ -271,22 +288,27 @@ mod tests {
 
     #[test]
     fn f_r1_a_file_comes_back_as_it_was_packed() {
-        let found = first(&one(), true).unwrap();
         let stat = FileStat { kind: FileKind::File, mode: 0o640, size: 8, uid: 33, gid: 34 };
-        assert_eq!(found, Found { stat, link: None, content: b"\0binary\xff".to_vec() });
-        assert_eq!(first(&one(), false).unwrap().content, b"");
+        let found = |content: Option<&[u8]>| Found { stat, link: None, content: content.map(<[u8]>::to_vec) };
+        assert_eq!(first(&one(), 8).unwrap(), found(Some(b"\0binary\xff")));
+        assert_eq!(first(&one(), 7).unwrap(), found(None));
         let long = "x".repeat(200);
         let packed = archive(Path::new(&long), b"long", 0o600, (0, 0)).unwrap();
-        assert_eq!(first(&packed, true).unwrap().content, b"long");
+        assert_eq!(first(&packed, FILE_BYTES_MAX).unwrap().content, Some(b"long".to_vec()));
     }
 
     #[test]
     fn f_r1_a_corrupt_archive_is_an_error() {
-        let corrupt = |bytes: &[u8]| matches!(first(bytes, true), Err(Refused::Corrupt(_)));
+        let corrupt = |bytes: &[u8]| first(bytes, FILE_BYTES_MAX).is_err();
         assert!(corrupt(b"") && corrupt(b"no archive at all") && corrupt(&[0; 1024]) && corrupt(&[7; 4096]));
         let whole = one();
-        for cut in [1, 100, 511, 512, 515, 519] {
+        for cut in [1, 100, 511] {
             assert!(corrupt(whole.get(..cut).unwrap()), "cut at {cut}");
+        }
+        for cut in [512, 515, 519] {
+            let found = first(whole.get(..cut).unwrap(), FILE_BYTES_MAX).unwrap();
+            assert_eq!(found.content, None, "cut at {cut}");
+            assert!(matches!(lacks(&found.stat), Refused::Corrupt(_)));
         }
         for place in [0, 100, 124, 148, 156] {
             let mut spoilt = whole.clone();
@@ -298,8 +320,10 @@ mod tests {
     #[test]
     fn no_more_is_read_than_is_wanted() {
         let whole = one();
-        assert!(!is_enough(whole.get(..300).unwrap(), false));
-        assert!(is_enough(whole.get(..512).unwrap(), false) && !is_enough(whole.get(..512).unwrap(), true));
+        assert!(!is_enough(whole.get(..300).unwrap(), 0));
+        assert!(
+            is_enough(whole.get(..512).unwrap(), 0) && !is_enough(whole.get(..512).unwrap(), FILE_BYTES_MAX)
+        );
         let mut header = tar::Header::new_gnu();
         header.set_path("large").unwrap();
         header.set_size(FILE_BYTES_MAX as u64 + 1);
@@ -308,8 +332,8 @@ mod tests {
         header.set_uid(0);
         header.set_gid(0);
         header.set_cksum();
-        assert!(
-            matches!(first(header.as_bytes(), true), Err(Refused::TooLarge(size)) if size > FILE_BYTES_MAX as u64)
-        );
+        let found = first(header.as_bytes(), FILE_BYTES_MAX).unwrap();
+        assert!(matches!(lacks(&found.stat), Refused::TooLarge(size) if size > FILE_BYTES_MAX as u64));
+        assert!(is_enough(header.as_bytes(), FILE_BYTES_MAX));
     }
 }

@@ -3,7 +3,7 @@
 //! The engine puts files in and takes none out, so a file that is not declared any more goes with its container
 //! (`direct/generation.rs`).
 
-use std::{io::Read as _, path::Path};
+use std::path::Path;
 
 use super::{
     archive,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     manifest::{AppSpec, FileSpec},
-    runtime::{Astray, How, RuntimeError, UnitSpec},
+    runtime::{Astray, FileKind, How, RuntimeError, UnitSpec},
 };
 
 /// A container of an app.
@@ -118,24 +118,18 @@ impl DockerHost {
 
 /// In which way what an archive holds is not as declared; none if it is.
 fn differs(archive: &[u8], file: &FileSpec, owner: (u64, u64)) -> Option<How> {
-    let mut archive = tar::Archive::new(archive);
-    let Some(Ok(mut entry)) = archive.entries().ok().and_then(|mut entries| entries.next()) else {
-        return Some(How::Gone);
-    };
-    if entry.header().entry_type() != tar::EntryType::Regular {
+    let Ok(found) = archive::first(archive, file.content.len()) else { return Some(How::Gone) };
+    let stat = found.stat;
+    if stat.kind != FileKind::File {
         return Some(How::NoFile);
     }
-    let size = u64::try_from(file.content.len()).unwrap_or(u64::MAX);
-    let mut content = Vec::new();
-    if entry.size() != size || entry.read_to_end(&mut content).is_err() || content != file.content {
+    if found.content.as_ref() != Some(&file.content) {
         return Some(How::Content);
     }
-    let header = entry.header();
-    if header.mode().ok().map(|mode| mode & 0o7777) != Some(file.mode) {
+    if stat.mode != file.mode {
         return Some(How::Mode);
     }
-    let found = header.uid().ok().zip(header.gid().ok());
-    (found != Some(owner)).then_some(How::Owner)
+    ((u64::from(stat.uid), u64::from(stat.gid)) != owner).then_some(How::Owner)
 }
 
 #[cfg(test)]

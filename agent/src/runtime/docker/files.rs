@@ -88,13 +88,13 @@ fn unreadable(path: &str, reason: String) -> RuntimeError {
 /// What an image says of names: `/etc/passwd` and `/etc/group`.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    users: String,
-    groups: String,
+    pub(super) users: String,
+    pub(super) groups: String,
 }
 
 impl Names {
     /// The numbers of a user and a group; `field` says where a `user` or a `group` stands that nobody knows.
-    fn ids(
+    pub(super) fn ids(
         &self,
         user: &str,
         group: &str,
@@ -118,8 +118,9 @@ fn id(table: &str, name: &str) -> Option<u64> {
     if let Ok(number) = name.parse::<u32>() {
         return Some(number.into());
     }
+    let number = |text: &str| text.parse::<u32>().ok().map(u64::from);
     let mut lines = table.lines().map(|line| line.split(':'));
-    lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten())
+    lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| number(fields.nth(1)?)).flatten())
 }
 
 /// The numbers of the user that an app runs as, and of its group.
@@ -180,11 +181,13 @@ mod tests {
 
     #[test]
     fn f_k2_owners_are_told_by_name_and_by_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\nbroken\n";
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\nbroken\nfar:x:4294967296:0\n";
         assert_eq!(id(passwd, "web"), Some(33));
         assert_eq!(id(passwd, "1000"), Some(1000));
         assert_eq!(id(passwd, "nobody"), None);
         assert_eq!(id(passwd, "broken"), None);
+        assert_eq!(id(passwd, "far"), None, "no system has such a number");
         assert_eq!(id("", "0"), Some(0));
     }
 }

@@ -17,10 +17,9 @@ use bollard::{Docker, query_parameters::RenameContainerOptions};
 use jiff::Timestamp;
 use tokio::time::timeout;
 
-use self::log::Cutter;
 pub(super) use self::{
     course::{Course, Phase},
-    log::{HookLog, LINES_MAX},
+    log::{Cutter, HookLog, LINES_MAX},
 };
 use super::{
     engine::Refusal,

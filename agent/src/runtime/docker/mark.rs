@@ -26,7 +26,8 @@ use bollard::{
 use towline_bus::{clock, clock::Moment};
 use towline_protocol::Epoch;
 
-use self::register::{Entry, Verdict, judge};
+pub(super) use self::register::Entry;
+use self::register::{Verdict, judge};
 use super::engine::{Engine, QUICK, Refusal};
 use crate::mark::Mark;
 

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
 
 use super::{
+    archive::{Found, Refused},
     engine::{Refusal, removal},
     files,
     host::DockerHost,
@@ -16,15 +17,13 @@ use super::{
 };
 use crate::{
     manifest::{AppSpec, ContainerSpec},
-    runtime::RuntimeError,
+    runtime::{FileKind, RuntimeError},
 };
 
 /// Where the helper has the root of the host.
 const HOST: &str = "/towline-host";
 /// What the helper is for, on its label.
 const ROLE: &str = "mounts";
-/// Bytes that are read of what is there: enough for its first header.
-const HEADER_BYTES: usize = 4096;
 /// Links that are followed on the way to a directory, as the system does.
 const LINKS_MAX: usize = 40;
 
@@ -35,6 +34,16 @@ enum There {
     Directory,
     Link(PathBuf),
     Else,
+}
+
+impl There {
+    fn of(found: Found) -> Self {
+        match (found.stat.kind, found.link) {
+            (FileKind::Directory, _) => Self::Directory,
+            (FileKind::Link, Some(target)) => Self::Link(target),
+            _ => Self::Else,
+        }
+    }
 }
 
 /// What there is to be made: below which directory, and which ones.
@@ -138,10 +147,16 @@ impl DockerHost {
 
     async fn there(&self, helper: &str, path: &Path) -> Result<There, RuntimeError> {
         let within = PathBuf::from(format!("{HOST}{}", path.display()));
-        match self.download(helper, &within, |all| all.len() > HEADER_BYTES).await {
-            Err(Refusal::NotFound(_)) => Ok(There::Nothing),
-            Ok(archive) => Ok(first_of(&archive)),
-            Err(refusal) => Err(refusal.of(format!("cannot look at {} of the host", path.display()))),
+        let what = || format!("cannot look at {} of the host", path.display());
+        match self.look_at(helper, &within).await {
+            Ok(found) => Ok(There::of(found)),
+            Err(Refused::Engine(Refusal::NotFound(_))) => Ok(There::Nothing),
+            Err(Refused::Engine(refusal)) => Err(refusal.of(what())),
+            Err(Refused::Corrupt(error)) => {
+                Err(RuntimeError::Engine { what: what(), reason: error.to_string() })
+            }
+            // So is said of content alone.
+            Err(Refused::TooLarge(_) | Refused::NotAFile(_)) => Ok(There::Else),
         }
     }
 
@@ -193,21 +208,6 @@ fn names(path: &Path) -> Vec<PathBuf> {
     path.components().filter_map(part).collect()
 }
 
-/// What an archive is of, of which the beginning was read.
-fn first_of(archive: &[u8]) -> There {
-    let mut archive = tar::Archive::new(archive);
-    let Some(Ok(entry)) = archive.entries().ok().and_then(|mut entries| entries.next()) else {
-        return There::Nothing;
-    };
-    match entry.header().entry_type() {
-        tar::EntryType::Directory => There::Directory,
-        tar::EntryType::Symlink => {
-            entry.link_name().ok().flatten().map_or(There::Else, |target| There::Link(target.into_owned()))
-        }
-        _ => There::Else,
-    }
-}
-
 /// The directories, as the engine takes them: the last is for its owner alone.
 fn directories(missing: &Missing, owner: (u64, u64)) -> std::io::Result<bytes::Bytes> {
     let mut archive = tar::Builder::new(Vec::new());
@@ -230,6 +230,7 @@ fn directories(missing: &Missing, owner: (u64, u64)) -> std::io::Result<bytes::B
 
 #[cfg(test)]
 mod tests {
+    use super::super::archive;
     use super::*;
 
     #[test]
@@ -252,10 +253,14 @@ mod tests {
 
     #[test]
     fn what_is_there_is_told_by_its_first_header() {
+        let first_of = |archive: Vec<u8>| There::of(archive::first(&archive, 0).unwrap());
         let archive = |kind, link: Option<&str>| {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(kind);
             header.set_size(0);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
             let mut archive = tar::Builder::new(Vec::new());
             match link {
                 Some(link) => archive.append_link(&mut header, "x", link).unwrap(),
@@ -263,11 +268,13 @@ mod tests {
             }
             archive.into_inner().unwrap()
         };
-        assert_eq!(first_of(&archive(tar::EntryType::Directory, None)), There::Directory);
-        assert_eq!(first_of(&archive(tar::EntryType::Regular, None)), There::Else);
-        let link = first_of(&archive(tar::EntryType::Symlink, Some("../run")));
-        assert_eq!(link, There::Link("../run".into()));
-        assert_eq!(first_of(&[]), There::Nothing);
+        assert_eq!(first_of(archive(tar::EntryType::Directory, None)), There::Directory);
+        assert_eq!(first_of(archive(tar::EntryType::Regular, None)), There::Else);
+        let long = "../run/".repeat(500);
+        for target in ["../run", long.as_str()] {
+            let link = first_of(archive(tar::EntryType::Symlink, Some(target)));
+            assert_eq!(link, There::Link(target.into()));
+        }
         assert_eq!(names(Path::new("/a/../b/")), ["a", "..", "b"].map(PathBuf::from));
     }
 }

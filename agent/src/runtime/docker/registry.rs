@@ -77,7 +77,7 @@ impl RegistryAuth {
         Self::parse(&text).map_err(failed)
     }
 
-    fn parse(text: &[u8]) -> Result<Self, String> {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
         // The text of such an error may show what was found, and that is a secret.
         let config: ConfigFile = serde_json::from_slice(text).map_err(|error| {
             let (line, column) = (error.line(), error.column());

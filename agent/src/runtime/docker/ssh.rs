@@ -23,8 +23,8 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::{Child, ChildStderr, Command},
     sync::watch,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -42,6 +42,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 const LOOK: Duration = Duration::from_millis(50);
 /// Lines of what it says that are kept.
 const LINES: usize = 20;
+/// Bytes from which on one of them is cut: the host's greeting may come with it, and be anything.
+const LINE_MAX: usize = 4 << 10;
 /// How long what it says of one way through it may be why that failed.
 const FRESH: Duration = Duration::from_secs(2);
 /// The longest path that a socket may have.
@@ -224,15 +226,20 @@ impl Inner {
     /// Notes what it says, and when the way is open, until it says no more.
     async fn listen(&self, child: &mut Child) {
         let Some(stderr) = child.stderr.take() else { return };
-        let mut lines = BufReader::new(stderr).lines();
+        let (mut stderr, mut line) = (BufReader::new(stderr), Vec::new());
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_open = false;
         loop {
             tokio::select! {
-                line = lines.next_line() => match line {
-                    Ok(Some(line)) => self.note(line),
-                    Ok(None) | Err(_) => return,
+                read = read_line(&mut stderr, &mut line) => {
+                    if matches!(read, Ok(0) | Err(_)) {
+                        return;
+                    }
+                    if line.ends_with(b"\n") || line.len() >= LINE_MAX {
+                        self.note(String::from_utf8_lossy(&line).trim_end().to_owned());
+                        line.clear();
+                    }
                 },
                 // It makes the sockets once the host has let it in, this one last.
                 _ = looks.tick(), if !is_open => if self.socket().exists() {
@@ -255,4 +262,10 @@ impl Inner {
             lines.pop_front();
         }
     }
+}
+
+/// Reads on, to the end of the line or as far as one may be; nothing more to come is zero. Cancel safe: what was read is in `line`.
+async fn read_line(stderr: &mut BufReader<ChildStderr>, line: &mut Vec<u8>) -> io::Result<usize> {
+    let room = LINE_MAX.saturating_sub(line.len()) as u64;
+    stderr.take(room).read_until(b'\n', line).await
 }

@@ -70,6 +70,11 @@ fn resolve(user: &str, passwd: &str, groups: &str) -> Result<Account, RuntimeErr
     Ok(Account { run_as: RunAs { uid, gid, groups: supplementary }, home })
 }
 
+/// The numbers of a `user[:group]` by these files; none if they do not know them.
+pub(crate) fn ids(user: &str, passwd: &str, groups: &str) -> Option<(u32, u32)> {
+    resolve(user, passwd, groups).ok().map(|Account { run_as, .. }| (run_as.uid, run_as.gid))
+}
+
 fn entries(file: &str) -> impl Iterator<Item = Vec<&str>> {
     file.lines().map(|line| line.split(':').collect())
 }

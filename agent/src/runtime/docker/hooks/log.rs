@@ -64,7 +64,7 @@ impl HookLog {
 
 /// Cuts what a command writes into lines, and remembers the last.
 #[derive(Debug, Default)]
-pub(super) struct Cutter {
+pub(in super::super) struct Cutter {
     /// What stands without a line end.
     stdout: Vec<u8>,
     stderr: Vec<u8>,
@@ -73,20 +73,24 @@ pub(super) struct Cutter {
 
 impl Cutter {
     /// Takes in `bytes`; returns every line that is complete.
-    pub(super) fn push(&mut self, stream: LogStream, bytes: &[u8]) -> Vec<LogLine> {
+    pub(in super::super) fn push(&mut self, stream: LogStream, bytes: &[u8]) -> Vec<LogLine> {
         let mut lines = Vec::new();
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let rest = self.rest(stream);
-            rest.extend_from_slice(piece);
-            if rest.ends_with(b"\n") || rest.len() >= LINE_MAX {
-                lines.extend(self.take(stream));
+        for mut piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            while !piece.is_empty() {
+                let rest = self.rest(stream);
+                let (now, later) = piece.split_at(piece.len().min(LINE_MAX.saturating_sub(rest.len())));
+                rest.extend_from_slice(now);
+                if rest.ends_with(b"\n") || rest.len() >= LINE_MAX {
+                    lines.extend(self.take(stream));
+                }
+                piece = later;
             }
         }
         lines
     }
 
     /// What stands without a line end; the command will write no more.
-    pub(super) fn finish(&mut self) -> Vec<LogLine> {
+    pub(in super::super) fn finish(&mut self) -> Vec<LogLine> {
         [LogStream::Stdout, LogStream::Stderr].into_iter().filter_map(|stream| self.take(stream)).collect()
     }
 
@@ -171,6 +175,10 @@ mod tests {
         let long = cutter.push(LogStream::Stdout, &[b'x'; LINE_MAX]);
         assert!(long.len() == 1 && long[0].partial);
         assert_eq!(cutter.last_words().len(), 2 + LAST_WORDS);
+        let at_once = [vec![b'x'; 2 * LINE_MAX + 1], b"\n".to_vec()].concat();
+        let lengths: Vec<_> =
+            cutter.push(LogStream::Stdout, &at_once).iter().map(|line| line.text.len()).collect();
+        assert_eq!(lengths, [LINE_MAX, LINE_MAX, 1]);
         assert_eq!(Cutter::default().last_words(), "");
     }
 }

@@ -15,7 +15,7 @@ const STORE: &str = "dev.towline.mark.store";
 
 /// One mark on an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(in super::super) struct Entry {
     pub(super) epoch: Epoch,
     pub(super) store: StoreId,
 }
@@ -27,7 +27,7 @@ impl Entry {
     }
 
     /// As the engine keeps it.
-    pub(super) fn write(self, instance: &str) -> HashMap<String, String> {
+    pub(in super::super) fn write(self, instance: &str) -> HashMap<String, String> {
         let labels = [
             (INSTANCE, instance.to_owned()),
             (EPOCH, self.epoch.to_string()),
@@ -37,7 +37,7 @@ impl Entry {
     }
 
     /// Reads it back; none of what is no mark of the instance.
-    pub(super) fn read(labels: &HashMap<String, String>, instance: &str) -> Option<Self> {
+    pub(in super::super) fn read(labels: &HashMap<String, String>, instance: &str) -> Option<Self> {
         if labels.get(INSTANCE).map(String::as_str) != Some(instance) {
             return None;
         }

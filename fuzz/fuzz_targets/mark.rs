@@ -1,0 +1,4 @@
+//! Feeds `towline_fuzz::mark` to the engine.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| towline_fuzz::mark(data));

@@ -1,0 +1,4 @@
+//! Feeds `towline_fuzz::names` to the engine.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| towline_fuzz::names(data));
