@@ -26,6 +26,13 @@ pub const COMPRESS_BYTES_MIN: usize = 4 << 10;
 /// 20 MiB/s busy and bounds what a dead receiver leaves in the broker.
 pub const STREAM_WINDOW_FRAMES: u32 = 16;
 
+/// Frames of all large answers together that a hub has asked for and not received: 32 MiB, half of what a NATS server keeps for one
+/// connection before it ends it. Each answer has its part, up to a whole window.
+pub const HUB_WINDOW_FRAMES: u32 = 256;
+
+/// The same for large calls at an agent: 1 MiB, for which a renewal's answer waits 1.7 s on a link of 5 Mbit/s. A lease lasts 5 s.
+pub const AGENT_WINDOW_FRAMES: u32 = 8;
+
 /// Large answers that one agent sends at once: 16 windows, 32 MiB under way. More wait, and say that they are at work.
 pub const TRANSFERS_MAX: usize = 16;
 

@@ -164,11 +164,8 @@ impl Caller {
         let inner = &self.inner;
         let body = encode_call(cx, args, &*inner.transport).await?;
         let time = cx.time.unwrap_or_else(|| R::METHOD.default_time()).min(limits::CALL_TIME_MAX);
-        let (attempt, reply) = Attempt::register(inner.clone(), to.clone(), R::METHOD, time, body)?;
-        let subject = inner.root.call(&to.instance, to.epoch, R::METHOD);
-        let payload = attempt.first_frame();
-        let sent = inner.publish(subject, Some(reply), payload).await;
-        sent.map_err(|error| not_sent(&error))?;
+        let (mut attempt, reply) = Attempt::register(inner.clone(), to.clone(), R::METHOD, time, body)?;
+        attempt.send(reply, cx).await?;
         Ok(attempt)
     }
 }

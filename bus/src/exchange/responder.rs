@@ -51,10 +51,12 @@ struct Inner {
     reassembly: Arc<Semaphore>,
     /// The large answers that are being sent.
     transfers: Arc<Semaphore>,
+    /// One clone for each large call that arrives.
+    arriving: Arc<()>,
     fatal: mpsc::Sender<CallError>,
 }
 
-/// Attempts that are remembered once they have ended: a bus that delivers twice does so within far fewer calls.
+/// Attempts to change something that are remembered once they have ended: a bus that delivers twice does so within far fewer.
 const ENDED_MAX: usize = 4 * limits::AGENT_CALLS_MAX;
 
 /// The calls under way, and those that have ended lately.
@@ -87,7 +89,11 @@ impl UnderWay {
         }
         match self.calls.entry(attempt) {
             Entry::Occupied(_) => return Err(NotBegun::Repeated),
-            Entry::Vacant(_) if is_full => return Err(NotBegun::Full),
+            Entry::Vacant(_) if is_full => {
+                // Nor later, when there is room: the caller is told that nothing was done.
+                self.remember(attempt, call.method);
+                return Err(NotBegun::Full);
+            }
             Entry::Vacant(place) => place.insert(call),
         };
         self.pings += usize::from(is_ping);
@@ -97,6 +103,13 @@ impl UnderWay {
     fn end(&mut self, attempt: AttemptId) {
         let Some(call) = self.calls.remove(&attempt) else { return };
         self.pings -= usize::from(call.method == Method::Ping);
+        self.remember(attempt, call.method);
+    }
+
+    fn remember(&mut self, attempt: AttemptId, method: Method) {
+        if !method.is_mutating() {
+            return;
+        }
         if self.ended.len() >= ENDED_MAX
             && let Some(oldest) = self.ended.pop_front()
         {
@@ -136,6 +149,7 @@ impl Responder {
                 running: Mutex::default(),
                 reassembly: Arc::new(Semaphore::new(limits::REASSEMBLY_BYTES_MAX)),
                 transfers: Arc::new(Semaphore::new(limits::TRANSFERS_MAX)),
+                arriving: Arc::default(),
                 fatal,
             }),
         }
@@ -302,5 +316,16 @@ mod tests {
         assert!(!begins(&mut under_way, 20_000 - 4_000), "thousands of calls ago");
         assert_eq!((under_way.ended.len(), under_way.is_ended.len()), (ENDED_MAX, ENDED_MAX));
         assert!(under_way.calls.is_empty());
+    }
+
+    #[test]
+    fn an_attempt_for_which_there_was_no_room_is_not_begun_later() {
+        let mut under_way = UnderWay::default();
+        let most = limits::AGENT_CALLS_MAX as u64;
+        assert!((0..most).all(|attempt| begins(&mut under_way, attempt)));
+        assert!(!begins(&mut under_way, most));
+        under_way.end(AttemptId(0));
+        assert!(!begins(&mut under_way, most), "its caller was told that nothing was done");
+        assert!(begins(&mut under_way, most + 1));
     }
 }

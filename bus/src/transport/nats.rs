@@ -41,8 +41,9 @@ pub use self::config::{ConnectError, NatsConfig, check};
 /// better than a message that comes too late.
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How long a large publish may wait for others before it, while they leave: as long as a transfer may stand still.
-const BULK_TIME_MAX: Duration = limits::STREAM_SILENCE_MAX;
+/// How long a large publish may wait for others before it, while they leave. Nobody who was there before it can have
+/// more than 2 MiB and a turn; on a link that takes a minute for that, nothing large arrives in time.
+const BULK_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// How long a subscription may wait to be handed to the client.
 const SUBSCRIBE_TIME_MAX: Duration = Duration::from_secs(10);

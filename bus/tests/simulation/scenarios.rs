@@ -291,6 +291,14 @@ fn claims_have_one_reservation_under_way() {
     let epoch = Epoch::new(7).unwrap();
     let next = hub.handle(now, HubEvent::Reserved { nonce: 1, result: Ok(epoch) });
     assert_eq!(reserved(&next), [1_000], "the newest alone");
+    let late = now + limits::RESERVATION_MAX + seconds(1);
+    let again = HubEvent::Claim { number: 2, claim: claim(1_000) };
+    assert_eq!(reserved(&hub.handle(now, again.clone())), [0; 0], "it may still be answered");
+    assert_eq!(
+        reserved(&hub.handle(late, again)),
+        [1_000],
+        "an authority that never answered is asked again"
+    );
     let answers = hub.handle(now, HubEvent::Reserved { nonce: 1_000, result: Ok(epoch.next().unwrap()) });
     assert!(matches!(&answers[..], [HubEffect::AnswerClaim { answer, .. }] if answer.nonce == 1_000));
     // A store that never answers is not waited for without end.

@@ -28,8 +28,8 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     cut: watch::Sender<bool>,
-    /// Bytes a second towards the server; 0 is as many as come.
-    rate: AtomicU64,
+    /// Bytes a second towards the server, and towards the clients; 0 is as many as come.
+    rates: [AtomicU64; 2],
     /// Bytes that came from the clients, and from the server.
     passed: [AtomicU64; 2],
     attempts: Mutex<Vec<Instant>>,
@@ -46,7 +46,7 @@ impl Proxy {
         let address = listener.local_addr().expect("a bound listener has an address");
         let shared = Arc::new(Shared {
             cut: watch::Sender::new(false),
-            rate: AtomicU64::new(0),
+            rates: Default::default(),
             passed: Default::default(),
             attempts: Mutex::default(),
             open: AtomicUsize::new(0),
@@ -100,7 +100,14 @@ impl Proxy {
 
     /// Passes on at most so many bytes a second towards the server.
     pub fn slow_down(&self, bytes_per_second: u64) {
-        self.shared.rate.store(bytes_per_second, Ordering::Relaxed);
+        let [to_server, _] = &self.shared.rates;
+        to_server.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// Passes on at most so many bytes a second towards the clients.
+    pub fn slow_down_answers(&self, bytes_per_second: u64) {
+        let [_, to_clients] = &self.shared.rates;
+        to_clients.store(bytes_per_second, Ordering::Relaxed);
     }
 
     /// How many bytes came so far from the clients, and from the server: all that TCP carries, its own headers aside.
@@ -144,10 +151,10 @@ fn listen() -> std::io::Result<TcpListener> {
 async fn pass(mut near: TcpStream, mut far: TcpStream, shared: &Shared) {
     let (mut from_near, mut to_near) = near.split();
     let (mut from_far, mut to_far) = far.split();
-    let full = AtomicU64::new(0);
     let [from_clients, from_server] = &shared.passed;
-    let up = copy(&mut from_near, &mut to_far, &shared.rate, from_clients);
-    let down = copy(&mut from_far, &mut to_near, &full, from_server);
+    let [to_server, to_clients] = &shared.rates;
+    let up = copy(&mut from_near, &mut to_far, to_server, from_clients);
+    let down = copy(&mut from_far, &mut to_near, to_clients, from_server);
     tokio::pin!(up, down);
     tokio::select! {
         // The client has gone; the server still reads what it sent, unless it is reset meanwhile.

@@ -1,4 +1,4 @@
-//! Many large answers at once, on a link that is slow: what keeps a session alive is not delayed by them.
+//! Large messages on a link that is slow: what keeps a session alive is not delayed by them, whichever way they go.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use bytes::Bytes;
 use towline_bus::Platform as _;
 use towline_bus::message_bus::PresenceView;
 use towline_bus::platform::CallContext;
+use towline_protocol::platform::Definition;
 use towline_tests::chain::{HubChain, Wire, instance, nats_link};
 use towline_tests::nats::{NatsServer, Proxy};
 
@@ -37,7 +38,7 @@ async fn many_large_answers_delay_no_renewal_on_a_slow_link() {
     let large = noise(EXPORT_BYTES);
     mock.set_config(large.clone());
     let mut serving = subscription.serving();
-    let epoch = *serving.borrow_and_update();
+    let epoch = *serving.wait_for(Option::is_some).await.unwrap();
     proxy.slow_down(RATE);
     let mut exports = tokio::task::JoinSet::new();
     for _ in 0..EXPORTS {
@@ -53,6 +54,40 @@ async fn many_large_answers_delay_no_renewal_on_a_slow_link() {
         assert!(matches!(view.presence, PresenceView::Connected { .. }), "{view:?}");
     }
     assert!(!serving.has_changed().unwrap(), "the lease ended in between");
+    subscription.leave().await;
+    hub.stop().await;
+}
+
+/// What a site takes in a second: 5 Mbit/s.
+const SITE_RATE: u64 = 640 << 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_calls_delay_no_renewal_on_a_slow_link() {
+    let server = NatsServer::start("").await;
+    let proxy = Proxy::before(server.address()).await;
+    let hub = HubChain::start_over(Wire::Nats(server.into())).await;
+    let (mock, subscription) = hub.mock_over(nats_link(proxy.url()).await, "a").await;
+    let mut serving = subscription.serving();
+    let epoch = *serving.wait_for(Option::is_some).await.unwrap();
+    proxy.slow_down_answers(SITE_RATE);
+    let mut applying = tokio::task::JoinSet::new();
+    // Together they take twice a lease.
+    for number in 0..3 {
+        let remote = hub.bus.connect(&instance("a"));
+        let large = Definition {
+            id: format!("default/Large/l{number}").parse().unwrap(),
+            definition: noise(EXPORT_BYTES),
+            is_async: false,
+        };
+        applying.spawn(async move {
+            remote.apply(&CallContext::new().within(Duration::from_secs(300)), &[large]).await
+        });
+    }
+    while let Some(applied) = applying.join_next().await {
+        assert_eq!(applied.unwrap(), Ok(()));
+    }
+    assert_eq!((mock.executed().len(), *serving.borrow()), (3, epoch));
+    assert!(!serving.has_changed().unwrap(), "the lease ended, for its renewal was late");
     subscription.leave().await;
     hub.stop().await;
 }

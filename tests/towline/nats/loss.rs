@@ -19,12 +19,15 @@ async fn x_a1_absence_answers_at_once_on_nats() {
     let (_, subscription) = hub.mock("a").await;
     // Gone without a goodbye: the server itself says that nobody listens.
     drop(subscription);
+    let remote = hub.bus.connect(&instance("a"));
     until("its subscriptions are gone", || async {
-        let begun = tokio::time::Instant::now();
-        let error = hub.bus.connect(&instance("a")).ping(&CallContext::new()).await.err()?;
-        (error.code == Code::Unavailable && begun.elapsed() < Duration::from_millis(100)).then_some(())
+        let cx = CallContext::new().within(Duration::from_millis(100));
+        remote.ping(&cx).await.err().filter(|error| error.code == Code::Unavailable)
     })
     .await;
+    let error = remote.apply(&CallContext::new(), &[]).await.unwrap_err();
+    assert!(error.message.contains("nobody serves"), "presence told it: {error:?}");
+    assert_eq!((error.code, error.effect), (Code::Unavailable, Effect::None));
     hub.stop().await;
 }
 

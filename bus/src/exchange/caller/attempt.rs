@@ -4,8 +4,10 @@ mod answer;
 mod stream;
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,11 +18,12 @@ use towline_protocol::subject::Subject;
 use towline_protocol::{AttemptId, CallError, Code, Effect, Epoch, Method, limits};
 
 use super::pending::{Arrival, Asked};
-use super::{Destination, Inner};
+use super::{Destination, Inner, not_sent};
 use crate::clock;
 use crate::exchange::WORKING;
 use crate::exchange::transfer::Outgoing;
 use crate::platform::CallContext;
+use crate::transport::PublishError;
 
 /// How long a caller that took its call back still waits to hear what came of it.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
@@ -34,7 +37,7 @@ pub(super) struct Attempt {
     /// When the agent was heard last on this call.
     heard: Instant,
     time: Duration,
-    is_mutating: bool,
+    method: Method,
     outgoing: Outgoing,
     header: Header,
     sent: u32,
@@ -76,7 +79,7 @@ impl Attempt {
             deadline: now + time,
             heard: now,
             time,
-            is_mutating: method.is_mutating(),
+            method,
             outgoing,
             header,
             sent: 1,
@@ -87,9 +90,48 @@ impl Attempt {
         Ok((attempt, reply_subject))
     }
 
-    /// The frame that makes the call.
-    pub(super) fn first_frame(&self) -> Bytes {
-        self.outgoing.frame(&self.header, 0).encode()
+    /// Makes the call, to be answered on the subject `reply`. A large one may have to wait for others before it.
+    ///
+    /// # Errors
+    /// Nothing was sent: the bus does not take it, the caller took it back, or its time is over.
+    pub(super) async fn send(&mut self, reply: String, cx: &CallContext) -> Result<(), CallError> {
+        let caller = self.caller.clone();
+        let subject = caller.root.call(&self.to.instance, self.to.epoch, self.method);
+        let payload = self.outgoing.frame(&self.header, 0).encode();
+        let mut publish = pin!(caller.publish(subject, Some(reply), payload));
+        let sent = match futures::poll!(&mut publish) {
+            Poll::Ready(sent) => sent,
+            // Boxed, as all that is rare: every call's future would be the larger for it.
+            Poll::Pending => Box::pin(self.wait_to_send(publish, cx)).await?,
+        };
+        // Nobody need be told that it is wanted no more.
+        self.finished = sent.is_err();
+        sent.map_err(|error| not_sent(&error))
+    }
+
+    async fn wait_to_send(
+        &mut self,
+        publish: impl Future<Output = Result<(), PublishError>>,
+        cx: &CallContext,
+    ) -> Result<Result<(), PublishError>, CallError> {
+        tokio::pin!(publish);
+        let error = tokio::select! {
+            biased;
+            sent = publish => {
+                // Its silence begins now.
+                self.heard = Instant::now();
+                return Ok(sent);
+            }
+            () = cx.cancelled.cancelled() => {
+                CallError::new(Code::Cancelled, "the caller took the call back before it was sent")
+            }
+            () = tokio::time::sleep_until(self.deadline) => {
+                let text = format!("{}: the bus did not take the call within {}", self.to.instance, humane(self.time));
+                CallError::new(Code::Expired, text)
+            }
+        };
+        self.finished = true;
+        Err(error.with_effect(Effect::None))
     }
 
     /// The next frame that carries something: keep-alives and credits are dealt with here.
@@ -116,7 +158,7 @@ impl Attempt {
                 Arrival::Frame(frame) if frame.header.kind == Kind::Reply => return Ok(*frame),
                 Arrival::Frame(frame) => match self.note(frame.header.kind) {
                     Kind::KeepAlive if frame.header.sequence == WORKING => {}
-                    Kind::Credit => self.send_chunks(frame.header.sequence).await?,
+                    Kind::Credit => self.send_chunks(frame.header.sequence, cx).await?,
                     Kind::Unknown(_) => {}
                     _ => return Ok(*frame),
                 },
@@ -143,16 +185,29 @@ impl Attempt {
         kind
     }
 
-    /// Sends what the agent has room for.
-    async fn send_chunks(&mut self, limit: u32) -> Result<(), CallError> {
+    /// Sends what the agent has asked for.
+    async fn send_chunks(&mut self, limit: u32, cx: &CallContext) -> Result<(), CallError> {
         let subject = self.control_subject();
-        self.header.not_after_unix_ms = Some(not_after(self.deadline - Instant::now()));
         while self.sent < limit.min(self.outgoing.frames()) {
+            // Anew with each: one may wait for others.
+            self.header.not_after_unix_ms = Some(not_after(self.deadline - Instant::now()));
             let payload = self.outgoing.frame(&self.header, self.sent).encode();
-            let sent = self.caller.publish(subject.clone(), None, payload).await;
-            sent.map_err(|_| self.lost("the hub lost the bus"))?;
+            let caller = self.caller.clone();
+            tokio::select! {
+                biased;
+                sent = caller.publish(subject.clone(), None, payload) => {
+                    sent.map_err(|_| self.lost("the hub lost the bus"))?;
+                }
+                () = cx.cancelled.cancelled(), if !self.taken_back => {
+                    self.take_back().await;
+                    break;
+                }
+                () = tokio::time::sleep_until(self.deadline) => return Err(self.out_of_time()),
+            }
             self.sent += 1;
         }
+        // The agent was not listened to meanwhile.
+        self.heard = Instant::now();
         Ok(())
     }
 
@@ -188,7 +243,7 @@ impl Attempt {
 
     /// The outcome is not known; the effect of a call that only reads is none all the same.
     fn lost(&self, why: &str) -> CallError {
-        let effect = if self.is_mutating { Effect::Unknown } else { Effect::None };
+        let effect = if self.method.is_mutating() { Effect::Unknown } else { Effect::None };
         CallError::unknown_outcome(format!("{}: {why}", self.to.instance)).with_effect(effect)
     }
 }
@@ -221,7 +276,7 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         self.caller.pending.remove(self.id);
         self.in_flight.dec();
-        if !self.finished && !self.is_mutating && !self.taken_back {
+        if !self.finished && !self.method.is_mutating() && !self.taken_back {
             // The caller went away: nobody needs the rest.
             let (caller, subject) = (self.caller.clone(), self.control_subject());
             let payload = control_frame(self.to.epoch, Kind::Cancel, 0);

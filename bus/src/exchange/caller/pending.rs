@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
+use tokio::time::Instant;
 use towline_protocol::frame::{Frame, Kind};
 use towline_protocol::{AttemptId, Epoch, InstanceId, limits};
 
@@ -32,6 +33,8 @@ pub(super) struct Asked {
 struct Pending {
     asked: Asked,
     arrived: VecDeque<Arrival>,
+    /// When something came last, whether or not it is kept.
+    talked: Instant,
     reader: Option<Waker>,
 }
 
@@ -52,7 +55,10 @@ impl PendingCalls {
         let mut calls = self.lock();
         let has_room = calls.len() < limits::HUB_CALLS_MAX;
         if has_room {
-            calls.insert(attempt, Pending { asked, arrived: VecDeque::new(), reader: None });
+            calls.insert(
+                attempt,
+                Pending { asked, arrived: VecDeque::new(), talked: Instant::now(), reader: None },
+            );
         }
         has_room
     }
@@ -73,6 +79,7 @@ impl PendingCalls {
             let mut calls = self.lock();
             let call = calls.get_mut(&attempt).ok_or("late_reply")?;
             let arrival = read(&call.asked)?;
+            call.talked = Instant::now();
             if is_idle_talk(&arrival) && call.arrived.len() > FRAMES_MAX / 2 {
                 // A reader that is this far behind has not missed us; what is left of its queue is for items.
                 return Ok(());
@@ -94,6 +101,11 @@ impl PendingCalls {
         let readers: Vec<Waker> =
             self.lock().values_mut().filter_map(|call| call.push(Arrival::LinkLost)).collect();
         readers.into_iter().for_each(Waker::wake);
+    }
+
+    /// When something came last for a call: for who waits for something else than that.
+    pub(super) fn talked(&self, attempt: AttemptId) -> Option<Instant> {
+        self.lock().get(&attempt).map(|call| call.talked)
     }
 
     /// The next that came for a call. It has one reader.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use towline_protocol::{InstanceId, limits};
 
+use crate::exchange::transfer::window;
 use crate::map::QuickMap;
 
 /// The memory of one hub for answers under way.
@@ -17,6 +18,8 @@ pub(super) struct Room {
     last: Arc<Semaphore>,
     /// Announced bytes by instance; kept while anybody has or awaits any.
     shares: Mutex<QuickMap<InstanceId, Arc<Semaphore>>>,
+    /// One clone for each answer that has its turn.
+    coming: Arc<()>,
 }
 
 impl Room {
@@ -26,7 +29,8 @@ impl Room {
 
     fn of(shared: usize) -> Arc<Self> {
         let shared = Arc::new(Semaphore::new(shared));
-        Arc::new(Self { shared, last: Arc::new(Semaphore::new(1)), shares: Mutex::default() })
+        let last = Arc::new(Semaphore::new(1));
+        Arc::new(Self { shared, last, shares: Mutex::default(), coming: Arc::default() })
     }
 
     /// For one answer of an instance. It holds nothing yet.
@@ -34,7 +38,12 @@ impl Room {
         let full = || Arc::new(Semaphore::new(limits::REASSEMBLY_SHARE_BYTES_MAX));
         let share = self.lock().entry(instance.clone()).or_insert_with(full).clone();
         let (room, instance) = (self.clone(), instance.clone());
-        Held { room, instance, share, announced: None, shared: None, last: None }
+        Held { room, instance, share: Some(share), announced: None, coming: None, shared: None, last: None }
+    }
+
+    /// Frames that one answer may have under way.
+    pub(super) fn window(&self) -> u32 {
+        window(limits::HUB_WINDOW_FRAMES, Arc::strong_count(&self.coming) - 1)
     }
 
     fn lock(&self) -> MutexGuard<'_, QuickMap<InstanceId, Arc<Semaphore>>> {
@@ -46,8 +55,10 @@ impl Room {
 pub(super) struct Held {
     room: Arc<Room>,
     instance: InstanceId,
-    share: Arc<Semaphore>,
+    /// Until it is dropped.
+    share: Option<Arc<Semaphore>>,
     announced: Option<OwnedSemaphorePermit>,
+    coming: Option<Arc<()>>,
     shared: Option<OwnedSemaphorePermit>,
     last: Option<OwnedSemaphorePermit>,
 }
@@ -56,7 +67,9 @@ impl Held {
     /// Waits for the instance's own answers before this one, if together they announce more than its share.
     pub(super) async fn take_turn(&mut self, announced: usize) {
         let most = limits::REASSEMBLY_SHARE_BYTES_MAX;
-        self.announced = self.share.clone().acquire_many_owned(permits(announced.min(most))).await.ok();
+        let Some(share) = self.share.clone().filter(|_| self.announced.is_none()) else { return };
+        self.announced = share.acquire_many_owned(permits(announced.min(most))).await.ok();
+        self.coming = Some(self.room.coming.clone());
     }
 
     /// Waits until so many bytes of the answer, from its beginning, may come.
@@ -79,11 +92,12 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Before the look at who else is there: a permit keeps its semaphore, too.
+        // A permit keeps its semaphore, too.
         self.announced = None;
         let mut shares = self.room.lock();
-        // The list's own, and this one.
-        if shares.get(&self.instance).is_some_and(|share| Arc::strong_count(share) == 2) {
+        // Under the lock: of two that leave at once, the second sees that it is the last.
+        self.share = None;
+        if shares.get(&self.instance).is_some_and(|share| Arc::strong_count(share) == 1) {
             shares.remove(&self.instance);
         }
     }

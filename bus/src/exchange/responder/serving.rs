@@ -18,7 +18,7 @@ use super::batch::{Batch, next_batch};
 use super::dispatch::{Outcome, dispatch};
 use super::{CONTROL_FRAMES_MAX, Inner};
 use crate::clock;
-use crate::exchange::transfer::{Incoming, JoinError, Joined, Outgoing};
+use crate::exchange::transfer::{Asked, Incoming, JoinError, Joined, Outgoing, window};
 use crate::exchange::{COMPRESS_INLINE_BYTES_MAX, OPENED, WORKING, compress, frame_bytes};
 use crate::platform::ItemStream;
 use crate::session::NotNow;
@@ -139,14 +139,16 @@ impl Serving {
         })?;
         let invalid = |error: JoinError| CallError::new(Code::Invalid, error.to_string());
         let mut joined = Incoming::begin(first).map_err(invalid)?;
+        let (arriving, mut asked) = (self.inner.arriving.clone(), Asked::default());
         loop {
             let incoming = match joined {
                 Joined::Whole(bytes) => return Ok((bytes, not_after)),
                 Joined::Partly(incoming) => incoming,
             };
-            let next = incoming.next();
-            if next == 1 || next % (limits::STREAM_WINDOW_FRAMES / 2) == 0 {
-                self.say(Kind::Credit, next + limits::STREAM_WINDOW_FRAMES).await;
+            // The list's own is one of them.
+            let window = window(limits::AGENT_WINDOW_FRAMES, Arc::strong_count(&arriving) - 1);
+            if let Some(limit) = asked.next(incoming.next(), window) {
+                self.say(Kind::Credit, limit).await;
             }
             let frame = self.chunk().await?;
             not_after = frame.header.not_after_unix_ms.or(not_after);
@@ -154,17 +156,29 @@ impl Serving {
         }
     }
 
+    /// The next part of the body. On a slow link it takes its time: the caller hears that it is still awaited.
     async fn chunk(&mut self) -> Result<Frame, CallError> {
         loop {
-            let next = tokio::select! {
-                next = self.controls.next() => next,
-                () = self.cancelled.cancelled() => return Err(cancelled()),
-                () = tokio::time::sleep(limits::STREAM_SILENCE_MAX) => None,
-            };
-            match next {
+            match self.next_control().await {
                 Some(frame) if frame.header.kind == Kind::Chunk => return Ok(frame),
                 Some(_) => {}
+                None if self.cancelled.is_cancelled() => return Err(cancelled()),
                 None => return Err(CallError::new(Code::Expired, "the rest of the call did not come")),
+            }
+        }
+    }
+
+    /// What the caller says next, who hears meanwhile that the call is at work; none when it took the call back, or is silent.
+    async fn next_control(&mut self) -> Option<Frame> {
+        let mut working = interval_at(Instant::now() + limits::RENEW_EVERY, limits::RENEW_EVERY);
+        let silent = Instant::now() + limits::STREAM_SILENCE_MAX;
+        loop {
+            tokio::select! {
+                biased;
+                next = self.controls.next() => return next,
+                () = self.cancelled.cancelled() => return None,
+                () = tokio::time::sleep_until(silent) => return None,
+                _ = working.tick() => self.say(Kind::KeepAlive, WORKING).await,
             }
         }
     }
@@ -256,7 +270,13 @@ impl Serving {
             return Box::pin(self.send_chunks(method, kind, message)).await;
         }
         let frame = message.frame(&self.answer.header(kind), 0).encode();
-        if let Err(error) = self.inner.publish(&self.answer.subject, frame).await {
+        let mut publish = pin!(self.inner.publish(&self.answer.subject, frame));
+        let sent = match futures::poll!(&mut publish) {
+            Poll::Ready(sent) => Some(sent),
+            // A large one waits for others before it: the caller hears that it will come.
+            Poll::Pending => Box::pin(self.accompany(method, publish)).await,
+        };
+        if let Some(Err(error)) = sent {
             Box::pin(self.not_sent(method, 0, &error)).await;
         }
     }
@@ -268,7 +288,8 @@ impl Serving {
         let turn = self.accompany(method, pin!(transfers.acquire())).await;
         let Some(Ok(_turn)) = turn else { return };
         let header = self.answer.header(kind);
-        let mut credit = limits::STREAM_WINDOW_FRAMES;
+        // The first says how much there is to come, and the caller when.
+        let mut credit = 1;
         for sequence in 0..message.frames() {
             if sequence >= credit {
                 match self.more_credit(sequence).await {
@@ -312,11 +333,7 @@ impl Serving {
     /// Waits until the frame may be sent; `None` when nobody wants it any more.
     async fn more_credit(&mut self, sequence: u32) -> Option<u32> {
         loop {
-            let frame = tokio::select! {
-                frame = self.controls.next() => frame?,
-                () = self.cancelled.cancelled() => return None,
-                () = tokio::time::sleep(limits::STREAM_SILENCE_MAX) => return None,
-            };
+            let frame = self.next_control().await?;
             if frame.header.kind == Kind::Credit && frame.header.sequence > sequence {
                 return Some(frame.header.sequence);
             }
@@ -333,6 +350,25 @@ impl Serving {
         let mut heard = Instant::now();
         loop {
             tokio::select! {
+                // What the caller said while an item waited to be sent comes before the look whether it is silent; and items, of which
+                // there may be any number, come last.
+                biased;
+                frame = self.controls.next() => match frame {
+                    Some(frame) => {
+                        heard = Instant::now();
+                        if frame.header.kind == Kind::Credit {
+                            credit = credit.max(frame.header.sequence);
+                        }
+                    }
+                    None => return,
+                },
+                () = self.cancelled.cancelled() => return,
+                _ = working.tick() => {
+                    if heard.elapsed() > limits::STREAM_SILENCE_MAX {
+                        return;
+                    }
+                    self.say(Kind::KeepAlive, WORKING).await;
+                }
                 Batch { items, end } = next_batch(&mut items, frame_bytes), if sequence < credit => {
                     if !items.is_empty() {
                         let mut header = self.answer.header(Kind::Item);
@@ -354,22 +390,6 @@ impl Serving {
                             return self.send(method, Kind::Failure, wire::encode(&error)).await;
                         }
                     }
-                }
-                frame = self.controls.next() => match frame {
-                    Some(frame) => {
-                        heard = Instant::now();
-                        if frame.header.kind == Kind::Credit {
-                            credit = credit.max(frame.header.sequence);
-                        }
-                    }
-                    None => return,
-                },
-                () = self.cancelled.cancelled() => return,
-                _ = working.tick() => {
-                    if heard.elapsed() > limits::STREAM_SILENCE_MAX {
-                        return;
-                    }
-                    self.say(Kind::KeepAlive, WORKING).await;
                 }
             }
         }

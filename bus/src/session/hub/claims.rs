@@ -18,12 +18,16 @@ impl HubSession {
             |other: &&mut Claimed| (other.claim.boot, other.claim.nonce) == (claim.boot, claim.nonce);
         if let Some(claimed) = claims.find(is_same) {
             (claimed.number, claimed.at) = (number, now);
+            let is_unanswered = claimed.epoch.is_none();
             let reserved = claimed.epoch.map(|epoch| HubEffect::AnswerClaim {
                 boot: claim.boot,
                 number,
                 answer: claim_answer(claim.nonce, ClaimOutcome::Reserved, Some(epoch), None),
             });
             effects.extend(reserved);
+            if is_unanswered {
+                self.ask_epoch(now, effects);
+            }
         } else if self.may_resume(&claim) {
             effects.push(HubEffect::ReadEpoch { question: Question::Resume { number, claim } });
         } else {

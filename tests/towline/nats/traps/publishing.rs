@@ -263,9 +263,10 @@ async fn n_b15_closing_waits_for_a_slow_link() {
     let proxy = Proxy::before(server.address()).await;
     let (from, to) = (connect(proxy.url()).await, connect(server.url()).await);
     let mut heard = hear(&to, "slow.>", "slow.barrier").await;
-    const MESSAGES: usize = 200;
+    // Small enough to be taken at once, all of them: 24 MiB wait when it closes.
+    const MESSAGES: usize = 800;
     proxy.slow_down(12 << 20);
-    let payload = Bytes::from(vec![7; limits::FRAME_BODY_BYTES_MAX]);
+    let payload = Bytes::from(vec![7; 31 << 10]);
     for _ in 0..MESSAGES {
         publish(&from, "slow.1", payload.clone()).await.unwrap();
     }

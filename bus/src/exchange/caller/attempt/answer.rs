@@ -6,9 +6,8 @@ use towline_protocol::frame::{Frame, Kind};
 use towline_protocol::{CallError, limits};
 
 use super::super::decode;
-use super::super::room::Held;
 use super::Attempt;
-use crate::exchange::transfer::{Incoming, Joined};
+use crate::exchange::transfer::{Asked, Incoming, Joined};
 use crate::platform::CallContext;
 use crate::transport;
 
@@ -43,11 +42,9 @@ impl Attempt {
         let announced = usize::try_from(Incoming::announced(&first)).unwrap_or(usize::MAX);
         let mut held = self.caller.room.of_answer(&self.to.instance);
         // Those before it are this instance's own: they end, or are given up.
-        let deadline = self.deadline;
-        self.wait(held.take_turn(announced), deadline, 0, cx).await?;
-        self.make_room(&mut held, 0, announced, cx).await?;
+        self.wait(held.take_turn(announced), 0, cx).await?;
         let mut joined = Incoming::begin(first).map_err(|error| self.broken(&error.to_string()))?;
-        let mut progress = Instant::now();
+        let (mut asked, mut progress) = (Asked::default(), Instant::now());
         loop {
             let incoming = match joined {
                 Joined::Whole(bytes) => {
@@ -56,9 +53,12 @@ impl Attempt {
                 }
                 Joined::Partly(incoming) => incoming,
             };
-            if incoming.next() % (limits::STREAM_WINDOW_FRAMES / 2) == 0 {
-                self.make_room(&mut held, incoming.next(), announced, cx).await?;
-                self.credit(incoming.next()).await;
+            if let Some(limit) = asked.next(incoming.next(), self.caller.room.window()) {
+                let ahead = usize::try_from(limit).unwrap_or(usize::MAX);
+                let ahead = ahead.saturating_mul(limits::FRAME_BODY_BYTES_MAX).min(announced);
+                self.wait(held.grow(ahead), incoming.next(), cx).await?;
+                self.control(Kind::Credit, limit).await;
+                progress = Instant::now();
             }
             // Whoever only says that it is at work, and sends nothing, is not waited for.
             let next = timeout_at(progress + limits::STREAM_SILENCE_MAX, self.next(cx)).await;
@@ -80,26 +80,11 @@ impl Attempt {
         }
     }
 
-    /// Waits until there is room for what the agent may send once it hears of so many frames received.
-    async fn make_room(
-        &mut self,
-        held: &mut Held,
-        received: u32,
-        announced: usize,
-        cx: &CallContext,
-    ) -> Result<(), CallError> {
-        let frames = usize::try_from(received + limits::STREAM_WINDOW_FRAMES).unwrap_or(usize::MAX);
-        let ahead = frames.saturating_mul(limits::FRAME_BODY_BYTES_MAX).min(announced);
-        let until = Instant::now() + limits::STREAM_SILENCE_MAX;
-        self.wait(held.grow(ahead), until, received, cx).await
-    }
-
-    /// Waits for room, up to a moment, telling the agent that it is still wanted. A caller that takes its call back meanwhile,
-    /// or a link that is lost, is not waited with.
+    /// Waits for room, telling the agent that it is still wanted, and listening whether it is still there. A caller that takes its
+    /// call back meanwhile, or a link that is lost, is not waited with.
     async fn wait(
         &mut self,
         room: impl Future<Output = ()>,
-        until: Instant,
         received: u32,
         cx: &CallContext,
     ) -> Result<(), CallError> {
@@ -108,11 +93,12 @@ impl Attempt {
         let mut keep_alive =
             interval_at(Instant::now() + limits::STREAM_KEEP_ALIVE, limits::STREAM_KEEP_ALIVE);
         loop {
+            let talked =
+                self.caller.pending.talked(self.id).map_or(self.heard, |talked| talked.max(self.heard));
             tokio::select! {
                 biased;
                 () = &mut room => {
-                    // The agent was not listened to meanwhile.
-                    self.heard = Instant::now();
+                    self.heard = talked;
                     return Ok(());
                 }
                 () = cx.cancelled.cancelled(), if !self.taken_back => {
@@ -122,9 +108,16 @@ impl Attempt {
                 () = transport::lost(&mut link) => {
                     return Err(self.lost("the hub lost the bus"));
                 }
-                _ = keep_alive.tick() => self.credit(received).await,
-                () = tokio::time::sleep_until(until.min(self.deadline)) => {
+                // What was asked for before says nothing new, but that there is somebody.
+                _ = keep_alive.tick() => self.control(Kind::Credit, received).await,
+                () = tokio::time::sleep_until(self.deadline) => {
                     return Err(self.lost("the hub had no room for its answer"));
+                }
+                () = tokio::time::sleep_until(talked + limits::CALL_SILENCE_MAX) => {
+                    let is_so = self.caller.pending.talked(self.id).is_none_or(|now| now <= talked);
+                    if is_so {
+                        return Err(self.lost("it fell silent"));
+                    }
                 }
             }
         }
