@@ -9,6 +9,7 @@
 mod caller;
 mod responder;
 mod transfer;
+mod window;
 
 use bytes::Bytes;
 use towline_protocol::frame::Frame;

@@ -31,7 +31,10 @@ pub const STREAM_WINDOW_FRAMES: u32 = 16;
 pub const HUB_WINDOW_FRAMES: u32 = 256;
 
 /// The same for large calls at an agent: 1 MiB, for which a renewal's answer waits 1.7 s on a link of 5 Mbit/s. A lease lasts 5 s.
-pub const AGENT_WINDOW_FRAMES: u32 = 8;
+pub const AGENT_WINDOW_FRAMES: u32 = 32;
+
+/// The parts in which a call goes that does not fit one frame: the first of each is sent unasked, and each may have one under way.
+pub const CALL_PART_BYTES: usize = 32 << 10;
 
 /// Large answers that one agent sends at once: 16 windows, 32 MiB under way. More wait, and say that they are at work.
 pub const TRANSFERS_MAX: usize = 16;

@@ -181,7 +181,9 @@ async fn x_b17_an_undecodable_body_over_the_whole_chain() {
 /// Publishes a payload on a subject of the agent's, as a hub would, and returns what is answered.
 async fn ask_raw(link: &dyn Transport, replies: &mut Subscription, to: String, payload: Bytes) -> CallError {
     let replica = ReplicaId::new(uuid::Uuid::new_v4());
-    let reply = Subject::Reply { instance: instance("a"), replica, attempt: AttemptId(1) };
+    // Of one that was there before it would be a double.
+    let attempt = AttemptId(uuid::Uuid::new_v4().as_u64_pair().0);
+    let reply = Subject::Reply { instance: instance("a"), replica, attempt };
     let reply = Root::default().subject(&reply);
     link.publish(to, Some(reply.clone()), payload).await.unwrap();
     loop {

@@ -185,7 +185,7 @@ async fn encode_call<R: Request>(
     // The same fields as `CallBody`, without copying the arguments.
     let _same: fn(CallBody<R>) = |CallBody { id: _, store: _, args: _ }| ();
     let body = wire::encode(&Borrowed { id: &cx.id, store: cx.store, args });
-    compress(body, transport).await
+    Ok(compress(body, transport).await?.in_parts_of(limits::CALL_PART_BYTES))
 }
 
 fn decode<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, CallError> {

@@ -18,6 +18,7 @@ use towline_protocol::{AttemptId, CallError, Code, Epoch, Method, limits, wire};
 
 use self::serving::{Answer, Controls, Serving};
 use super::transfer::Outgoing;
+use crate::exchange::window::Window;
 use crate::map::QuickMap;
 use crate::metrics::BusMetrics;
 use crate::platform::Platform;
@@ -51,8 +52,8 @@ struct Inner {
     reassembly: Arc<Semaphore>,
     /// The large answers that are being sent.
     transfers: Arc<Semaphore>,
-    /// One clone for each large call that arrives.
-    arriving: Arc<()>,
+    /// What is under way of large calls.
+    window: Arc<Window>,
     fatal: mpsc::Sender<CallError>,
 }
 
@@ -149,7 +150,7 @@ impl Responder {
                 running: Mutex::default(),
                 reassembly: Arc::new(Semaphore::new(limits::REASSEMBLY_BYTES_MAX)),
                 transfers: Arc::new(Semaphore::new(limits::TRANSFERS_MAX)),
-                arriving: Arc::default(),
+                window: Window::new(limits::AGENT_WINDOW_FRAMES),
                 fatal,
             }),
         }

@@ -23,29 +23,6 @@ pub(super) struct Outgoing {
     frame_bytes: usize,
 }
 
-/// What a receiver has asked for, and asks for next, of one of several messages that come at once.
-///
-/// A sender sends its first frame unasked, so that a receiver may have it wait, and never has more under way than was asked for.
-#[derive(Debug, Default)]
-pub(super) struct Asked(u32);
-
-impl Asked {
-    /// The frame up to which to ask, having received so many; none as long as half of what was asked for is still to come.
-    pub(super) fn next(&mut self, received: u32, window: u32) -> Option<u32> {
-        let is_due = self.0.saturating_sub(received) <= window / 2;
-        is_due.then(|| {
-            self.0 = self.0.max(received + window);
-            self.0
-        })
-    }
-}
-
-/// The part of one message in the frames that a receiver asks for, of so many that come at once.
-pub(super) fn window(of_all: u32, messages: usize) -> u32 {
-    let messages = u32::try_from(messages).unwrap_or(u32::MAX).max(1);
-    (of_all / messages).clamp(1, limits::STREAM_WINDOW_FRAMES)
-}
-
 /// A message is larger than one may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a message of {found} bytes exceeds the limit of {}", limits::MESSAGE_BYTES_MAX)]
@@ -76,6 +53,12 @@ impl Outgoing {
         let spans = bytes.len() > frame_bytes;
         let total = (spans || compressed).then(|| Total::of(&bytes, full_bytes));
         Ok(Self { bytes, total, compressed, frame_bytes })
+    }
+
+    /// If it takes more than one frame, in frames of at most so many bytes.
+    pub(super) fn in_parts_of(self, bytes: usize) -> Self {
+        let frame_bytes = if self.frames() > 1 { self.frame_bytes.min(bytes) } else { self.frame_bytes };
+        Self { frame_bytes, ..self }
     }
 
     /// How many frames it takes; at least one.
@@ -266,18 +249,6 @@ mod tests {
             prop_assert!(frames.iter().all(|frame| frame.body.len() <= frame_bytes));
             prop_assert_eq!(join(&frames).unwrap().unwrap(), body);
         }
-    }
-
-    #[test]
-    fn a_window_is_asked_for_anew_when_half_of_it_has_come() {
-        let mut asked = Asked::default();
-        let told: Vec<_> = (1..20).filter_map(|received| asked.next(received, 8)).collect();
-        assert_eq!(told, [9, 13, 17, 21, 25]);
-        // It shrank as more came to share it: nothing that was asked for is taken back.
-        assert_eq!(asked.next(20, 2), None);
-        assert_eq!(asked.next(25, 2), Some(27));
-        assert_eq!((1..5).filter_map(|n| Asked::default().next(n, 1)).count(), 4);
-        assert_eq!([window(256, 0), window(256, 40), window(256, 1_000)], [16, 6, 1]);
     }
 
     #[test]

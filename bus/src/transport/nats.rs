@@ -41,8 +41,8 @@ pub use self::config::{ConnectError, NatsConfig, check};
 /// better than a message that comes too late.
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How long a large publish may wait for others before it, while they leave. Nobody who was there before it can have
-/// more than 2 MiB and a turn; on a link that takes a minute for that, nothing large arrives in time.
+/// How long a large publish may wait for others before it, while they leave. Who waits longer is one of
+/// hundreds on a link that does not bear them.
 const BULK_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// How long a subscription may wait to be handed to the client.

@@ -71,8 +71,9 @@ async fn large_calls_delay_no_renewal_on_a_slow_link() {
     let epoch = *serving.wait_for(Option::is_some).await.unwrap();
     proxy.slow_down_answers(SITE_RATE);
     let mut applying = tokio::task::JoinSet::new();
-    // Together they take twice a lease.
-    for number in 0..3 {
+    // Together they take five leases.
+    const CALLS: usize = 8;
+    for number in 0..CALLS {
         let remote = hub.bus.connect(&instance("a"));
         let large = Definition {
             id: format!("default/Large/l{number}").parse().unwrap(),
@@ -86,7 +87,7 @@ async fn large_calls_delay_no_renewal_on_a_slow_link() {
     while let Some(applied) = applying.join_next().await {
         assert_eq!(applied.unwrap(), Ok(()));
     }
-    assert_eq!((mock.executed().len(), *serving.borrow()), (3, epoch));
+    assert_eq!((mock.executed().len(), *serving.borrow()), (CALLS, epoch));
     assert!(!serving.has_changed().unwrap(), "the lease ended, for its renewal was late");
     subscription.leave().await;
     hub.stop().await;

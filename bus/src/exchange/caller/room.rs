@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use towline_protocol::{InstanceId, limits};
 
-use crate::exchange::transfer::window;
+use crate::exchange::window::Window;
 use crate::map::QuickMap;
 
 /// The memory of one hub for answers under way.
@@ -18,8 +18,8 @@ pub(super) struct Room {
     last: Arc<Semaphore>,
     /// Announced bytes by instance; kept while anybody has or awaits any.
     shares: Mutex<QuickMap<InstanceId, Arc<Semaphore>>>,
-    /// One clone for each answer that has its turn.
-    coming: Arc<()>,
+    /// What is under way of answers that have their turn.
+    pub(super) window: Arc<Window>,
 }
 
 impl Room {
@@ -30,7 +30,12 @@ impl Room {
     fn of(shared: usize) -> Arc<Self> {
         let shared = Arc::new(Semaphore::new(shared));
         let last = Arc::new(Semaphore::new(1));
-        Arc::new(Self { shared, last, shares: Mutex::default(), coming: Arc::default() })
+        Arc::new(Self {
+            shared,
+            last,
+            shares: Mutex::default(),
+            window: Window::new(limits::HUB_WINDOW_FRAMES),
+        })
     }
 
     /// For one answer of an instance. It holds nothing yet.
@@ -38,12 +43,7 @@ impl Room {
         let full = || Arc::new(Semaphore::new(limits::REASSEMBLY_SHARE_BYTES_MAX));
         let share = self.lock().entry(instance.clone()).or_insert_with(full).clone();
         let (room, instance) = (self.clone(), instance.clone());
-        Held { room, instance, share: Some(share), announced: None, coming: None, shared: None, last: None }
-    }
-
-    /// Frames that one answer may have under way.
-    pub(super) fn window(&self) -> u32 {
-        window(limits::HUB_WINDOW_FRAMES, Arc::strong_count(&self.coming) - 1)
+        Held { room, instance, share: Some(share), announced: None, shared: None, last: None }
     }
 
     fn lock(&self) -> MutexGuard<'_, QuickMap<InstanceId, Arc<Semaphore>>> {
@@ -58,7 +58,6 @@ pub(super) struct Held {
     /// Until it is dropped.
     share: Option<Arc<Semaphore>>,
     announced: Option<OwnedSemaphorePermit>,
-    coming: Option<Arc<()>>,
     shared: Option<OwnedSemaphorePermit>,
     last: Option<OwnedSemaphorePermit>,
 }
@@ -69,7 +68,6 @@ impl Held {
         let most = limits::REASSEMBLY_SHARE_BYTES_MAX;
         let Some(share) = self.share.clone().filter(|_| self.announced.is_none()) else { return };
         self.announced = share.acquire_many_owned(permits(announced.min(most))).await.ok();
-        self.coming = Some(self.room.coming.clone());
     }
 
     /// Waits until so many bytes of the answer, from its beginning, may come.

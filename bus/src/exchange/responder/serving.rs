@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::frame::{Encoding, Frame, Header, Kind};
 use towline_protocol::{AttemptId, CallError, Code, Effect, Epoch, Method, limits, wire};
@@ -18,7 +18,7 @@ use super::batch::{Batch, next_batch};
 use super::dispatch::{Outcome, dispatch};
 use super::{CONTROL_FRAMES_MAX, Inner};
 use crate::clock;
-use crate::exchange::transfer::{Asked, Incoming, JoinError, Joined, Outgoing, window};
+use crate::exchange::transfer::{Incoming, JoinError, Joined, Outgoing};
 use crate::exchange::{COMPRESS_INLINE_BYTES_MAX, OPENED, WORKING, compress, frame_bytes};
 use crate::platform::ItemStream;
 use crate::session::NotNow;
@@ -138,28 +138,27 @@ impl Serving {
             CallError::new(Code::Busy, "the agent has no room for one more large message now")
         })?;
         let invalid = |error: JoinError| CallError::new(Code::Invalid, error.to_string());
+        let mut asking = self.inner.window.of_message(&first).last_alone();
         let mut joined = Incoming::begin(first).map_err(invalid)?;
-        let (arriving, mut asked) = (self.inner.arriving.clone(), Asked::default());
+        let mut working = ticks();
         loop {
             let incoming = match joined {
                 Joined::Whole(bytes) => return Ok((bytes, not_after)),
                 Joined::Partly(incoming) => incoming,
             };
-            // The list's own is one of them.
-            let window = window(limits::AGENT_WINDOW_FRAMES, Arc::strong_count(&arriving) - 1);
-            if let Some(limit) = asked.next(incoming.next(), window) {
+            if let Some(limit) = asking.next(incoming.next()) {
                 self.say(Kind::Credit, limit).await;
             }
-            let frame = self.chunk().await?;
+            let frame = self.chunk(&mut working).await?;
             not_after = frame.header.not_after_unix_ms.or(not_after);
             joined = incoming.add(&frame).map_err(invalid)?;
         }
     }
 
     /// The next part of the body. On a slow link it takes its time: the caller hears that it is still awaited.
-    async fn chunk(&mut self) -> Result<Frame, CallError> {
+    async fn chunk(&mut self, working: &mut Interval) -> Result<Frame, CallError> {
         loop {
-            match self.next_control().await {
+            match self.next_control(working).await {
                 Some(frame) if frame.header.kind == Kind::Chunk => return Ok(frame),
                 Some(_) => {}
                 None if self.cancelled.is_cancelled() => return Err(cancelled()),
@@ -169,16 +168,16 @@ impl Serving {
     }
 
     /// What the caller says next, who hears meanwhile that the call is at work; none when it took the call back, or is silent.
-    async fn next_control(&mut self) -> Option<Frame> {
-        let mut working = interval_at(Instant::now() + limits::RENEW_EVERY, limits::RENEW_EVERY);
+    async fn next_control(&mut self, working: &mut Interval) -> Option<Frame> {
         let silent = Instant::now() + limits::STREAM_SILENCE_MAX;
         loop {
             tokio::select! {
                 biased;
+                // Before what comes: that may come just often enough for nobody else to be heard.
+                _ = working.tick() => self.say(Kind::KeepAlive, WORKING).await,
                 next = self.controls.next() => return next,
                 () = self.cancelled.cancelled() => return None,
                 () = tokio::time::sleep_until(silent) => return None,
-                _ = working.tick() => self.say(Kind::KeepAlive, WORKING).await,
             }
         }
     }
@@ -220,8 +219,7 @@ impl Serving {
 
     /// Tells the caller every now and then that the work goes on, until it is done; none when the caller took it back.
     async fn accompany<T>(&self, method: Method, mut work: impl Future<Output = T> + Unpin) -> Option<T> {
-        // Not `interval`: its first tick, though due at once, costs a turn of the timer wheel: a millisecond a call.
-        let mut working = interval_at(Instant::now() + limits::RENEW_EVERY, limits::RENEW_EVERY);
+        let mut working = ticks();
         loop {
             tokio::select! {
                 result = &mut work => return Some(result),
@@ -332,8 +330,9 @@ impl Serving {
 
     /// Waits until the frame may be sent; `None` when nobody wants it any more.
     async fn more_credit(&mut self, sequence: u32) -> Option<u32> {
+        let mut working = ticks();
         loop {
-            let frame = self.next_control().await?;
+            let frame = self.next_control(&mut working).await?;
             if frame.header.kind == Kind::Credit && frame.header.sequence > sequence {
                 return Some(frame.header.sequence);
             }
@@ -346,7 +345,7 @@ impl Serving {
         let frame_bytes = frame_bytes(&*self.inner.transport);
         self.say(Kind::KeepAlive, OPENED).await;
         let (mut sequence, mut credit) = (0, limits::STREAM_WINDOW_FRAMES);
-        let mut working = interval_at(Instant::now() + limits::RENEW_EVERY, limits::RENEW_EVERY);
+        let mut working = ticks();
         let mut heard = Instant::now();
         loop {
             tokio::select! {
@@ -405,6 +404,15 @@ impl Drop for Serving {
     fn drop(&mut self) {
         self.inner.lock().end(self.answer.attempt);
     }
+}
+
+/// When it is time to say that a call is at work. Not `interval`: its first tick, though due at once, costs a turn of the timer
+/// wheel: a millisecond a call.
+fn ticks() -> Interval {
+    let mut ticks = interval_at(Instant::now() + limits::RENEW_EVERY, limits::RENEW_EVERY);
+    // Once for all that were missed while something waited to be sent.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 fn cancelled() -> CallError {

@@ -121,8 +121,10 @@ impl HubSession {
         result: Result<Epoch, AuthorityError>,
         effects: &mut Vec<HubEffect>,
     ) {
-        // A newer claim may have replaced this one meanwhile; its reservation then ends unused.
-        let Some(mut claimed) = self.claimed.take_if(|claimed| claimed.claim.nonce == nonce) else {
+        // A newer claim may have replaced this one meanwhile, and its reservation then ends unused; or it was asked for twice.
+        let Some(mut claimed) =
+            self.claimed.take_if(|claimed| claimed.claim.nonce == nonce && claimed.epoch.is_none())
+        else {
             return;
         };
         let answer = match result {

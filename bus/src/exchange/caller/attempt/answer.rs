@@ -7,7 +7,8 @@ use towline_protocol::{CallError, limits};
 
 use super::super::decode;
 use super::Attempt;
-use crate::exchange::transfer::{Asked, Incoming, Joined};
+use crate::exchange::transfer::{Incoming, Joined};
+use crate::exchange::window::frames_of;
 use crate::platform::CallContext;
 use crate::transport;
 
@@ -41,10 +42,12 @@ impl Attempt {
         self.heard = Instant::now();
         let announced = usize::try_from(Incoming::announced(&first)).unwrap_or(usize::MAX);
         let mut held = self.caller.room.of_answer(&self.to.instance);
-        // Those before it are this instance's own: they end, or are given up.
-        self.wait(held.take_turn(announced), 0, cx).await?;
+        // Those before it are this instance's own: they end, or are given up. A sender that has sent all says no more.
+        let has_more = frames_of(&first) > 1;
+        self.wait(held.take_turn(announced), 0, has_more, cx).await?;
+        let mut asking = self.caller.room.window.of_message(&first);
         let mut joined = Incoming::begin(first).map_err(|error| self.broken(&error.to_string()))?;
-        let (mut asked, mut progress) = (Asked::default(), Instant::now());
+        let mut progress = Instant::now();
         loop {
             let incoming = match joined {
                 Joined::Whole(bytes) => {
@@ -53,10 +56,12 @@ impl Attempt {
                 }
                 Joined::Partly(incoming) => incoming,
             };
-            if let Some(limit) = asked.next(incoming.next(), self.caller.room.window()) {
+            if let Some(limit) = asking.next(incoming.next()) {
                 let ahead = usize::try_from(limit).unwrap_or(usize::MAX);
                 let ahead = ahead.saturating_mul(limits::FRAME_BODY_BYTES_MAX).min(announced);
-                self.wait(held.grow(ahead), incoming.next(), cx).await?;
+                // Whole, it may be more than what was sent.
+                let ahead = if asking.is_all() { announced } else { ahead };
+                self.wait(held.grow(ahead), incoming.next(), true, cx).await?;
                 self.control(Kind::Credit, limit).await;
                 progress = Instant::now();
             }
@@ -80,12 +85,13 @@ impl Attempt {
         }
     }
 
-    /// Waits for room, telling the agent that it is still wanted, and listening whether it is still there. A caller that takes its
+    /// Waits for room, telling the agent that it is still wanted, and listening whether it is still there if it has more to send. A caller that takes its
     /// call back meanwhile, or a link that is lost, is not waited with.
     async fn wait(
         &mut self,
         room: impl Future<Output = ()>,
         received: u32,
+        has_more: bool,
         cx: &CallContext,
     ) -> Result<(), CallError> {
         tokio::pin!(room);
@@ -113,7 +119,7 @@ impl Attempt {
                 () = tokio::time::sleep_until(self.deadline) => {
                     return Err(self.lost("the hub had no room for its answer"));
                 }
-                () = tokio::time::sleep_until(talked + limits::CALL_SILENCE_MAX) => {
+                () = tokio::time::sleep_until(talked + limits::CALL_SILENCE_MAX), if has_more => {
                     let is_so = self.caller.pending.talked(self.id).is_none_or(|now| now <= talked);
                     if is_so {
                         return Err(self.lost("it fell silent"));
