@@ -57,17 +57,38 @@ struct Inner {
     fatal: mpsc::Sender<CallError>,
 }
 
-/// Attempts to change something that are remembered once they have ended: a bus that delivers twice does so within far fewer.
+/// Attempts that are remembered once they have ended: a bus that delivers twice does so within far fewer.
 const ENDED_MAX: usize = 4 * limits::AGENT_CALLS_MAX;
+
+/// Attempts that have ended lately.
+#[derive(Default)]
+struct Ended {
+    /// In the order of their end.
+    order: VecDeque<AttemptId>,
+    known: QuickMap<AttemptId, ()>,
+}
+
+impl Ended {
+    fn remember(&mut self, attempt: AttemptId) {
+        if self.order.len() >= ENDED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.order.push_back(attempt);
+        self.known.insert(attempt, ());
+    }
+}
 
 /// The calls under way, and those that have ended lately.
 #[derive(Default)]
 struct UnderWay {
     calls: QuickMap<AttemptId, Running>,
     pings: usize,
-    /// In the order of their end.
-    ended: VecDeque<AttemptId>,
-    is_ended: QuickMap<AttemptId, ()>,
+    /// That only read.
+    read: Ended,
+    /// That change something: apart, so that no number of pings drives them out.
+    changed: Ended,
 }
 
 /// Why a call was not begun.
@@ -85,14 +106,14 @@ impl UnderWay {
             true => self.pings >= PINGS_MAX,
             false => self.calls.len() - self.pings >= limits::AGENT_CALLS_MAX,
         };
-        if self.is_ended.contains_key(&attempt) {
+        if self.ended(call.method).known.contains_key(&attempt) {
             return Err(NotBegun::Repeated);
         }
         match self.calls.entry(attempt) {
             Entry::Occupied(_) => return Err(NotBegun::Repeated),
             Entry::Vacant(_) if is_full => {
                 // Nor later, when there is room: the caller is told that nothing was done.
-                self.remember(attempt, call.method);
+                self.ended(call.method).remember(attempt);
                 return Err(NotBegun::Full);
             }
             Entry::Vacant(place) => place.insert(call),
@@ -104,20 +125,14 @@ impl UnderWay {
     fn end(&mut self, attempt: AttemptId) {
         let Some(call) = self.calls.remove(&attempt) else { return };
         self.pings -= usize::from(call.method == Method::Ping);
-        self.remember(attempt, call.method);
+        self.ended(call.method).remember(attempt);
     }
 
-    fn remember(&mut self, attempt: AttemptId, method: Method) {
-        if !method.is_mutating() {
-            return;
+    const fn ended(&mut self, method: Method) -> &mut Ended {
+        match method.is_mutating() {
+            true => &mut self.changed,
+            false => &mut self.read,
         }
-        if self.ended.len() >= ENDED_MAX
-            && let Some(oldest) = self.ended.pop_front()
-        {
-            self.is_ended.remove(&oldest);
-        }
-        self.ended.push_back(attempt);
-        self.is_ended.insert(attempt, ());
     }
 }
 
@@ -315,7 +330,8 @@ mod tests {
             under_way.end(AttemptId(attempt));
         }
         assert!(!begins(&mut under_way, 20_000 - 4_000), "thousands of calls ago");
-        assert_eq!((under_way.ended.len(), under_way.is_ended.len()), (ENDED_MAX, ENDED_MAX));
+        let ended = &under_way.changed;
+        assert_eq!((ended.order.len(), ended.known.len()), (ENDED_MAX, ENDED_MAX));
         assert!(under_way.calls.is_empty());
     }
 
