@@ -32,6 +32,8 @@ pub(crate) struct Hub {
     pub(crate) linked: bool,
     pub(crate) frozen: bool,
     pub(crate) hearing: Hearing,
+    /// It has seen by itself that its link was lost.
+    saw_loss: bool,
     /// Since when it can hear again after it could not for long, by what is known from outside.
     pub(crate) hears_since: Moment,
     /// The latest moment up to which it may take silence for its own.
@@ -61,6 +63,7 @@ impl Hub {
             linked: true,
             frozen: false,
             hearing: Hearing::new(now),
+            saw_loss: false,
             hears_since: now,
             deaf_until: now,
             frozen_at: now,
@@ -89,9 +92,11 @@ impl Hub {
         if linked && !self.linked {
             self.hears_since = now;
             self.deaf_until = now + TICK + limits::RENEW_EVERY;
-            if is_told {
+            // The news comes in the end: of an outage between two looks it is all that its driver has.
+            if is_told || !self.saw_loss {
                 self.hearing.regain(now);
             }
+            self.saw_loss = false;
         }
         self.linked = linked;
     }
@@ -139,6 +144,7 @@ impl Hub {
     /// Looks at presence; says which instance it calls lost although it was heard, or its heartbeat waits to be read, or the hub
     /// could not hear it.
     pub(crate) fn look(&mut self, now: Moment) -> Option<String> {
+        self.saw_loss |= !self.linked;
         let deaf_until = self.hearing.look(now, self.linked)?;
         let (waiting, hears_since) = (&self.waiting, self.hears_since);
         self.entries.iter_mut().enumerate().find_map(|(instance, entry)| {
