@@ -33,8 +33,9 @@ pub(super) struct Asked {
 struct Pending {
     asked: Asked,
     arrived: VecDeque<Arrival>,
-    /// When something came last, whether or not it is kept.
-    talked: Instant,
+    /// When something came last but an answer's beginning, whether or not it is kept. Most calls have nothing else, and read no
+    /// clock for it.
+    talked: Option<Instant>,
     reader: Option<Waker>,
 }
 
@@ -55,10 +56,7 @@ impl PendingCalls {
         let mut calls = self.lock();
         let has_room = calls.len() < limits::HUB_CALLS_MAX;
         if has_room {
-            calls.insert(
-                attempt,
-                Pending { asked, arrived: VecDeque::new(), talked: Instant::now(), reader: None },
-            );
+            calls.insert(attempt, Pending { asked, arrived: VecDeque::new(), talked: None, reader: None });
         }
         has_room
     }
@@ -79,7 +77,9 @@ impl PendingCalls {
             let mut calls = self.lock();
             let call = calls.get_mut(&attempt).ok_or("late_reply")?;
             let arrival = read(&call.asked)?;
-            call.talked = Instant::now();
+            if !is_answer(&arrival) {
+                call.talked = Some(Instant::now());
+            }
             if is_idle_talk(&arrival) && call.arrived.len() > FRAMES_MAX / 2 {
                 // A reader that is this far behind has not missed us; what is left of its queue is for items.
                 return Ok(());
@@ -103,9 +103,9 @@ impl PendingCalls {
         readers.into_iter().for_each(Waker::wake);
     }
 
-    /// When something came last for a call: for who waits for something else than that.
+    /// When something came last for a call but its answer's beginning, which its reader has: for who waits for something else.
     pub(super) fn talked(&self, attempt: AttemptId) -> Option<Instant> {
-        self.lock().get(&attempt).map(|call| call.talked)
+        self.lock().get(&attempt).and_then(|call| call.talked)
     }
 
     /// The next that came for a call. It has one reader.
@@ -125,6 +125,10 @@ impl PendingCalls {
     fn lock(&self) -> MutexGuard<'_, QuickMap<AttemptId, Pending>> {
         self.0.lock().expect("no holder of this lock panics")
     }
+}
+
+fn is_answer(arrival: &Arrival) -> bool {
+    matches!(arrival, Arrival::Frame(frame) if frame.header.kind == Kind::Reply)
 }
 
 fn is_idle_talk(arrival: &Arrival) -> bool {

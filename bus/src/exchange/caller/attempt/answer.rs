@@ -85,8 +85,8 @@ impl Attempt {
         }
     }
 
-    /// Waits for room, telling the agent that it is still wanted, and listening whether it is still there if it has more to send. A caller that takes its
-    /// call back meanwhile, or a link that is lost, is not waited with.
+    /// Waits for room, telling the agent that it is still wanted, and listening whether it is still there if it has more to send.
+    /// A caller that takes its call back meanwhile, or a link that is lost, is not waited with.
     async fn wait(
         &mut self,
         room: impl Future<Output = ()>,
@@ -99,12 +99,11 @@ impl Attempt {
         let mut keep_alive =
             interval_at(Instant::now() + limits::STREAM_KEEP_ALIVE, limits::STREAM_KEEP_ALIVE);
         loop {
-            let talked =
-                self.caller.pending.talked(self.id).map_or(self.heard, |talked| talked.max(self.heard));
+            let heard = self.last_heard();
             tokio::select! {
                 biased;
                 () = &mut room => {
-                    self.heard = talked;
+                    self.heard = self.last_heard();
                     return Ok(());
                 }
                 () = cx.cancelled.cancelled(), if !self.taken_back => {
@@ -119,13 +118,17 @@ impl Attempt {
                 () = tokio::time::sleep_until(self.deadline) => {
                     return Err(self.lost("the hub had no room for its answer"));
                 }
-                () = tokio::time::sleep_until(talked + limits::CALL_SILENCE_MAX), if has_more => {
-                    let is_so = self.caller.pending.talked(self.id).is_none_or(|now| now <= talked);
-                    if is_so {
+                () = tokio::time::sleep_until(heard + limits::CALL_SILENCE_MAX), if has_more => {
+                    if self.last_heard() <= heard {
                         return Err(self.lost("it fell silent"));
                     }
                 }
             }
         }
+    }
+
+    /// When the agent was heard last, also by what waits to be read.
+    fn last_heard(&self) -> Instant {
+        self.caller.pending.talked(self.id).map_or(self.heard, |talked| talked.max(self.heard))
     }
 }
