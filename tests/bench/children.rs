@@ -12,6 +12,7 @@ use towline_bus::subscribe;
 use towline_protocol::limits;
 use towline_protocol::platform::{Service, ServiceStatus, ServicesResponse, Unit, UnitStatus};
 use towline_tests::chain::{mock_config, nats_link};
+use towline_tests::noise::noise;
 
 /// A child that ends with its parent's interest in it.
 pub(crate) struct Owned(pub(crate) Child);
@@ -119,18 +120,4 @@ fn service(number: usize) -> Service {
         units: vec![unit],
         excuse: None,
     }
-}
-
-/// Bytes that do not shrink (xorshift64).
-fn noise(length: usize) -> Bytes {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes.into()
 }

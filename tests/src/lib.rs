@@ -8,6 +8,7 @@
 //! | [`jwt`], [`tls`] | who may connect to a nats-server: operators, accounts, users; certificates |
 //! | [`nats`] | a real nats-server, and a proxy that cuts links |
 //! | [`netns`] | network namespaces, and links that are cut |
+//! | [`noise`] | bytes that do not shrink |
 //! | [`permissions`] | a nats-server's users with exactly their rights |
 //! | [`processes`] | the real binaries, killed, frozen and cut off |
 //! | [`wait`] | level-triggered waiting |
@@ -22,6 +23,7 @@ pub mod http_platform;
 pub mod jwt;
 pub mod nats;
 pub mod netns;
+pub mod noise;
 pub mod permissions;
 pub mod processes;
 pub mod tls;

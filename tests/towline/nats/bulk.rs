@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use towline_bus::Platform as _;
 use towline_bus::message_bus::PresenceView;
 use towline_bus::platform::CallContext;
 use towline_protocol::platform::Definition;
 use towline_tests::chain::{HubChain, Wire, instance, nats_link};
 use towline_tests::nats::{NatsServer, Proxy};
+use towline_tests::noise::noise;
 
 /// What the link carries in a second.
 const RATE: u64 = 8 << 20;
@@ -16,18 +16,6 @@ const RATE: u64 = 8 << 20;
 const EXPORT_BYTES: usize = 2 << 20;
 /// Together they take a quarter of a minute: thrice a lease.
 const EXPORTS: usize = 60;
-
-/// Bytes that do not shrink: xorshift64 (Marsaglia 2003).
-fn noise(length: usize) -> Bytes {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let bytes = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    bytes.flatten().take(length).collect()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_large_answers_delay_no_renewal_on_a_slow_link() {

@@ -25,6 +25,7 @@ use towline_protocol::subject::{Root, Subject};
 use towline_protocol::{AttemptId, CallError, Code, Effect, InstanceId, ReplicaId, limits};
 use towline_tests::chain::{instance, mock_config, nats_link};
 use towline_tests::nats::NatsServer;
+use towline_tests::noise::noise;
 use towline_tests::wait::{PATIENCE, until};
 use uuid::Uuid;
 
@@ -97,20 +98,6 @@ impl FaultySite {
 
 fn a() -> InstanceId {
     instance("a")
-}
-
-/// Bytes that do not shrink: xorshift64 (Marsaglia 2003).
-fn noise(length: usize) -> Bytes {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| next()).collect();
-    bytes.truncate(length);
-    bytes.into()
 }
 
 fn line(number: u32) -> LogLine {

@@ -8,6 +8,7 @@ use towline_bus::exchange::{Caller, Destination};
 use towline_bus::metrics::BusMetrics;
 use towline_bus::task::Tasks;
 use towline_bus::transport::LinkState;
+use towline_bus::transport::nats::NatsTransport;
 use towline_bus::{CallContext, Platform as _, Transport};
 use towline_protocol::platform::PingRequest;
 use towline_protocol::subject::{Pattern, Root};
@@ -127,17 +128,11 @@ async fn n_b17_calls_through_a_frozen_server_end_by_themselves() {
     hub.stop().await;
 }
 
-/// What a frozen server does not take fills the socket, then the client's queue; then publishing fails, in time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn n_b17_publishing_to_a_frozen_server_ends_in_time() {
-    let server = NatsServer::start("").await;
-    let link = connect(server.url()).await;
-    server.freeze();
+/// Publishes so many messages of so many bytes at once, and counts those that are refused. All end in time.
+async fn refused_of(link: &Arc<NatsTransport>, messages: usize, bytes: usize) -> usize {
     let mut publishing = tokio::task::JoinSet::new();
-    // Large enough to fill everything, and not so large as to wait for a turn before it.
-    let payload = bytes::Bytes::from(vec![7; 31 << 10]);
-    let begun = tokio::time::Instant::now();
-    for _ in 0..3_000 {
+    let payload = bytes::Bytes::from(vec![7; bytes]);
+    for _ in 0..messages {
         let (link, payload) = (link.clone(), payload.clone());
         publishing.spawn(async move { publish(&link, "frozen", payload).await });
     }
@@ -145,6 +140,18 @@ async fn n_b17_publishing_to_a_frozen_server_ends_in_time() {
     while let Some(published) = in_time("publishing to end", publishing.join_next()).await {
         refused += usize::from(published.unwrap().is_err());
     }
+    refused
+}
+
+/// What a frozen server does not take fills the socket, then the client's queue; then publishing fails, in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n_b17_publishing_to_a_frozen_server_ends_in_time() {
+    let server = NatsServer::start("").await;
+    let link = connect(server.url()).await;
+    server.freeze();
+    let begun = tokio::time::Instant::now();
+    // Large enough to fill everything, and not so large as to wait for a turn before it.
+    let refused = refused_of(&link, 3_000, 31 << 10).await;
     assert!(begun.elapsed() < Duration::from_secs(25), "it took {:?}", begun.elapsed());
     assert!(refused > 0, "90 MiB do not fit into a socket and two queues of 1,024 messages");
     let closing = tokio::time::Instant::now();
@@ -172,16 +179,7 @@ async fn n_b17_large_messages_to_a_frozen_server_end_in_time() {
     let server = NatsServer::start("").await;
     let link = connect(server.url()).await;
     server.freeze();
-    let mut publishing = tokio::task::JoinSet::new();
-    let payload = bytes::Bytes::from(vec![7; limits::FRAME_BODY_BYTES_MAX]);
-    for _ in 0..300 {
-        let (link, payload) = (link.clone(), payload.clone());
-        publishing.spawn(async move { publish(&link, "frozen", payload).await });
-    }
-    let mut refused = 0;
-    while let Some(published) = in_time("publishing to end", publishing.join_next()).await {
-        refused += usize::from(published.unwrap().is_err());
-    }
+    let refused = refused_of(&link, 300, limits::FRAME_BODY_BYTES_MAX).await;
     assert!(refused > 0, "37 MiB do not fit into a socket and sixteen places");
     server.thaw();
 }

@@ -16,6 +16,7 @@ use towline_protocol::{Code, Epoch, ReplicaId, limits};
 use towline_tests::chain::{HubChain, Wire, instance};
 use towline_tests::jwt::{Operator, User};
 use towline_tests::nats::{NatsServer, Proxy};
+use towline_tests::noise::noise;
 use towline_tests::wait::until;
 use uuid::Uuid;
 
@@ -136,14 +137,11 @@ async fn n_b2_the_client_counts_each_message_twice() {
     assert_eq!(counted() - before, (written + "subjectanswers".len() + 100_000) as u64);
 }
 
-/// Every frame fits a limit of 128 KiB and its header, whatever the size of the message.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn n_b12_no_frame_exceeds_its_bound() {
-    let limit = limits::FRAME_BODY_BYTES_MAX + limits::FRAME_EXTENSION_BYTES_MAX + 64;
-    let server = NatsServer::start(&format!("max_payload: {limit}")).await;
+/// An answer and a call of this size pass through the server.
+async fn assert_passes_both_ways(server: NatsServer, size: usize) {
     let hub = HubChain::start_over(Wire::Nats(server.into())).await;
     let (mock, subscription) = hub.mock("a").await;
-    let large = incompressible(5 << 20);
+    let large = noise(size);
     mock.set_config(large.clone());
     let remote = hub.bus.connect(&instance("a"));
     assert!(remote.export(&CallContext::new()).await.unwrap() == large);
@@ -157,6 +155,14 @@ async fn n_b12_no_frame_exceeds_its_bound() {
     hub.stop().await;
 }
 
+/// Every frame fits a limit of 128 KiB and its header, whatever the size of the message.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n_b12_no_frame_exceeds_its_bound() {
+    let limit = limits::FRAME_BODY_BYTES_MAX + limits::FRAME_EXTENSION_BYTES_MAX + 64;
+    let server = NatsServer::start(&format!("max_payload: {limit}")).await;
+    assert_passes_both_ways(server, 5 << 20).await;
+}
+
 /// A server that takes less says so when we connect: frames are cut smaller, in both directions, and what does not fit by itself
 /// is refused before it is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -166,21 +172,7 @@ async fn n_b12_a_server_that_takes_less_is_known() {
     let refused = publish(&link, "large", vec![7; 65_537]).await;
     assert_eq!(refused, Err(PublishError::TooLarge { found: 65_537, limit: 65_536 }));
     assert_eq!(*link.link().borrow(), LinkState::Connected);
-
-    let hub = HubChain::start_over(Wire::Nats(server.into())).await;
-    let (mock, subscription) = hub.mock("a").await;
-    let large = incompressible(100 << 10);
-    mock.set_config(large.clone());
-    let remote = hub.bus.connect(&instance("a"));
-    assert!(remote.export(&CallContext::new()).await.unwrap() == large);
-    let definition = towline_protocol::platform::Definition {
-        id: "default/Large/a".parse().unwrap(),
-        definition: large,
-        is_async: false,
-    };
-    remote.apply(&CallContext::new(), &[definition]).await.unwrap();
-    subscription.leave().await;
-    hub.stop().await;
+    assert_passes_both_ways(server, 100 << 10).await;
 }
 
 /// A user's or an account's limit async-nats does not learn. The server ends the connection then: the call says that its
@@ -217,7 +209,7 @@ async fn call_with(
     let caller = Caller::start(link.clone(), Root::default(), replica, metrics, tasks.clone(), |_, _| ());
     let definition = towline_protocol::platform::Definition {
         id: "default/Large/a".parse().unwrap(),
-        definition: incompressible(size),
+        definition: noise(size),
         is_async: false,
     };
     let begun = tokio::time::Instant::now();
@@ -225,17 +217,6 @@ async fn call_with(
     let error = caller.await.unwrap().call(&to, &CallContext::new(), &request).await.unwrap_err();
     tasks.stopping().cancel();
     (error, begun.elapsed())
-}
-
-fn incompressible(size: usize) -> Bytes {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let bytes = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_be_bytes()
-    });
-    bytes.flatten().take(size).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
